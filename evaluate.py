@@ -1,0 +1,75 @@
+"""Evaluate a checkpoint of an experiment on a split of its dataset.
+
+    python evaluate.py --model_dir experiments/base_model                      # the best checkpoint on test
+    python evaluate.py --model_dir experiments/base_model --split val --restore_file last
+"""
+
+import argparse
+import logging
+from pathlib import Path
+
+import torch
+from tabulate import tabulate
+
+import utils
+from toolkit.batches import batches_on_device
+from toolkit.cli import add_common_arguments, check_writable, run_script, set_up
+from toolkit.run import check_same_data, find_checkpoint
+from toolkit.tally import Tally
+
+
+@torch.inference_mode()
+def evaluate(model, loss_fn, dataloader, metrics, params):
+    """Evaluate a model on a split.
+
+    Args:
+        model: the network, an nn.Module.
+        loss_fn: function of (outputs, labels) of a batch that gives a scalar tensor.
+        dataloader: the split, batches of (inputs, labels).
+        metrics: dict from name to a function of all outputs and labels of the split.
+        params: hyperparameters.
+
+    Returns:
+        dict from name to float: "loss", the mean over all samples, and the metrics.
+    """
+    model.eval()
+    tally = Tally("evaluate", metrics, dataloader, params)
+    for inputs, labels in batches_on_device(dataloader, model):
+        outputs = model(inputs)
+        tally.update(outputs, labels, loss_fn(outputs, labels))
+    return tally.compute()
+
+
+def parse_arguments(argv):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_common_arguments(parser)
+    parser.add_argument("--split", default="test", choices=["train", "val", "test"], help="which split (default: test)")
+    parser.add_argument("--restore_file", default="best", help="the checkpoint: best (default), last, or a path")
+    parser.add_argument("--other_data", action="store_true", help="allow other images of the same classes than it was trained on")
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    args = parse_arguments(argv)
+    utils.set_logger()
+    task, params, data_dir = set_up(args.model_dir, args.data_dir, args.device)
+    check_writable(args.model_dir)
+    checkpoint = find_checkpoint(args.model_dir, args.restore_file)
+    check_same_data(utils.read_checkpoint(checkpoint), params, checkpoint, args.other_data)
+    utils.set_seed(params.seed)
+    dataloader = task.fetch_dataloader([args.split], data_dir, params)[args.split]
+    model = task.make_model(params)
+    epoch = utils.load_checkpoint(checkpoint, model).get("epoch")
+
+    results = evaluate(model, task.loss_fn(params), dataloader, task.metrics, params)
+
+    name = checkpoint.name.removesuffix(".pth.tar")
+    path = Path(args.model_dir) / f"metrics_{args.split}_{name}.json"
+    utils.save_dict_to_json(results, path)
+    logging.info("%s (epoch %s) on the %s split of %s:\n", checkpoint, epoch, args.split, data_dir)
+    print(tabulate([results], headers="keys", tablefmt="pipe", floatfmt=".4f"))
+    logging.info("\nWritten to %s", path)
+
+
+if __name__ == "__main__":
+    run_script(main)

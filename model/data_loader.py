@@ -1,0 +1,64 @@
+"""The data: `fetch_dataloader` gives batches of (images, labels) for each split. Change it to feed data of your own."""
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from toolkit.dataset import load_images
+
+
+class Images(Dataset):
+    """The images of one split, decoded once and kept as uint8, so that a batch is a single index operation.
+
+    Args:
+        data_dir: dataset folder that build_dataset.py made.
+        split: "train", "val" or "test".
+        params: hyperparameters; `cache_above_mb` says when the pixels stay in a mapped file.
+    """
+
+    def __init__(self, data_dir, split, params):
+        self.images, self.labels = load_images(data_dir, split, params.cache_above_mb)
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, indices):
+        """The images, uint8 (B, C, H, W), and labels, int64 (B,), at `indices`, int64 (B,)."""
+        return self.images[indices], self.labels[indices]
+
+
+class BatchIndices(Sampler):
+    """The indices of each batch, a tensor; in a new random order every epoch where `shuffle` is set.
+
+    The order comes from torch's generator, which train.py seeds with (seed, epoch) when an epoch begins.
+    """
+
+    def __init__(self, length, batch_size, shuffle):
+        self.length, self.batch_size, self.shuffle = length, batch_size, shuffle
+
+    def __iter__(self):
+        order = torch.randperm(self.length) if self.shuffle else torch.arange(self.length)
+        return iter(order.split(self.batch_size))
+
+    def __len__(self):
+        return -(-self.length // self.batch_size)
+
+
+def fetch_dataloader(types, data_dir, params):
+    """The data loaders of the splits in `types`.
+
+    Args:
+        types: list of one or more of "train", "val", "test".
+        data_dir: the dataset's folder.
+        params: hyperparameters.
+
+    Returns:
+        dict from split to a DataLoader of (images, labels): uint8 (B, C, H, W) and int64 (B,). No sample is dropped;
+        the last batch may be smaller.
+    """
+    dataloaders = {}
+    for split in types:
+        dataset = Images(data_dir, split, params)
+        batches = BatchIndices(len(dataset), params.batch_size, shuffle=split == "train")
+        # batch_size=None: the dataset gives whole batches, so the loader has nothing to put together
+        dataloaders[split] = DataLoader(dataset, sampler=batches, batch_size=None, pin_memory=params.cuda)
+    return dataloaders

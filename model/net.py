@@ -1,0 +1,204 @@
+"""The model: hyperparameters, network, loss and metrics. This file and data_loader.py are yours to change."""
+
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import nn
+
+import utils
+
+
+class Hyperparameters(utils.Hyperparameters):
+    """The keys of params.json that `model/` reads. A key need not stand here: this adds a type, bounds, a default."""
+
+    architecture: Literal["ConvNet", "DenseNet", "TwoLayerNet"] = Field("ConvNet", description="which network `Net` makes")
+    num_channels: int = Field(32, ge=1, description="ConvNet: channels of the first block; then twice, four times as many")
+    hidden_sizes: list[int] = Field([256, 128], min_length=1, description="DenseNet: units of its hidden layers")
+    hidden_size: int = Field(100, ge=1, description="TwoLayerNet: units of its hidden layer")
+    dropout_rate: float = Field(0.5, ge=0, lt=1, description="share of the head's units that a training step leaves out")
+    random_shift: int = Field(0, ge=0, description="training images are shifted by up to this many pixels each way")
+    random_flip: bool = Field(False, description="half of the training images are mirrored, left to right")
+    cache_above_mb: float = Field(32, ge=0, description="pixels of a split, in MB, above which they stay in a mapped file")
+
+
+def Net(params):
+    """The network that `params.architecture` names."""
+    return {"ConvNet": ConvNet, "DenseNet": DenseNet, "TwoLayerNet": TwoLayerNet}[params.architecture](params)
+
+
+class PixelInput(nn.Module):
+    """uint8 images to normalised floats. In training mode, also shifted and mirrored at random, each on its own.
+
+    Args:
+        params: `mean` and `std` of the training images (facts of the dataset, one number a channel, of pixels scaled to
+            [0, 1]), `random_shift`, `random_flip`.
+    """
+
+    def __init__(self, params):
+        super().__init__()
+        self.random_shift = params.random_shift
+        self.random_flip = params.random_flip
+        std = torch.tensor(params.std)
+        self.register_buffer("mean", torch.tensor(params.mean).view(-1, 1, 1))
+        self.register_buffer("std", torch.where(std > 0, std, 1.0).view(-1, 1, 1))
+
+    def forward(self, images):
+        if self.training and (self.random_shift or self.random_flip):
+            images = self.augment(images)
+        return (images.float() / 255 - self.mean) / self.std
+
+    def augment(self, images):
+        """Images of the same shape and type, (B, C, H, W), each with its own shift and flip; what moves in is black."""
+        count, _, height, width = images.shape
+        shift, device = self.random_shift, images.device
+        rows = torch.arange(height, device=device) + torch.randint(0, 2 * shift + 1, (count, 1), device=device)  # (B, H)
+        cols = torch.arange(width, device=device) + torch.randint(0, 2 * shift + 1, (count, 1), device=device)  # (B, W)
+        if self.random_flip:
+            flipped = torch.rand(count, 1, device=device) < 0.5
+            cols = torch.where(flipped, cols.flip(1), cols)
+        padded = F.pad(images, (shift,) * 4)  # (B, C, H + 2 shift, W + 2 shift)
+        sample = torch.arange(count, device=device).view(-1, 1, 1)
+        moved = padded.permute(0, 2, 3, 1)[sample, rows.unsqueeze(2), cols.unsqueeze(1)]  # (B, H, W, C)
+        return moved.permute(0, 3, 1, 2)  # (B, C, H, W)
+
+
+class ConvNet(nn.Module):
+    """Three blocks of convolution, batch normalisation, ReLU and pooling, then a head of two linear layers.
+
+    The network of Stanford's CS230 project template. Takes images of any size and number of channels.
+
+    Args:
+        params: `num_channels`, `dropout_rate`; from the dataset `image_channels`, `image_height`, `image_width`,
+            `num_classes`, `mean`, `std`.
+    """
+
+    def __init__(self, params):
+        super().__init__()
+        width = params.num_channels
+        self.pixels = PixelInput(params)
+        self.blocks = nn.Sequential(
+            self.block(params.image_channels, width),
+            self.block(width, 2 * width),
+            self.block(2 * width, 4 * width),
+        )
+        features = 4 * width * -(-params.image_height // 8) * -(-params.image_width // 8)
+        self.head = nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(features, 4 * width),
+            nn.ReLU(),
+            nn.Dropout(params.dropout_rate),
+            nn.Linear(4 * width, params.num_classes),
+        )
+        self.to(memory_format=torch.channels_last)
+
+    @staticmethod
+    def block(channels_in, channels_out):
+        """(B, channels_in, H, W) to (B, channels_out, H/2, W/2), rounded up."""
+        return nn.Sequential(
+            nn.Conv2d(channels_in, channels_out, kernel_size=3, padding=1, bias=False),
+            nn.BatchNorm2d(channels_out),
+            nn.ReLU(),
+            nn.MaxPool2d(2, ceil_mode=True),
+        )
+
+    def forward(self, images):
+        """uint8 images (B, C, H, W) to logits (B, num_classes)."""
+        x = self.pixels(images).contiguous(memory_format=torch.channels_last)  # (B, C, H, W)
+        x = self.blocks(x)  # (B, 4 num_channels, H/8, W/8)
+        return self.head(x)  # (B, num_classes)
+
+
+class DenseNet(nn.Module):
+    """Linear layers with ReLU on the flattened pixels; for 28×28 images by default 784-256-128-10.
+
+    Args:
+        params: `hidden_sizes`, `dropout_rate`, and the facts of the dataset as for ConvNet.
+    """
+
+    def __init__(self, params):
+        super().__init__()
+        self.pixels = PixelInput(params)
+        sizes = [params.image_channels * params.image_height * params.image_width, *params.hidden_sizes]
+        layers = []
+        for size_in, size_out in zip(sizes, sizes[1:], strict=False):
+            layers += [nn.Linear(size_in, size_out), nn.ReLU(), nn.Dropout(params.dropout_rate)]
+        self.layers = nn.Sequential(nn.Flatten(), *layers, nn.Linear(sizes[-1], params.num_classes))
+
+    def forward(self, images):
+        """uint8 images (B, C, H, W) to logits (B, num_classes)."""
+        return self.layers(self.pixels(images))
+
+
+class TwoLayerNet(nn.Module):
+    """One hidden layer with ReLU on the flattened pixels: the smallest network that is one.
+
+    Args:
+        params: `hidden_size`, and the facts of the dataset as for ConvNet.
+    """
+
+    def __init__(self, params):
+        super().__init__()
+        self.pixels = PixelInput(params)
+        self.linear1 = nn.Linear(params.image_channels * params.image_height * params.image_width, params.hidden_size)
+        self.linear2 = nn.Linear(params.hidden_size, params.num_classes)
+
+    def forward(self, images):
+        """uint8 images (B, C, H, W) to logits (B, num_classes)."""
+        x = self.pixels(images).flatten(1)  # (B, C * H * W)
+        return self.linear2(F.relu(self.linear1(x)))
+
+
+def loss_fn(outputs, labels):
+    """Cross entropy, the mean over the batch.
+
+    Args:
+        outputs: logits, float (B, num_classes).
+        labels: int64 (B,).
+
+    Returns:
+        Scalar tensor.
+    """
+    return F.cross_entropy(outputs, labels)
+
+
+def accuracy(outputs, labels):
+    """Share of samples whose largest logit is that of their class.
+
+    Args:
+        outputs: array (N, num_classes), of all samples of a split.
+        labels: int array (N,).
+
+    Returns:
+        float in [0, 1].
+    """
+    return np.mean(outputs.argmax(axis=1) == labels)
+
+
+def macro_f1(outputs, labels):
+    """F1 score of each class, then their mean: every class counts alike, however rare it is.
+
+    A class that neither occurs nor is predicted is left out, as in scikit-learn's `f1_score(average="macro")`.
+
+    Args:
+        outputs: array (N, num_classes), of all samples of a split.
+        labels: int array (N,).
+
+    Returns:
+        float in [0, 1].
+    """
+    num_classes = outputs.shape[1]
+    predictions = outputs.argmax(axis=1)
+    predicted = np.bincount(predictions, minlength=num_classes)  # (num_classes,)
+    actual = np.bincount(labels, minlength=num_classes)
+    correct = np.bincount(labels[predictions == labels], minlength=num_classes)
+    occurs = predicted + actual > 0
+    return np.mean(2 * correct[occurs] / (predicted + actual)[occurs])
+
+
+metrics = {
+    "accuracy": accuracy,
+    "macro_f1": macro_f1,
+}

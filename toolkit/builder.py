@@ -1,0 +1,277 @@
+"""Builds a dataset folder from a source of images: splits, decodes, writes, checks; whole or not at all."""
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from toolkit.dataset import FACTS, SPLITS, read_facts
+from toolkit.images import CorruptImage, decode, resized
+from utils import UserError, write_whole
+
+LISTED = 10  # duplicates that an error lists before it only counts
+STALE_SECONDS = 24 * 3600  # after which what an interrupted build left behind is removed
+
+
+@dataclass(slots=True)
+class Written:
+    """One image of the dataset: its place, what its pixels are, and their sums for the mean and the deviation."""
+
+    split: str
+    label: str
+    file: str  # relative to the dataset folder
+    origin: str
+    digest: str
+    pixels: int  # height x width
+    sums: np.ndarray  # (channels,), of values 0..255
+    squares: np.ndarray  # (channels,)
+
+
+def build(source, target, *, seed=230, image_size=None, force=False, skip_corrupt=False, drop_duplicates=False):
+    """Make the dataset folder `target`: `<split>/<class>/<image>.png` and `dataset.json`, the facts.
+
+    Args:
+        source: a toolkit.sources.Source. What it has not split is split 80/10/10, or 80/20 where one of the
+            three splits is missing; at random by `seed`, alike in every class, copies of a file staying together.
+        target: the folder; it appears whole or not at all.
+        image_size: (height, width) to resize to; None: what the source has.
+        force: replace another dataset that is there.
+        skip_corrupt: go on without images that cannot be decoded.
+        drop_duplicates: of identical images in two splits, leave out the one in train (or in val, of val and test).
+
+    Returns:
+        The facts, as in dataset.json.
+
+    Raises:
+        UserError: too few images or classes, a corrupt image, identical images in two splits, another dataset there.
+    """
+    target = Path(target)
+    size = tuple(image_size or source.image_size or (64, 64))
+    recipe = source.facts | {"seed": seed, "image_size": list(size), "skip_corrupt": skip_corrupt,
+                             "drop_duplicates": drop_duplicates}  # fmt: skip
+    if (there := existing(target, recipe, force)) is not None:
+        return there
+    items = assign_splits(source.items, source.classes, seed)
+    if source.ignored:
+        logging.info("%d files that are not images were ignored", source.ignored)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        remove_stale(target)
+        aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.building-", dir=target.parent))
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written: {error.strerror}") from None
+    try:
+        written = write_images(items, aside, size, source.channels, skip_corrupt)
+        written = without_duplicates(written, aside, drop_duplicates)
+        facts = describe(written, source, size, recipe)
+        write_whole(aside / FACTS, json.dumps(facts, indent=2) + "\n")
+        aside.chmod(0o755)
+        put_in_place(aside, target)
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return facts
+
+
+def existing(target, recipe, force):
+    """The facts of the dataset at `target` where it is the one of `recipe`, or None where it is to be built."""
+    if not target.exists():
+        return None
+    if not (target / FACTS).is_file():
+        raise UserError(f"{target}: is there and was not made by build_dataset.py; choose another --name")
+    facts = read_facts(target)
+    if facts.get("source") == recipe:
+        logging.info("%s is there already, made from the same source: nothing to do", target)
+        return facts
+    if not force:
+        theirs = facts.get("source", {})
+        changed = [f"{k} {theirs.get(k)} -> {recipe.get(k)}" for k in recipe if theirs.get(k) != recipe[k] and k != "inventory"]
+        raise UserError(f"{target}: holds another dataset ({', '.join(changed) or 'its files have changed'}); --force replaces it")
+    return None
+
+
+def assign_splits(items, classes, seed):
+    """`items` with a split each: those without one are dealt out, class by class, copies of one file together.
+
+    Raises:
+        UserError: fewer than two classes, or a class too small to be in every split.
+    """
+    if len(classes) < 2:
+        raise UserError(f"there is one class only ({classes[0]}); a classifier needs two or more")
+    given = {item.split for item in items if item.split}
+    shares = {split: share for split, share in (("test", 0.2), ("val", 0.2)) if split not in given}
+    if len(shares) == 2:
+        shares = {"test": 0.1, "val": 0.1}
+    generator = np.random.default_rng(seed)
+    loose = [item for item in items if item.split is None or (item.split == "train" and shares)]
+    groups = {}
+    for item, key in zip(loose, copy_keys(loose), strict=True):
+        groups.setdefault(key, []).append(item)
+    by_class = {label: [] for label in classes}
+    for group in groups.values():
+        by_class[group[0].label].append(group)
+    for label in classes:
+        dealt = [by_class[label][i] for i in generator.permutation(len(by_class[label]))]
+        if len(dealt) < len(shares) + 1:
+            need = f"at least {len(shares) + 1} are needed to be split" if shares else "it needs some"
+            raise UserError(f"the class {label!r} has {len(dealt)} different training images; {need}")
+        total = len(dealt)
+        for split, share in shares.items():
+            for group in [dealt.pop() for _ in range(max(1, round(share * total)))]:
+                for item in group:
+                    item.split = split
+        for group in dealt:
+            for item in group:
+                item.split = "train"
+    return items
+
+
+def copy_keys(items):
+    """Yield a key for each item, the same for copies. A file whose size no other has is not read for it."""
+    sizes = Counter(item.image.stat().st_size for item in items if isinstance(item.image, Path))
+    for item in items:
+        if not isinstance(item.image, Path):
+            yield hashlib.sha256(item.image.tobytes()).digest()
+        elif sizes[item.image.stat().st_size] == 1 or not os.access(item.image, os.R_OK):
+            yield item.image
+        else:
+            yield hashlib.sha256(item.image.read_bytes()).digest()
+
+
+def write_images(items, folder, size, channels, skip_corrupt):
+    """Decode, resize and write all images as PNG files, in parallel. Returns a list of Written, in order."""
+    for split, label in {(item.split, item.label) for item in items}:
+        (folder / split / label).mkdir(parents=True)
+    taken, jobs = set(), []
+    for item in items:
+        file = f"{item.split}/{item.label}/{item.name}.png"
+        number = 2
+        while file.lower() in taken:  # a.jpg and a.png, or A.jpg on a file system that does not tell them apart
+            file, number = f"{item.split}/{item.label}/{item.name}_{number}.png", number + 1
+        taken.add(file.lower())
+        jobs.append((item, file))
+
+    def write(job):
+        item, file = job
+        try:
+            if isinstance(item.image, Path):
+                pixels = decode(item.image, size, channels)
+            else:
+                image = item.image[..., 0] if channels == 1 else item.image
+                pixels = resized(Image.fromarray(image), size)
+        except CorruptImage as error:
+            if skip_corrupt:
+                return str(error)
+            raise UserError(f"{error} (--skip_corrupt leaves such files out)") from None
+        Image.fromarray(pixels[..., 0] if channels == 1 else pixels).save(folder / file, compress_level=1)
+        values = pixels.reshape(-1, channels).astype(np.int64)
+        digest = hashlib.sha256(np.int64(pixels.shape).tobytes() + pixels.tobytes()).hexdigest()
+        origin = str(item.image) if isinstance(item.image, Path) else file
+        return Written(item.split, item.label, file, origin, digest, len(values), values.sum(0), (values**2).sum(0))
+
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        results = list(tqdm(pool.map(write, jobs), total=len(jobs), desc="images", leave=False, disable=None))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    for skipped in [r for r in results if isinstance(r, str)]:
+        logging.warning("left out: %s", skipped)
+    return [r for r in results if isinstance(r, Written)]
+
+
+def without_duplicates(written, folder, drop):
+    """`written` without images that stand in two splits: with `drop`, the copy in the split less to be trusted goes.
+
+    Raises:
+        UserError: there are some, and not `drop`.
+    """
+    splits = {}
+    for image in written:
+        splits.setdefault(image.digest, {}).setdefault(image.split, image)
+    twice = {digest: found for digest, found in splits.items() if len(found) > 1}
+    if not twice:
+        return written
+    if not drop:
+        pairs = [" = ".join(f"{split}: {found[split].origin}" for split in SPLITS if split in found) for found in twice.values()]
+        more = f"\n  ... and {len(pairs) - LISTED} more" if len(pairs) > LISTED else ""
+        raise UserError(f"{len(pairs)} images are in two splits, which makes the results too good "
+                        f"(--drop_duplicates leaves them out of train):\n  " + "\n  ".join(pairs[:LISTED]) + more)
+    kept = []
+    for image in written:
+        last = max(splits[image.digest], key=SPLITS.index)
+        if image.split == last:
+            kept.append(image)
+        else:
+            (folder / image.file).unlink()
+    logging.info("%d images were left out, for being in a later split too", len(written) - len(kept))
+    return kept
+
+
+def describe(written, source, size, recipe):
+    """The content of dataset.json, a dict.
+
+    Raises:
+        UserError: a class has no image left in train.
+    """
+    counts = {split: dict.fromkeys(source.classes, 0) for split in SPLITS}
+    for image in written:
+        counts[image.split][image.label] += 1
+    for label, count in counts["train"].items():
+        if not count:
+            raise UserError(f"the class {label!r} has no training images")
+    train = [image for image in written if image.split == "train"]
+    pixels = sum(image.pixels for image in train)
+    mean = sum(image.sums for image in train) / pixels / 255
+    std = np.sqrt(np.maximum(sum(image.squares for image in train) / pixels / 255**2 - mean**2, 0))
+    lines = sorted(f"{image.file} {image.digest}\n" for image in written)
+    return {
+        "num_classes": len(source.classes),
+        "class_names": source.classes,
+        "image_channels": source.channels,
+        "image_height": size[0],
+        "image_width": size[1],
+        "mean": [float(m) for m in mean],
+        "std": [float(s) for s in std],
+        "counts": counts,
+        "fingerprint": hashlib.sha256("".join(lines).encode()).hexdigest(),
+        "source": recipe,
+    }
+
+
+def put_in_place(aside, target):
+    """Rename the finished folder to `target`; what was there is removed afterwards."""
+    old = None
+    if target.exists():
+        old = Path(tempfile.mkdtemp(prefix=f".{target.name}.building-", dir=target.parent))
+        target.rename(old / "old")
+    try:
+        aside.rename(target)
+    except OSError:
+        if not (target / FACTS).is_file():  # else another process has built it in the meantime
+            raise
+    finally:
+        if old is not None:
+            if not target.exists():
+                (old / "old").rename(target)
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_stale(target):
+    """Remove what builds of `target` that were killed have left behind."""
+    for left in target.parent.glob(f".{target.name}.building-*"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > STALE_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)

@@ -1,0 +1,134 @@
+"""What the scripts share on the command line: common arguments, setting up an experiment, how a script ends."""
+
+import json
+import logging
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import utils
+from toolkit.dataset import read_facts
+from toolkit.task import find_task
+from utils import Params, UserError
+
+
+def run_script(main):
+    """Run `main()` and end the process: code 2 and one line for a mistake of the user's, 130 for Ctrl-C."""
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def add_common_arguments(parser):
+    """Add the arguments that train.py and evaluate.py share."""
+    parser.add_argument("--model_dir", default="experiments/base_model", help="the experiment: the folder of params.json")
+    parser.add_argument("--data_dir", help="the dataset's folder; by default data/ and the params' `dataset`")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps; by default the fastest that is there")
+
+
+def set_up(model_dir, data_dir=None, device=None, params_from=None, overrides=None):
+    """Read and check what an experiment needs before anything is written.
+
+    Args:
+        model_dir: the experiment's folder.
+        data_dir: the dataset's folder; None: as the params say.
+        device: name of the device; None: the fastest.
+        params_from: folder whose params.json is taken in place of the experiment's own.
+        overrides: dict of values that replace those of the file.
+
+    Returns:
+        (task, params, data_dir): the Task, the Params with all facts, the path of the dataset.
+
+    Raises:
+        UserError: something is missing or wrong.
+    """
+    json_path = Path(params_from or model_dir) / "params.json"
+    if not json_path.is_file():
+        raise UserError(f"{json_path}: no such file; an experiment is a folder with a params.json in it")
+    task = find_task(model_dir)
+    params = Params(json_path, declared=task.hyperparameters, overrides=overrides)
+    params.check_names(task.code())
+    chosen = utils.choose_device(device)
+    params.add_facts({"device": str(chosen), "cuda": chosen.type == "cuda"})
+    data_dir = find_data(task, params, data_dir)
+    facts = read_facts(data_dir)
+    if facts.get("num_classes", 2) < 2:
+        raise UserError(f"{data_dir}: has one class only; a classifier needs two or more")
+    params.add_facts(facts, source=f"{data_dir}/dataset.json")
+    return task, params, data_dir
+
+
+def find_data(task, params, data_dir):
+    """The path of the dataset: `data_dir`, or the folder of `data/` that params.json names. The bundled one is built."""
+    named = params.dataset
+    if data_dir is not None:
+        return Path(data_dir)
+    if named is None:
+        raise UserError('which dataset? Add "dataset": "<folder of data/>" to params.json, or give --data_dir')
+    path = task.project / "data" / named
+    path = Path(os.path.relpath(path)) if path.is_relative_to(Path.cwd()) else path
+    if named == "digits" and not path.exists():
+        from toolkit.builder import build
+        from toolkit.sources import digits
+
+        logging.info("%s is not there yet: building it from scikit-learn's digits", path)
+        build(digits(), path)
+    return path
+
+
+def parse_overrides(words):
+    """The `key=value` words of a command line as a dict; values are JSON, or else plain strings."""
+    overrides = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            raise UserError(f"{word}: should be key=value, such as learning_rate=3e-4")
+        try:
+            overrides[key] = json.loads(value)
+        except ValueError:
+            overrides[key] = value
+    return overrides
+
+
+def check_writable(folder):
+    """Make sure that files can be made in `folder`, or in the nearest folder above it that is there.
+
+    Raises:
+        UserError: they cannot.
+    """
+    folder = Path(folder)
+    place = next(p for p in [folder, *folder.absolute().parents] if p.exists())
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written to: {error.strerror}") from None
+
+
+def save_params(params, model_dir, params_from):
+    """Write the params.json of a new experiment, made from that of another one.
+
+    Raises:
+        UserError: the experiment has a params.json already, with other values.
+    """
+    path = Path(model_dir) / "params.json"
+    values = params.written
+    if "$schema" in values:  # a path relative to the file
+        setattr(params, "$schema", Path(os.path.relpath(Path(params_from) / values["$schema"], model_dir)).as_posix())
+    if path.exists():
+        there = utils.read_json(path)
+        changed = sorted(k for k in there.keys() | values.keys() if k != "$schema" and there.get(k) != values.get(k))
+        if changed:
+            raise UserError(f"{path}: is there already, with another {', '.join(changed)}; choose another --model_dir")
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path.parent}: cannot be made: {error.strerror}") from None
+    params.save(path)

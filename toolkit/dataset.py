@@ -1,0 +1,117 @@
+"""A dataset folder of images: its facts, and its pixels in memory or in a mapped file."""
+
+import contextlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from toolkit.images import decode
+from utils import UserError, open_whole, read_json
+
+FACTS = "dataset.json"
+SPLITS = ("train", "val", "test")
+
+
+def read_facts(data_dir):
+    """What a dataset is, the content of its dataset.json, as a dict; empty where the folder has none.
+
+    Raises:
+        UserError: no such folder, or a file that is not JSON.
+    """
+    data_dir = Path(data_dir)
+    if not data_dir.is_dir():
+        raise UserError(f"{data_dir}: no such dataset; build_dataset.py makes one (python build_dataset.py --help)")
+    file = data_dir / FACTS
+    return read_json(file) if file.exists() else {}
+
+
+def load_images(data_dir, split, cache_above):
+    """All images of a split, decoded once.
+
+    Args:
+        data_dir: a folder that build_dataset.py made.
+        split: "train", "val" or "test".
+        cache_above: megabytes of pixels above which they are kept in a file beside the dataset, which is written once
+            and then mapped: read as needed, and shared by all processes that train on it.
+
+    Returns:
+        images: uint8 tensor of shape (N, channels, height, width).
+        labels: int64 tensor of shape (N,), indices into the dataset's class_names.
+
+    Raises:
+        UserError: the folder is not a dataset of images, or files are missing, damaged or too many.
+    """
+    data_dir = Path(data_dir)
+    facts = read_facts(data_dir)
+    needed = {"class_names", "image_channels", "image_height", "image_width", "counts", "fingerprint"}
+    if not needed <= facts.keys():
+        raise UserError(
+            f"{data_dir}: not a dataset of images: it has no complete {FACTS}; "
+            f"make one with: python build_dataset.py folder {data_dir} --name <name>"
+        )
+    files, labels = list_files(data_dir, split, facts)
+    shape = (len(files), facts["image_height"], facts["image_width"], facts["image_channels"])
+    if np.prod(shape) > cache_above * 1e6:
+        pixels = mapped_pixels(data_dir, split, facts, files, shape)
+    else:
+        pixels = decode_all(files, np.empty(shape, np.uint8))
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2), torch.tensor(labels)
+
+
+def list_files(data_dir, split, facts):
+    """The image files of a split and their labels, two lists, by class and name."""
+    files, labels = [], []
+    for label, name in enumerate(facts["class_names"]):
+        folder = data_dir / split / name
+        expected = facts["counts"].get(split, {}).get(name, 0)
+        found = []
+        with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+            found = sorted(entry.path for entry in entries if entry.name.endswith(".png"))
+        if len(found) != expected:
+            raise UserError(
+                f"{folder}: {len(found)} images are there, but {data_dir / FACTS} counts {expected}: "
+                f"the dataset was changed by hand; build it again with --force"
+            )
+        files += found
+        labels += [label] * len(found)
+    if not files:
+        raise UserError(f"{data_dir}: the {split} split has no images")
+    return files, labels
+
+
+def decode_all(files, pixels):
+    """Decode image files into the uint8 array `pixels` of shape (N, height, width, channels), in parallel threads."""
+    _, height, width, channels = pixels.shape
+
+    def load(index):
+        image = decode(files[index], None, channels)
+        if image.shape != (height, width, channels):
+            raise UserError(f"{files[index]}: is {image.shape[1]}x{image.shape[0]} pixels, the dataset's are {width}x{height}")
+        pixels[index] = image
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for _ in pool.map(load, range(len(files)), chunksize=64):
+            pass
+    return pixels
+
+
+def mapped_pixels(data_dir, split, facts, files, shape):
+    """The pixels of a split as an array mapped from a cache file, made now if it is not there."""
+    cache = data_dir / ".cache" / f"{split}-{facts['fingerprint'][:16]}.npy"
+    if not cache.exists():
+        try:
+            cache.parent.mkdir(exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{cache.parent}: cannot be made, for the decoded images: {error.strerror}") from None
+        with open_whole(cache) as file:
+            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+            offset = file.tell()
+            file.truncate(offset + int(np.prod(shape)))
+            file.flush()
+            pixels = np.memmap(file.name, np.uint8, "r+", offset, shape)
+            decode_all(files, pixels)
+            pixels.flush()
+    return np.load(cache, mmap_mode="c")  # copy on write: torch wants memory that may be written to

@@ -1,0 +1,71 @@
+"""What a run was made with: command, code, versions, hardware. Kept in run.json."""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+
+import torch
+
+PACKAGES = ("torch", "torchvision", "numpy", "pillow", "pydantic")
+LONGEST_DIFF = 1_000_000  # characters of the uncommitted changes that are kept
+
+
+def now():
+    """The time in UTC, to the second, in ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def provenance(project):
+    """What reproducing a run needs to know of this process, a dict for json.
+
+    Args:
+        project: the folder whose git commit and uncommitted changes are noted (None where it is not in git).
+    """
+    return {
+        "command": [os.path.basename(sys.executable), *sys.argv],
+        "code": git_state(project),
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        "hardware": {
+            "platform": platform.platform(),
+            "processor": processor(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        },
+    }
+
+
+def git_state(project):
+    """The commit that `project` is at and its uncommitted changes (a diff), or None where git knows nothing of it."""
+
+    def git(*arguments):
+        command = ["git", "-C", str(project), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=20, check=True).stdout
+
+    try:
+        commit = git("rev-parse", "HEAD").strip()
+        diff = git("diff", "HEAD")
+        untracked = git("ls-files", "--others", "--exclude-standard").splitlines()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"commit": commit, "uncommitted_diff": diff[:LONGEST_DIFF], "untracked_files": untracked[:1000]}
+
+
+def version(package):
+    """The installed version of a package, or None; without importing it."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def processor():
+    """The name of the processor."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,274 @@
+"""The record of a run: the epochs it still has to do, and all that is kept of each one in the experiment's folder."""
+
+import csv
+import io
+import json
+import logging
+import math
+import time
+from pathlib import Path
+
+import utils
+from toolkit.plots import plot_curves
+from toolkit.provenance import now, provenance
+from utils import UserError
+
+SECONDS_BETWEEN_PICTURES = 60
+KEPT_ON_RESTART = ("params.json", "train.log")  # what stays when old results are moved aside
+
+
+class Run:
+    """A training run in an experiment's folder; one that was interrupted goes on where its last epoch ended.
+
+    ```
+    run = Run(model, optimizer, metrics, params, model_dir)
+    for epoch in run.epochs():
+        ...
+        run.record(epoch, train_metrics, val_metrics)
+    ```
+
+    Args:
+        model, optimizer: what is trained; a run that goes on gives them the state of its last checkpoint.
+        metrics: the task's metrics by name.
+        params: hyperparameters.
+        model_dir: the experiment's folder.
+        restore_file: name in the folder, or path, of a checkpoint whose weights a new run begins with.
+
+    Raises:
+        UserError: `params.monitor` names no metric, a checkpoint does not fit, or the run was on other data.
+    """
+
+    def __init__(self, model, optimizer, metrics, params, model_dir, restore_file=None):
+        self.model, self.optimizer, self.params = model, optimizer, params
+        self.folder = Path(model_dir)
+        self.monitor, self.mode = monitored(params, metrics)
+        self.metric = self.monitor if self.monitor != "loss" else next(iter(metrics), None)  # beside the loss in pictures
+        self.restore_file = restore_file
+        self.epoch, self.history, self.best, self.sessions = 0, [], None, []
+        self.started, self.pictured = time.monotonic(), time.monotonic()
+        self.events, self.logged = None, False
+        last = self.folder / "last.pth.tar"
+        if last.exists() and (restore_file is None or utils.read_checkpoint(last).get("restored_from") == restore_file):
+            self._resume(last)
+        elif restore_file is not None:
+            utils.load_checkpoint(find_checkpoint(self.folder, restore_file), model)
+            move_results_aside(self.folder)
+            logging.info("The weights are those of %s", restore_file)
+
+    def _resume(self, last):
+        state = utils.read_checkpoint(last)
+        check_same_data(state, self.params, last)
+        utils.load_checkpoint(last, self.model, self.optimizer)
+        self.epoch = int(state.get("epoch", 0))
+        self.history = state.get("history", [])
+        self.best = state.get("best")
+        if self.epoch < self.params.num_epochs:
+            logging.info("Going on after epoch %d, from %s", self.epoch, last)
+
+    def epochs(self):
+        """Yield the numbers of the epochs that are still to be done, 1 to `params.num_epochs`."""
+        total = self.params.num_epochs
+        if self.epoch >= total:
+            logging.info("%s is finished: %d of %d epochs are done. A larger num_epochs goes on; --restart begins anew.",
+                         self.folder, self.epoch, total)  # fmt: skip
+            return
+        self._write_run_json()
+        size = sum(p.numel() for p in self.model.parameters())
+        logging.info("Training %s: %s of %s parameters, on %s, by best %s", self.folder, type(self.model).__name__,
+                     f"{size:,}", self.params.device, self.monitor)  # fmt: skip
+        for epoch in range(self.epoch + 1, total + 1):
+            self.params.add_facts({"epoch": epoch})
+            utils.set_seed(self.params.seed, epoch)
+            self.epoch_started = time.monotonic()
+            yield epoch
+        self._finish()
+
+    def record(self, epoch, train_metrics, val_metrics):
+        """Keep what an epoch gave: checkpoints, metrics, history, events, a line in the log.
+
+        Args:
+            epoch: its number.
+            train_metrics, val_metrics: dicts from name to float.
+        """
+        row = {"epoch": epoch, "learning_rate": self.optimizer.param_groups[0]["lr"]}
+        row |= {f"train_{name}": value for name, value in train_metrics.items()}
+        row |= {f"val_{name}": value for name, value in val_metrics.items()}
+        self.history.append(row)
+        self.epoch = epoch
+        if self.monitor not in val_metrics:
+            raise UserError(f"params.json: monitor is {self.monitor!r}, but the metrics are {', '.join(val_metrics)}")
+        is_best = self._is_best(val_metrics[self.monitor])
+        if is_best:
+            self.best = {"epoch": epoch, "monitor": self.monitor, "value": val_metrics[self.monitor]}
+        self._save_state(is_best)
+        if is_best:
+            utils.save_dict_to_json(val_metrics, self.folder / "metrics_val_best_weights.json")
+        utils.save_dict_to_json(val_metrics, self.folder / "metrics_val_last_weights.json")
+        utils.write_whole(self.folder / "history.csv", as_csv(self.history))
+        self._log(row, is_best)
+        self._write_events(epoch, train_metrics, val_metrics)
+        if time.monotonic() - self.pictured > SECONDS_BETWEEN_PICTURES:
+            self._draw()
+
+    def _is_best(self, value):
+        """Whether `value` is at least as good as all before: of equal ones the later is taken, as in CS230's template."""
+        if math.isnan(value):
+            return self.best is None
+        if self.best is None or math.isnan(self.best["value"]):
+            return True
+        return value >= self.best["value"] if self.mode == "max" else value <= self.best["value"]
+
+    def _save_state(self, is_best):
+        state = {
+            "epoch": self.epoch,
+            "state_dict": self.model.state_dict(),
+            "optim_dict": self.optimizer.state_dict(),
+            "history": self.history,
+            "best": self.best,
+            "params": self.params.written,
+            "dataset": dataset_of(self.params),
+            "restored_from": self.restore_file,
+        }
+        utils.save_checkpoint(state, is_best, self.folder)
+
+    def _log(self, row, is_best):
+        names = [name for name in row if name not in ("epoch", "learning_rate")]
+        if not self.logged:
+            for name in self.params.unread:
+                logging.warning("params.json: %s has no effect: nothing has read it", name)
+            logging.info("  ".join([" epoch", *names, "seconds"]))
+            self.logged = True
+        cells = [f"{row['epoch']:>6}", *(f"{row[name]:{len(name)}.4f}" for name in names)]
+        seconds = time.monotonic() - self.epoch_started
+        logging.info("  ".join([*cells, f"{seconds:7.1f}"]) + (f"  best {self.monitor}" if is_best else ""))
+
+    def _write_events(self, epoch, train_metrics, val_metrics):
+        from torch.utils.tensorboard import SummaryWriter  # half a second: not before the first epoch is done
+
+        if self.events is None:
+            self.events = SummaryWriter(self.folder / "tensorboard", purge_step=epoch)
+        for split, results in (("train", train_metrics), ("val", val_metrics)):
+            for name, value in results.items():
+                self.events.add_scalar(f"{name}/{split}", value, epoch)
+
+    def _draw(self):
+        best_epoch = self.best["epoch"] if self.best else None
+        utils.write_whole(self.folder / "curves.png", plot_curves(self.history, self.metric, best_epoch))
+        self.pictured = time.monotonic()
+
+    def _write_run_json(self):
+        path = self.folder / "run.json"
+        if self.epoch and path.exists():
+            self.sessions = utils.read_json(path).get("sessions", [])
+        self.sessions.append(provenance(Path.cwd()) | {"started": now(), "first_epoch": self.epoch + 1})
+        self._save_run_json()
+
+    def _save_run_json(self):
+        content = {
+            "model_dir": str(self.folder),
+            "seed": self.params.seed,
+            "params": {k: v for k, v in self.params.dict.items() if is_plain(v)},
+            "dataset": dataset_of(self.params),
+            "parameters_of_the_model": sum(p.numel() for p in self.model.parameters()),
+            "monitor": {"metric": self.monitor, "mode": self.mode},
+            "best": self.best,
+            "epochs": self.epoch,
+            "sessions": self.sessions,
+        }
+        utils.write_whole(self.folder / "run.json", json.dumps(content, indent=2) + "\n")
+
+    def _finish(self):
+        self.sessions[-1] |= {"finished": now(), "seconds": round(time.monotonic() - self.started, 1)}
+        self._save_run_json()
+        self._draw()
+        self.events.close()
+        seconds = time.monotonic() - self.started
+        logging.info("Done in %.0f seconds. Best %s: %.4f on val, after epoch %d.",
+                     seconds, self.monitor, self.best["value"], self.best["epoch"])  # fmt: skip
+
+
+def monitored(params, metrics):
+    """Which metric selects the best checkpoint, and in which direction, as (name, "max" or "min").
+
+    Raises:
+        UserError: there is no such metric, or its direction cannot be known.
+    """
+    name, mode = params.monitor, params.monitor_mode
+    if name is None:
+        name = "accuracy" if "accuracy" in metrics else "loss"
+    if name != "loss" and name not in metrics:
+        raise UserError(f"params.json: monitor is {name!r}, but the metrics are loss, {', '.join(metrics)}")
+    mode = mode or {"accuracy": "max", "loss": "min"}.get(name)
+    if mode is None:
+        raise UserError(f'params.json: monitor is {name!r}; add "monitor_mode": "max" or "min", whichever is better')
+    return name, mode
+
+
+def dataset_of(params):
+    """What a checkpoint keeps of the data it was trained on, a dict (empty for data without a dataset.json)."""
+    names = ("fingerprint", "num_classes", "class_names", "image_channels", "image_height", "image_width", "mean", "std")
+    return {name: getattr(params, name) for name in names if hasattr(params, name)}
+
+
+def check_same_data(state, params, file, allow=False):
+    """Refuse a checkpoint that was trained on other data than the present; with `allow`, only say so.
+
+    Args:
+        state: the checkpoint's dict.
+        params: hyperparameters, with the facts of the present data.
+        file: the checkpoint's name, for the message.
+        allow: whether other images of the same classes will do.
+
+    Raises:
+        UserError: it is another dataset.
+    """
+    theirs, ours = state.get("dataset") or {}, dataset_of(params)
+    if not theirs or not ours or theirs.get("fingerprint") == ours.get("fingerprint"):
+        return
+    kinds = ("num_classes", "class_names", "image_channels", "image_height", "image_width")
+    changed = [f"{k} {theirs.get(k)}, now {ours.get(k)}" for k in kinds if theirs.get(k) != ours.get(k)]
+    difference = "; ".join(changed) or "the same classes, other images"
+    if changed or not allow:
+        raise UserError(f"{file}: was trained on another dataset ({difference})")
+    logging.warning("%s was trained on another dataset (%s)", file, difference)
+
+
+def find_checkpoint(model_dir, restore_file):
+    """The path of a checkpoint: `restore_file` itself where it is one, else that name in the experiment's folder.
+
+    Raises:
+        UserError: neither is there.
+    """
+    named = Path(model_dir) / f"{restore_file}.pth.tar"
+    if not named.is_file() and not Path(restore_file).is_file():
+        raise UserError(f"{named}: no such checkpoint")
+    return named if named.is_file() else Path(restore_file)
+
+
+def move_results_aside(model_dir):
+    """Move what an earlier run left in an experiment's folder to a folder `replaced-<n>` in it. Nothing is deleted."""
+    model_dir = Path(model_dir)
+    if not any((model_dir / name).exists() for name in ("last.pth.tar", "best.pth.tar", "history.csv")):
+        return
+    number = 1 + sum(1 for _ in model_dir.glob("replaced-*"))
+    aside = model_dir / f"replaced-{number}"
+    aside.mkdir()
+    for entry in model_dir.iterdir():
+        if entry.name not in KEPT_ON_RESTART and not entry.name.startswith("replaced-"):
+            entry.rename(aside / entry.name)
+    logging.info("The results of the earlier run are now in %s", aside)
+
+
+def as_csv(rows):
+    """Rows (dicts) as the text of a csv file. Floats have all their digits."""
+    text = io.StringIO()
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def is_plain(value):
+    """Whether json can hold a value."""
+    return isinstance(value, str | int | float | bool | list | dict | type(None))

@@ -1,0 +1,175 @@
+"""The loss and the metrics of a whole split, collected batch by batch."""
+
+import math
+import os
+import time
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from toolkit.task import is_streaming
+from toolkit.trees import batch_size, describe, tensors, tree_cat, tree_map
+from utils import UserError
+
+SECONDS_BETWEEN_READINGS = 1.0  # of the loss, where steps are slow
+SHARE_OF_MEMORY = 0.5  # of what is free, that the outputs of a split may take
+
+
+class NonFiniteLoss(UserError):
+    """The training loss became NaN or infinite."""
+
+
+class Tally:
+    """Sums up an epoch: `update` after each batch, `compute` at the end. Draws the progress bar.
+
+    The loss is the mean over samples (batches count by their size), and a metric is a function of all outputs and
+    labels of the split, so that neither depends on the batch size. Nothing here waits for the device but a reading of
+    the loss every `params.save_summary_steps` steps, or every second.
+
+    Args:
+        split: "train", "val" or "test", for the bar.
+        metrics: dict from name to `fn(outputs, labels) -> float` of numpy arrays (or the nested tuples, lists and
+            dicts of them that the model and the loader use), or to an object with `update(outputs, labels)` of
+            tensors, `compute()` and `reset()`, for outputs too large to hold.
+        dataloader: what the batches come from.
+        params: hyperparameters.
+        optimizer: for the learning rate in the message about a loss that is not finite.
+    """
+
+    def __init__(self, split, metrics, dataloader, params, optimizer=None):
+        self.split, self.metrics, self.params, self.optimizer = split, metrics, params, optimizer
+        self.dataloader = dataloader
+        self.streaming = [metric for metric in metrics.values() if is_streaming(metric)]
+        for metric in self.streaming:
+            metric.reset()
+        self.sizes, self.pending = [], []
+        self.losses = {"loss": []}  # name -> mean over each batch, read from the device
+        self.outputs, self.labels = [], []
+        self.kept = 0  # how many of them lie in main memory
+        self.read_at = time.monotonic()
+        self.bar = tqdm(total=len(dataloader), desc=split, leave=False, disable=None, dynamic_ncols=True)
+
+    def update(self, outputs, labels, loss):
+        """Take in a batch.
+
+        Args:
+            outputs: what the model gave, tensors of shape (batch, ...).
+            labels: what the loader gave.
+            loss: scalar tensor, the mean over the batch.
+
+        Raises:
+            NonFiniteLoss: the loss was NaN or infinite, here or since the last reading.
+            UserError: the outputs of the split would not fit into memory.
+        """
+        outputs = tree_map(torch.Tensor.detach, outputs)
+        self.sizes.append(batch_size(labels) if tensors(labels) else batch_size(outputs))
+        self.pending.append({"loss": loss.detach(), **getattr(loss, "parts", {})})
+        for metric in self.streaming:
+            metric.update(outputs, labels)
+        if len(self.streaming) < len(self.metrics):
+            if not self.outputs:
+                self._check_memory(outputs, labels)
+            self.outputs.append(outputs)
+            self.labels.append(labels)
+        waited = time.monotonic() - self.read_at
+        if len(self.pending) >= self.params.save_summary_steps or waited > SECONDS_BETWEEN_READINGS:
+            self._read()
+        self.bar.update()
+
+    def compute(self):
+        """The results of the split, a dict from name to float: "loss", further parts of the loss, the metrics."""
+        self._read()
+        self.bar.close()
+        if not self.sizes:
+            raise UserError(f"the {self.split} split gave no batch")
+        total = sum(self.sizes)
+        results = {
+            name: math.fsum(mean * size for mean, size in zip(means, self.sizes, strict=True)) / total
+            for name, means in self.losses.items()
+        }
+        outputs, labels = self._gathered()
+        for name, metric in self.metrics.items():
+            value = metric.compute() if is_streaming(metric) else metric(outputs, labels)
+            try:
+                results[name] = float(value)
+            except (TypeError, ValueError):
+                raise UserError(
+                    f"model/net.py: metrics[{name!r}] should give one number for the split, not {describe(value)}"
+                ) from None
+        return results
+
+    def _read(self):
+        """Bring the losses since the last reading (and, from a GPU, the outputs) to main memory."""
+        self.read_at = time.monotonic()
+        if not self.pending:
+            return
+        first = len(self.losses["loss"])
+        for name in self.pending[0]:
+            means = torch.stack([losses[name] for losses in self.pending]).double().tolist()
+            self.losses.setdefault(name, []).extend(means)
+        self.pending.clear()
+        for collected in (self.outputs, self.labels):
+            if collected and any(tensor.device.type != "cpu" for tensor in tensors(collected[-1])):
+                collected[self.kept :] = [tree_map(torch.Tensor.cpu, self._cat(collected[self.kept :]))]
+        self.kept = len(self.outputs)
+        means = self.losses["loss"]
+        if self.optimizer is not None:
+            for step in range(first, len(means)):
+                if not math.isfinite(means[step]):
+                    self._not_finite(step, means[step])
+        if not self.bar.disable:
+            self.bar.set_postfix(loss=f"{np.average(means, weights=self.sizes):.4f}", refresh=False)
+
+    def _not_finite(self, step, loss):
+        self.bar.close()
+        epoch = getattr(self.params, "epoch", None)
+        where = f"step {step + 1}" + (f" of epoch {epoch}" if epoch else "")
+        rate = self.optimizer.param_groups[0]["lr"]
+        raise NonFiniteLoss(
+            f"the training loss became {loss} at {where}, with learning rate {rate:g}; stopped (the best checkpoint so "
+            f"far is kept). Try a smaller learning_rate, and look for NaN or huge values in the inputs"
+        )
+
+    def _cat(self, collected):
+        try:
+            return tree_cat(collected)
+        except RuntimeError:
+            shapes = sorted({tuple(t.shape[1:]) for tree in collected for t in tensors(tree)})
+            raise UserError(
+                f"the outputs or labels of different batches cannot be put together for the metrics: they have the shapes "
+                f"(batch, ...) with {shapes[0]} and {shapes[-1]}; pad them alike, or use a metric with update, compute and reset"
+            ) from None
+
+    def _gathered(self):
+        if not self.outputs:
+            return None, None
+        return tree_map(to_numpy, self._cat(self.outputs)), tree_map(to_numpy, self._cat(self.labels))
+
+    def _check_memory(self, outputs, labels):
+        size = sum(t.numel() * t.element_size() for t in tensors((outputs, labels)))
+        needed = 2 * size * len(self.dataloader)  # the batches, and all of them put together
+        free = available_memory()
+        if needed > SHARE_OF_MEMORY * free:
+            raise UserError(
+                f"the outputs and labels of the {self.split} split need about {needed / 2**30:.1f} GiB, more than "
+                f"{SHARE_OF_MEMORY:.0%} of the {free / 2**30:.1f} GiB of memory that are free; use metrics that take batch after "
+                f"batch: objects with update(outputs, labels), compute() and reset(), such as torchmetrics has"
+            )
+
+
+def to_numpy(tensor):
+    """A tensor as a numpy array; half-precision numbers, which numpy has no or slow arithmetic for, as float32."""
+    return (tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor).cpu().numpy()
+
+
+def available_memory():
+    """Bytes of main memory that can be had without swapping (all of it, where the system does not say)."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        try:
+            return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        except (AttributeError, ValueError, OSError):
+            return math.inf

@@ -1,0 +1,211 @@
+"""The task: the `model/` package that an experiment uses, checked against the contract that the scripts rely on."""
+
+import importlib
+import importlib.util
+import inspect
+import multiprocessing
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+import utils
+from utils import UserError
+
+MODEL_FOLDER = "TRAINING_MODEL_FOLDER"  # environment variable that tells worker processes which model/ is in use
+
+
+class Task:
+    """What an experiment trains: `net.py` and `data_loader.py` of one `model/` folder.
+
+    Args:
+        folder: the `model/` folder.
+
+    Attributes:
+        folder: its path.
+        project: the folder above it, where `data/` and `experiments/` are.
+        Net: called with params, gives an `nn.Module`.
+        metrics: dict from name to `fn(outputs, labels) -> float`, or to an object with update, compute and reset.
+        hyperparameters: pydantic model of the declared keys of params.json.
+
+    Raises:
+        UserError: net.py or data_loader.py lacks something of the contract.
+    """
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+        self.project = self.folder.parent
+        import_model_package(self.folder)
+        self.net = importlib.import_module("model.net")
+        self.data_loader = importlib.import_module("model.data_loader")
+        self.Net = self._need(self.net, "Net", callable, "a class or function Net(params)")
+        self._loss_fn = self._need(self.net, "loss_fn", callable, "a function loss_fn(outputs, labels)")
+        self.metrics = self._need(self.net, "metrics", lambda m: isinstance(m, dict), "a dict metrics, from name to function")
+        self._fetch = self._need(
+            self.data_loader, "fetch_dataloader", callable, "a function fetch_dataloader(types, data_dir, params)"
+        )
+        for name, metric in self.metrics.items():
+            if not callable(metric) and not is_streaming(metric):
+                raise UserError(
+                    f"{self.path_of(self.net)}: metrics[{name!r}] is {type(metric).__name__}, but should be a function "
+                    f"of (outputs, labels), or an object with update, compute and reset"
+                )
+        self.hyperparameters = getattr(self.net, "Hyperparameters", utils.Hyperparameters)
+
+    def path_of(self, module):
+        """The path of a module's file as the user would write it."""
+        return os.path.relpath(module.__file__)
+
+    def _need(self, module, name, fits, expected):
+        found = getattr(module, name, None)
+        if not fits(found):
+            what = f"{name} is {type(found).__name__}" if hasattr(module, name) else f"there is no {name}"
+            raise UserError(f"{self.path_of(module)}: {what}, but train.py needs {expected}")
+        return found
+
+    def code(self):
+        """All source text of the task, to tell whether a name is used anywhere in it."""
+        files = [*self.project.glob("*.py"), *self.folder.rglob("*.py")]
+        return "\n".join(file.read_text(encoding="utf-8", errors="replace") for file in files)
+
+    def make_model(self, params):
+        """`Net(params)` on `params.device`.
+
+        Raises:
+            UserError: Net does not return an nn.Module.
+        """
+        model = self.Net(params)
+        if not isinstance(model, torch.nn.Module):
+            raise UserError(f"{self.path_of(self.net)}: Net(params) gave {type(model).__name__}, not an nn.Module")
+        return model.to(params.device)
+
+    def make_optimizer(self, model, params):
+        """`make_optimizer(model, params)` of net.py where there is one, else Adam at `params.learning_rate`."""
+        if hasattr(self.net, "make_optimizer"):
+            optimizer = self.net.make_optimizer(model, params)
+            if not isinstance(optimizer, torch.optim.Optimizer):
+                raise UserError(
+                    f"{self.path_of(self.net)}: make_optimizer(model, params) gave {type(optimizer).__name__}, "
+                    f"not a torch.optim.Optimizer"
+                )
+            return optimizer
+        trainable = [p for p in model.parameters() if p.requires_grad]
+        return torch.optim.Adam(trainable, lr=params.learning_rate)
+
+    def loss_fn(self, params):
+        """The task's loss as a function of (outputs, labels) that gives a scalar tensor.
+
+        A third argument of the user's `loss_fn` gets `params`. Of a dict of losses the entry "loss" is returned; the
+        others are its attribute `parts` (a dict from name to scalar tensor), and are logged.
+        """
+        fn = self._loss_fn
+        if isinstance(fn, torch.nn.Module):
+            fn = fn.to(params.device)
+        extra = [params] if takes_params(fn) else []
+        file = self.path_of(self.net)
+
+        def loss_fn(outputs, labels):
+            loss = fn(outputs, labels, *extra)
+            if isinstance(loss, dict):
+                if "loss" not in loss:
+                    raise UserError(f'{file}: loss_fn gave a dict without "loss", the entry to minimise: {list(loss)}')
+                parts = {name: value.detach() for name, value in loss.items() if name != "loss"}
+                loss = loss["loss"]
+                loss.parts = parts
+            if not isinstance(loss, torch.Tensor) or loss.ndim:
+                found = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else type(loss).__name__
+                raise UserError(f"{file}: loss_fn must give a scalar tensor (the mean over the batch), not {found}")
+            return loss
+
+        return loss_fn
+
+    def fetch_dataloader(self, types, data_dir, params):
+        """The task's data loaders, a dict from each of `types` ('train', 'val', 'test') to one.
+
+        Raises:
+            UserError: a split is missing from what `fetch_dataloader` of data_loader.py gives, or is empty.
+        """
+        file = self.path_of(self.data_loader)
+        loaders = self._fetch(types, str(data_dir), params)
+        if not isinstance(loaders, dict):
+            raise UserError(f"{file}: fetch_dataloader gave {type(loaders).__name__}, but should give a dict from split to DataLoader")
+        for split in types:
+            if split not in loaders:
+                raise UserError(f"{file}: fetch_dataloader gave no {split!r}; it gave {sorted(loaders)}")
+            if not hasattr(loaders[split], "__iter__") or not hasattr(loaders[split], "__len__"):
+                raise UserError(f"{file}: fetch_dataloader gave {type(loaders[split]).__name__} for {split!r}, not a DataLoader")
+            if not len(loaders[split]):
+                raise UserError(f"{data_dir}: the {split} split has no batches")
+        unpack = getattr(self.net, "unpack_batch", None)
+        return {split: UnpackedBatches(loader, unpack) if unpack else loader for split, loader in loaders.items()}
+
+
+class UnpackedBatches:
+    """A data loader whose batches have gone through the task's `unpack_batch(batch) -> (inputs, labels)`."""
+
+    def __init__(self, dataloader, unpack_batch):
+        self.dataloader = dataloader
+        self.unpack_batch = unpack_batch
+
+    def __iter__(self):
+        return map(self.unpack_batch, self.dataloader)
+
+    def __len__(self):
+        return len(self.dataloader)
+
+    @property
+    def dataset(self):
+        return self.dataloader.dataset
+
+
+def find_task(model_dir):
+    """The Task of the nearest `model/` folder at or above `model_dir`, or else the repository's own."""
+    root = Path(__file__).resolve().parent.parent
+    start = Path(model_dir).resolve()
+    for folder in [start, *start.parents]:
+        if (folder / "model" / "net.py").is_file():
+            return Task(folder / "model")
+    return Task(root / "model")
+
+
+def import_model_package(folder):
+    """Make `folder` the package `model`, in this process and in worker processes that it starts.
+
+    The folder above it comes last on the path, so that the task's own modules are found, but never before the scripts'.
+    """
+    folder = Path(folder).resolve()
+    current = sys.modules.get("model")
+    if current is not None and Path(current.__path__[0]).resolve() == folder:
+        return
+    for name in [name for name in sys.modules if name == "model" or name.startswith("model.")]:
+        del sys.modules[name]
+    init = folder / "__init__.py"
+    spec = importlib.util.spec_from_file_location(
+        "model", init if init.exists() else None, loader=None if init.exists() else importlib.machinery.NamespaceLoader("model", [str(folder)], None),
+        submodule_search_locations=[str(folder)],
+    )
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["model"] = module
+    spec.loader.exec_module(module)
+    sys.path.append(str(folder.parent))
+    os.environ[MODEL_FOLDER] = str(folder)
+
+
+def is_streaming(metric):
+    """Whether a metric has torchmetrics' protocol: update, compute and reset."""
+    return all(callable(getattr(metric, name, None)) for name in ("update", "compute", "reset"))
+
+
+def takes_params(fn):
+    """Whether a loss function wants `params`: a third positional argument of that name, or without a default."""
+    try:
+        arguments = list(inspect.signature(fn).parameters.values())
+    except (TypeError, ValueError):
+        return False
+    positional = [a for a in arguments if a.kind in (a.POSITIONAL_ONLY, a.POSITIONAL_OR_KEYWORD)]
+    return len(positional) > 2 and (positional[2].name == "params" or positional[2].default is inspect.Parameter.empty)
+
+
+if multiprocessing.parent_process() is not None and MODEL_FOLDER in os.environ:
+    import_model_package(os.environ[MODEL_FOLDER])  # a worker process that does not inherit the parent's modules

@@ -1,0 +1,124 @@
+"""Train a model. An experiment is a folder with a params.json in it; all results are kept there.
+
+    python train.py                                                  # experiments/base_model
+    python train.py --model_dir experiments/base_model
+    python train.py --model_dir experiments/wide --from experiments/base_model num_channels=64 learning_rate=3e-4
+    python train.py --list_params                                    # what params.json can hold
+"""
+
+import argparse
+from pathlib import Path
+
+import utils
+from evaluate import evaluate
+from toolkit.batches import batches_on_device
+from toolkit.cli import add_common_arguments, check_writable, parse_overrides, run_script, save_params, set_up
+from toolkit.declared import params_table
+from toolkit.run import Run, find_checkpoint, monitored, move_results_aside
+from toolkit.tally import Tally
+from toolkit.task import find_task
+from utils import UserError
+
+
+def train(model, optimizer, loss_fn, dataloader, metrics, params):
+    """Train for one epoch.
+
+    Args:
+        model: the network, an nn.Module.
+        optimizer: a torch.optim.Optimizer of its parameters.
+        loss_fn: function of (outputs, labels) of a batch that gives a scalar tensor.
+        dataloader: the training data, batches of (inputs, labels).
+        metrics: dict from name to a function of all outputs and labels of the epoch.
+        params: hyperparameters.
+
+    Returns:
+        dict from name to float: "loss" and the metrics, over all samples of the epoch, each as the model was when it
+        saw that sample (in training mode: with dropout and augmentation).
+    """
+    model.train()
+    tally = Tally("train", metrics, dataloader, params, optimizer)
+    for inputs, labels in batches_on_device(dataloader, model):
+        outputs = model(inputs)  # forward
+        loss = loss_fn(outputs, labels)
+
+        optimizer.zero_grad()  # clear the gradients of the step before
+        loss.backward()  # compute those of this one
+        optimizer.step()  # update the weights
+
+        tally.update(outputs, labels, loss)
+    return tally.compute()
+
+
+def train_and_evaluate(
+    model, train_dataloader, val_dataloader, optimizer, loss_fn, metrics, params, model_dir, restore_file=None
+):
+    """Train for `params.num_epochs` epochs and evaluate after each; a run that was interrupted goes on.
+
+    Args:
+        model, optimizer, loss_fn, metrics, params: as for `train`.
+        train_dataloader, val_dataloader: training and validation data.
+        model_dir: the experiment's folder, where everything is kept.
+        restore_file: name in that folder without .pth.tar, or path, of a checkpoint whose weights a new run begins with.
+    """
+    run = Run(model, optimizer, metrics, params, model_dir, restore_file)
+    for epoch in run.epochs():
+        train_metrics = train(model, optimizer, loss_fn, train_dataloader, metrics, params)
+        val_metrics = evaluate(model, loss_fn, val_dataloader, metrics, params)
+        run.record(epoch, train_metrics, val_metrics)
+
+
+def parse_arguments(argv):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_common_arguments(parser)
+    parser.add_argument("--restore_file", help="begin with the weights of this checkpoint: best, last, or a path")
+    parser.add_argument("--restart", action="store_true", help="begin anew; earlier results are moved aside, not deleted")
+    parser.add_argument("--from", dest="params_from", metavar="EXPERIMENT", help="take the params.json of another experiment")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="with --from: values that differ from it")
+    parser.add_argument("--list_params", action="store_true", help="print the hyperparameters, and do nothing else")
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    args = parse_arguments(argv)
+    if args.list_params:
+        print(params_table(find_task(args.model_dir).hyperparameters))
+        return
+    utils.set_logger()
+    if args.overrides and not args.params_from:
+        raise UserError(f"{args.overrides[0]}: values on the command line need --from <experiment>; or edit params.json")
+    task, params, data_dir = set_up(
+        args.model_dir, args.data_dir, args.device, args.params_from, parse_overrides(args.overrides)
+    )
+    monitored(params, task.metrics)
+    check_writable(args.model_dir)
+
+    utils.set_seed(params.seed)
+    dataloaders = task.fetch_dataloader(["train", "val"], data_dir, params)
+    utils.set_seed(params.seed)
+    model = task.make_model(params)
+    optimizer = task.make_optimizer(model, params)
+    if args.restore_file:
+        utils.load_checkpoint(find_checkpoint(args.model_dir, args.restore_file), model)
+
+    # nothing was written so far: whatever is wrong has ended the script by now
+    if args.params_from:
+        save_params(params, args.model_dir, args.params_from)
+    if args.restart:
+        move_results_aside(args.model_dir)
+    utils.set_logger(Path(args.model_dir) / "train.log")
+    train_and_evaluate(
+        model,
+        dataloaders["train"],
+        dataloaders["val"],
+        optimizer,
+        task.loss_fn(params),
+        task.metrics,
+        params,
+        args.model_dir,
+        args.restore_file,
+    )
+    print(f"Next: python evaluate.py --model_dir {args.model_dir}")
+
+
+if __name__ == "__main__":
+    run_script(main)

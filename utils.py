@@ -1,0 +1,365 @@
+"""The helpers that every script shares: hyperparameters, logging, files written whole, checkpoints, seeds.
+
+    params = Params("experiments/base_model/params.json")
+    params.learning_rate                              # from the file, or the declared default
+    save_checkpoint(state, is_best, "experiments/base_model")
+    load_checkpoint("experiments/base_model/best.pth.tar", model, optimizer)
+"""
+
+import contextlib
+import difflib
+import json
+import logging
+import os
+import pickle
+import random
+import shutil
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+
+class UserError(Exception):
+    """A mistake that the user can mend: ends the script with this one line and exit code 2."""
+
+
+
+
+class Hyperparameters(BaseModel):
+    """The keys of `params.json` that the training loop reads. `model/net.py` adds the model's own."""
+
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+
+    dataset: str | None = Field(None, description="folder under data/ that holds the dataset; --data_dir goes first")
+    seed: int = Field(230, ge=0, lt=2**32, description="seed of the weights, the order of batches and augmentation")
+    learning_rate: float = Field(1e-3, gt=0, description="step size of the optimizer")
+    batch_size: int = Field(32, ge=1, description="samples in one optimizer step")
+    num_epochs: int = Field(10, ge=1, description="passes over the training split")
+    num_workers: int = Field(0, ge=0, description="worker processes of data loaders that use them")
+    save_summary_steps: int = Field(100, ge=1, description="steps between two readings of the training loss")
+    monitor: str | None = Field(None, description="metric that selects the best checkpoint; accuracy, else loss")
+    monitor_mode: Literal["max", "min"] | None = Field(None, description="whether more or less of it is better")
+
+
+class MissingHyperparameter(UserError, AttributeError):
+    """A key was read that neither the file, the declared defaults nor the dataset has."""
+
+
+class Params:
+    """The hyperparameters of an experiment, read from a json file, as attributes.
+
+    ```
+    params = Params("experiments/base_model/params.json")
+    params.learning_rate                 # a declared key: checked, and with a default
+    params.my_own_key                    # any other key that the file has
+    params.num_classes                   # a fact of the dataset (see `add_facts`), not written to the file
+    params.learning_rate = 0.5           # `save` writes the new value
+    ```
+
+    Args:
+        json_path: the file.
+        declared: pydantic model of the keys with a type, bounds and a default. Further keys are free.
+        overrides: values that replace those of the file.
+
+    Raises:
+        UserError: the file is missing, is not JSON, or a declared key has a wrong type or is out of bounds.
+    """
+
+    def __init__(self, json_path, *, declared=Hyperparameters, overrides=None):
+        defaults = {name: field.get_default() for name, field in declared.model_fields.items()}
+        vars(self).update(_path=str(json_path), _declared=declared, _defaults=defaults, _values=dict(defaults),
+                          _written={}, _facts=set(), _read=set())  # fmt: skip
+        self._take(read_json(json_path, what="params.json") | (overrides or {}))
+
+    def update(self, json_path):
+        """Take over the values of another json file."""
+        self._take(read_json(json_path, what="params.json"))
+
+    def save(self, json_path):
+        """Write the file's keys, and what was set since, to `json_path`: neither defaults nor facts."""
+        write_whole(json_path, json.dumps(self.written, indent=4) + "\n")
+
+    @property
+    def dict(self):
+        """All values by name, as a plain dict: `params.dict["learning_rate"]`."""
+        self._read.update(self._values)
+        return self._values
+
+    @property
+    def written(self):
+        """What `save` writes, as a dict: the keys of the file, and what was set to something else than the default."""
+        added = {k: v for k, v in self._values.items() if k not in self._defaults or v != self._defaults[k]}
+        return {k: self._values[k] for k in (self._written | added) if k in self._values and k not in self._facts}
+
+    @property
+    def unread(self):
+        """The keys of the file that no code has read so far, as a list. Keys that begin with `$` or `_` are notes."""
+        return [k for k in self._written if k not in self._read | self._facts and not k.startswith(("$", "_"))]
+
+    def add_facts(self, facts, source=None):
+        """Make `facts` (a dict) readable as attributes. They belong to `source`, a file, and are never saved.
+
+        Raises:
+            UserError: `params.json` gives another value to a fact of `source`.
+        """
+        for name, value in facts.items():
+            written = self._values.get(name, value)
+            if source and name in self._written and written != value:
+                raise UserError(f"{self._path}: {name} is {written!r}, but the dataset has {value!r} ({source}): "
+                                f"remove the key, it is a fact of the data")
+            self._values[name] = value
+            self._facts.add(name)
+
+    def check_names(self, code):
+        """Refuse a key that is not declared, that `code` (a string of source) never mentions, and that looks mistyped."""
+        for name in self.unread:
+            known = self._declared.model_fields
+            near = [] if name in known or name in code else difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+            if near:
+                raise UserError(f"{self._path}: {name} is not a known key and no code reads it; "
+                                f"did you mean {near[0]}? (python train.py --list_params lists the known ones)")
+
+    def _take(self, values):
+        try:
+            self._declared.model_validate(self.written | values)
+        except ValidationError as error:
+            wrong = "; ".join(f"{e['loc'][0]} is {e['input']!r}, {e['msg'].removeprefix('Input ')}" for e in error.errors())
+            raise UserError(f"{self._path}: {wrong}") from None
+        self._values.update(values)
+        self._written.update(values)
+
+    def __getattr__(self, name):
+        if name.startswith("_"):
+            raise AttributeError(name)
+        if name not in self._values:
+            reader = sys._getframe(1)
+            near = difflib.get_close_matches(name, self._written, n=1)
+            raise MissingHyperparameter(
+                f"{self._path} has no key {name!r}, which {os.path.relpath(reader.f_code.co_filename)}:{reader.f_lineno} "
+                f"reads; add it" + (f" (or rename {near[0]!r})" if near else ""))
+        self._read.add(name)
+        return self._values[name]
+
+    def __setattr__(self, name, value):
+        self._values[name] = value
+
+    def __delattr__(self, name):
+        del self._values[name]
+
+
+def read_json(path, what="file"):
+    """Read a JSON object from `path` as a dict.
+
+    Raises:
+        UserError: missing, not JSON (with line and column), not an object, or a key that stands twice.
+    """
+
+    def unique(pairs):
+        names = [name for name, _ in pairs]
+        twice = {name for name in names if names.count(name) > 1}
+        if twice:
+            raise UserError(f"{path}: the key {min(twice)!r} stands there twice; keep one")
+        return dict(pairs)
+
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8-sig"), object_pairs_hook=unique)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such {what}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: not valid JSON at line {error.lineno}, column {error.colno}: {error.msg}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not valid JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f'{path}: should be an object, {{"key": value, ...}}, not {type(content).__name__}')
+    return content
+
+
+
+
+class RunningAverage:
+    """The running average of a quantity.
+
+    ```
+    loss_avg = RunningAverage()
+    loss_avg.update(2)
+    loss_avg.update(4)
+    loss_avg()                           # 3.0
+    ```
+    """
+
+    def __init__(self):
+        self.steps = 0
+        self.total = 0
+
+    def update(self, val):
+        self.total += val
+        self.steps += 1
+
+    def __call__(self):
+        return self.total / float(self.steps)
+
+
+def set_logger(log_path=None):
+    """Log to the terminal, and with a time before each line to the file `log_path`, which is appended to.
+
+    A second call closes the first one's file and takes the new one.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    logger = logging.getLogger()
+    logger.setLevel(logging.INFO)
+    for handler in [h for h in logger.handlers if getattr(h, "ours", False)]:
+        logger.removeHandler(handler)
+        handler.close()
+    handlers = [(logging.StreamHandler(sys.stdout), "%(message)s")]
+    if log_path is not None:
+        try:
+            handlers.append((logging.FileHandler(log_path, encoding="utf-8", delay=True), "%(asctime)s %(levelname)s %(message)s"))
+        except OSError as error:
+            raise UserError(f"{log_path}: cannot be written: {error.strerror}") from None
+    for handler, layout in handlers:
+        handler.ours = True
+        handler.setFormatter(logging.Formatter(layout))
+        logger.addHandler(handler)
+
+
+@contextlib.contextmanager
+def open_whole(path, mode="wb"):
+    """Open a file that appears whole or not at all: written aside, synced to the disk, then renamed to `path`.
+
+    Raises:
+        UserError: it cannot be written (no space, no permission, no such folder); what was at `path` is kept.
+    """
+    path = Path(path)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(aside, mode, **({} if "b" in mode else {"encoding": "utf-8", "newline": ""})) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+
+
+def write_whole(path, content):
+    """Write `content` (str or bytes) to the file `path`, whole or not at all."""
+    with open_whole(path, "w" if isinstance(content, str) else "wb") as file:
+        file.write(content)
+
+
+def save_dict_to_json(d, json_path):
+    """Save a dict of numbers (float, int, numpy or 0-d tensors) as a json file of floats."""
+    write_whole(json_path, json.dumps({k: float(v) for k, v in d.items()}, indent=4) + "\n")
+
+
+
+
+def save_checkpoint(state, is_best, checkpoint):
+    """Save `state` as `last.pth.tar` in the folder `checkpoint`, and as `best.pth.tar` too if `is_best`.
+
+    Args:
+        state: dict with "epoch" (int), "state_dict" (of the model), "optim_dict" (of the optimizer), and whatever
+            else of tensors, numbers, strings, lists and dicts is to be kept.
+        is_best: whether this is the best model so far.
+        checkpoint: the folder; it is made if it is not there.
+
+    Raises:
+        UserError: the files cannot be written; the previous ones are kept.
+    """
+    folder = Path(checkpoint)
+    folder.mkdir(parents=True, exist_ok=True)
+    with open_whole(folder / "last.pth.tar") as file:
+        torch.save(state, file)
+    if is_best:
+        with open_whole(folder / "best.pth.tar") as file, open(folder / "last.pth.tar", "rb") as last:
+            shutil.copyfileobj(last, file)
+
+
+def read_checkpoint(path):
+    """Read the dict that `save_checkpoint` wrote, with its tensors on the CPU.
+
+    Only tensors and plain values are read (torch's `weights_only`): a file with code in it is refused, never run.
+
+    Raises:
+        UserError: missing, cut short, not a checkpoint, or with code in it.
+    """
+    if not os.path.isfile(path):
+        raise UserError(f"{path}: no such checkpoint")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise UserError(f"{path}: refused: it is damaged, or holds code besides weights (loading it could run that code)") from None
+    except Exception as error:  # torch raises many kinds for a damaged file: RuntimeError, EOFError, KeyError, ...
+        reason = str(error).split("\n")[0] or type(error).__name__
+        raise UserError(f"{path}: cannot be read, it may be cut short: {reason}") from None
+    if not isinstance(state, dict) or not isinstance(state.get("state_dict"), dict):
+        raise UserError(f'{path}: not a checkpoint: it has no "state_dict"')
+    return state
+
+
+def load_checkpoint(checkpoint, model, optimizer=None):
+    """Load the weights in the file `checkpoint` into `model`, and the optimizer's state where one is given.
+
+    Returns:
+        The checkpoint's dict ("epoch", "state_dict", "optim_dict", ...).
+
+    Raises:
+        UserError: as `read_checkpoint`, or the weights are of another architecture.
+    """
+    state = read_checkpoint(checkpoint)
+    theirs, ours = state["state_dict"], model.state_dict()
+    shapes = [f"{k} is {tuple(theirs[k].shape)} there and {tuple(ours[k].shape)} in the model"
+              for k in ours if k in theirs and theirs[k].shape != ours[k].shape]  # fmt: skip
+    missing = [f"{k} is missing there" for k in ours if k not in theirs and not k.endswith("num_batches_tracked")]
+    unexpected = [f"the model has no {k}" for k in theirs if k not in ours]
+    if differences := shapes + missing + unexpected:
+        more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
+        raise UserError(f"{checkpoint}: weights of another architecture: {differences[0]}{more}; "
+                        f"params.json or model/net.py has changed since")
+    model.load_state_dict(theirs)
+    if optimizer is not None:
+        if not state.get("optim_dict"):
+            raise UserError(f"{checkpoint}: has no state of the optimizer")
+        try:
+            optimizer.load_state_dict(state["optim_dict"])
+        except ValueError as error:
+            raise UserError(f"{checkpoint}: state of another optimizer: {error}") from None
+    return state
+
+
+
+
+def set_seed(seed, epoch=0):
+    """Seed torch (on every device), numpy and random as a function of (seed, epoch) alone."""
+    mixed = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+    random.seed(mixed)
+    np.random.seed(mixed)
+    torch.manual_seed(mixed)
+
+
+def choose_device(name=None):
+    """The torch.device called `name` ("cpu", "cuda", "cuda:1", "mps"), or the fastest that is there.
+
+    Raises:
+        UserError: there is no such device.
+    """
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        there = [f"cuda:{i}" for i in range(torch.cuda.device_count())] + ["mps"] * torch.backends.mps.is_available() + ["cpu"]
+        raise UserError(f"--device {name}: not there; this machine has {', '.join(there)}") from error
+    return device
