@@ -69,7 +69,8 @@ def main(argv=None):
         skip_corrupt=args.skip_corrupt,
         drop_duplicates=args.drop_duplicates,
     )
-    report(facts, DATA / name)
+    if facts:
+        report(facts, DATA / name)
 
 
 def report(facts, target):

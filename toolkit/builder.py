@@ -52,7 +52,7 @@ def build(source, target, *, seed=230, image_size=None, force=False, skip_corrup
         drop_duplicates: of identical images in two splits, leave out the one in train (or in val, of val and test).
 
     Returns:
-        The facts, as in dataset.json.
+        The facts, as in dataset.json; None where `target` is that dataset already and nothing was done.
 
     Raises:
         UserError: too few images or classes, a corrupt image, identical images in two splits, another dataset there.
@@ -61,8 +61,9 @@ def build(source, target, *, seed=230, image_size=None, force=False, skip_corrup
     size = tuple(image_size or source.image_size or (64, 64))
     recipe = source.facts | {"seed": seed, "image_size": list(size), "skip_corrupt": skip_corrupt,
                              "drop_duplicates": drop_duplicates}  # fmt: skip
-    if (there := existing(target, recipe, force)) is not None:
-        return there
+    if is_there(target, recipe, force):
+        logging.info("%s is there already, made from the same source: nothing to do", target)
+        return None
     items = assign_splits(source.items, source.classes, seed)
     if source.ignored:
         logging.info("%d files that are not images were ignored", source.ignored)
@@ -86,21 +87,25 @@ def build(source, target, *, seed=230, image_size=None, force=False, skip_corrup
     return facts
 
 
-def existing(target, recipe, force):
-    """The facts of the dataset at `target` where it is the one of `recipe`, or None where it is to be built."""
+def is_there(target, recipe, force):
+    """Whether the dataset of `recipe` (the "source" of its dataset.json) is at `target` already.
+
+    Raises:
+        UserError: something else is there: not a dataset, or another one and not `force`.
+    """
     if not target.exists():
-        return None
+        return False
     if not (target / FACTS).is_file():
         raise UserError(f"{target}: is there and was not made by build_dataset.py; choose another --name")
-    facts = read_facts(target)
-    if facts.get("source") == recipe:
-        logging.info("%s is there already, made from the same source: nothing to do", target)
-        return facts
+    theirs = read_facts(target).get("source", {})
+    if theirs == recipe:
+        return True
     if not force:
-        theirs = facts.get("source", {})
-        changed = [f"{k} {theirs.get(k)} -> {recipe.get(k)}" for k in recipe if theirs.get(k) != recipe[k] and k != "inventory"]
-        raise UserError(f"{target}: holds another dataset ({', '.join(changed) or 'its files have changed'}); --force replaces it")
-    return None
+        changed = [f"{k} {theirs.get(k)}, now {recipe[k]}" for k in recipe if theirs.get(k) != recipe[k] and k != "inventory"]
+        raise UserError(
+            f"{target}: holds another dataset ({'; '.join(changed) or 'files were changed since'}); --force replaces it"
+        )
+    return False
 
 
 def assign_splits(items, classes, seed):
@@ -115,8 +120,10 @@ def assign_splits(items, classes, seed):
     shares = {split: share for split, share in (("test", 0.2), ("val", 0.2)) if split not in given}
     if len(shares) == 2:
         shares = {"test": 0.1, "val": 0.1}
+    if not shares:
+        return items
     generator = np.random.default_rng(seed)
-    loose = [item for item in items if item.split is None or (item.split == "train" and shares)]
+    loose = [item for item in items if item.split is None or item.split == "train"]
     groups = {}
     for item, key in zip(loose, copy_keys(loose), strict=True):
         groups.setdefault(key, []).append(item)
@@ -126,8 +133,10 @@ def assign_splits(items, classes, seed):
     for label in classes:
         dealt = [by_class[label][i] for i in generator.permutation(len(by_class[label]))]
         if len(dealt) < len(shares) + 1:
-            need = f"at least {len(shares) + 1} are needed to be split" if shares else "it needs some"
-            raise UserError(f"the class {label!r} has {len(dealt)} different training images; {need}")
+            raise UserError(
+                f"the class {label!r} has {len(dealt)} different images to split into train and {' and '.join(shares)}; "
+                f"{len(shares) + 1} are needed at least"
+            )
         total = len(dealt)
         for split, share in shares.items():
             for group in [dealt.pop() for _ in range(max(1, round(share * total)))]:
@@ -224,14 +233,17 @@ def describe(written, source, size, recipe):
     """The content of dataset.json, a dict.
 
     Raises:
-        UserError: a class has no image left in train.
+        UserError: a split is empty, or a class has no images in train.
     """
     counts = {split: dict.fromkeys(source.classes, 0) for split in SPLITS}
     for image in written:
         counts[image.split][image.label] += 1
     for label, count in counts["train"].items():
         if not count:
-            raise UserError(f"the class {label!r} has no training images")
+            raise UserError(f"the class {label!r} has no images in the train split")
+    for split in SPLITS:
+        if not any(counts[split].values()):
+            raise UserError(f"the {split} split has no images")
     train = [image for image in written if image.split == "train"]
     pixels = sum(image.pixels for image in train)
     mean = sum(image.sums for image in train) / pixels / 255
@@ -246,7 +258,7 @@ def describe(written, source, size, recipe):
         "mean": [float(m) for m in mean],
         "std": [float(s) for s in std],
         "counts": counts,
-        "fingerprint": hashlib.sha256("".join(lines).encode()).hexdigest(),
+        "fingerprint": hashlib.sha256(os.fsencode("".join(lines))).hexdigest(),
         "source": recipe,
     }
 

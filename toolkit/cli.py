@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 import tempfile
+import traceback
 from pathlib import Path
 
 import utils
@@ -19,10 +20,22 @@ def run_script(main):
         main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        note_in_log(f"error: {error}")
         sys.exit(2)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
+        note_in_log("interrupted")
         sys.exit(130)
+    except Exception:
+        note_in_log(traceback.format_exc())
+        raise
+
+
+def note_in_log(message):
+    """Write a message to the experiment's log alone, where one has been begun."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler) and handler.stream:
+            handler.handle(logging.makeLogRecord({"msg": message, "levelname": "ERROR", "levelno": logging.ERROR}))
 
 
 def add_common_arguments(parser):

@@ -74,8 +74,8 @@ class Run:
             return
         self._write_run_json()
         size = sum(p.numel() for p in self.model.parameters())
-        logging.info("Training %s: %s of %s parameters, on %s, by best %s", self.folder, type(self.model).__name__,
-                     f"{size:,}", self.params.device, self.monitor)  # fmt: skip
+        logging.info("Training %s: %s of %s parameters, on %s; * marks the best %s so far", self.folder,
+                     type(self.model).__name__, f"{size:,}", self.params.device, self.monitor)  # fmt: skip
         for epoch in range(self.epoch + 1, total + 1):
             self.params.add_facts({"epoch": epoch})
             utils.set_seed(self.params.seed, epoch)
@@ -140,7 +140,7 @@ class Run:
             self.logged = True
         cells = [f"{row['epoch']:>6}", *(f"{row[name]:{len(name)}.4f}" for name in names)]
         seconds = time.monotonic() - self.epoch_started
-        logging.info("  ".join([*cells, f"{seconds:7.1f}"]) + (f"  best {self.monitor}" if is_best else ""))
+        logging.info("  ".join([*cells, f"{seconds:7.1f}"]) + ("  *" if is_best else ""))
 
     def _write_events(self, epoch, train_metrics, val_metrics):
         from torch.utils.tensorboard import SummaryWriter  # half a second: not before the first epoch is done

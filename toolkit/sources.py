@@ -2,10 +2,10 @@
 
 import gzip
 import hashlib
+import os
 import re
 import shutil
 import tempfile
-import zlib
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from toolkit.images import image_extensions, is_grey
 from utils import UserError
 
 SPLIT_NAMES = {"train": "train", "val": "val", "dev": "val", "test": "test"}
+SPLIT_PREFIX = re.compile("train|val|dev|test", re.IGNORECASE)
 
 
 @dataclass(slots=True)
@@ -146,23 +147,28 @@ def folder(path):
     inventory = hashlib.sha256()
     for item in items:
         stat = item.image.stat()
-        inventory.update(f"{item.image.relative_to(path).as_posix()} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+        inventory.update(os.fsencode(item.image.relative_to(path)) + b" %d %d\n" % (stat.st_size, stat.st_mtime_ns))
     facts = {"kind": "folder", "from": str(path), "inventory": inventory.hexdigest()}
     return Source(items, classes, channels, None, facts, len(ignored))
 
 
 def split_folders(path):
-    """The folders of the splits within `path`, a dict from split to folder, or {None: path} where it has none."""
+    """The folders of the splits within `path`, a dict from split to folder, or {None: folder} where it is not split."""
     children = sorted(c for c in path.iterdir() if c.is_dir() and not c.name.startswith("."))
-    found = [(m.group().lower(), c) for c in children if (m := re.match("train|val|dev|test", c.name, re.IGNORECASE))]
-    if len(found) < len(children) or "train" not in {name for name, _ in found} or len(found) < 2:
+    found = {c: SPLIT_NAMES[m.group().lower()] for c in children if (m := SPLIT_PREFIX.match(c.name))}
+    if "train" not in found.values():
+        return {None: path}
+    if len(children) == 1:
+        return {None: children[0]}
+    if set(found.values()) == {"train"}:  # a class that happens to be called so, among others
         return {None: path}
     splits = {}
-    for name, child in found:
-        split = SPLIT_NAMES[name]
-        if split in splits:
-            raise UserError(f"{path}: {splits[split].name} and {child.name} are both folders for the {split} split; keep one")
-        splits[split] = child
+    for child in children:
+        if child not in found:
+            raise UserError(f"{path}: {child.name} is no folder for train, val or test, as the others are; move it elsewhere")
+        other = splits.setdefault(found[child], child)
+        if other is not child:
+            raise UserError(f"{path}: {other.name} and {child.name} are both for the {found[child]} split; keep one")
     return splits
 
 

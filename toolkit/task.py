@@ -6,6 +6,7 @@ import inspect
 import multiprocessing
 import os
 import sys
+import types
 from pathlib import Path
 
 import torch
@@ -181,13 +182,13 @@ def import_model_package(folder):
     for name in [name for name in sys.modules if name == "model" or name.startswith("model.")]:
         del sys.modules[name]
     init = folder / "__init__.py"
-    spec = importlib.util.spec_from_file_location(
-        "model", init if init.exists() else None, loader=None if init.exists() else importlib.machinery.NamespaceLoader("model", [str(folder)], None),
-        submodule_search_locations=[str(folder)],
-    )
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["model"] = module
-    spec.loader.exec_module(module)
+    if init.exists():
+        spec = importlib.util.spec_from_file_location("model", init, submodule_search_locations=[str(folder)])
+        sys.modules["model"] = package = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(package)
+    else:
+        sys.modules["model"] = package = types.ModuleType("model")
+        package.__path__ = [str(folder)]
     sys.path.append(str(folder.parent))
     os.environ[MODEL_FOLDER] = str(folder)
 
