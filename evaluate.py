@@ -55,7 +55,8 @@ def main(argv=None):
     task, params, data_dir = set_up(args.model_dir, args.data_dir, args.device)
     check_writable(args.model_dir)
     checkpoint = find_checkpoint(args.model_dir, args.restore_file)
-    check_same_data(utils.read_checkpoint(checkpoint), params, checkpoint, args.other_data)
+    way_out = "--other_data allows other images of the same classes"
+    check_same_data(utils.read_checkpoint(checkpoint), params, checkpoint, way_out, args.other_data)
     utils.set_seed(params.seed)
     dataloader = task.fetch_dataloader([args.split], data_dir, params)[args.split]
     model = task.make_model(params)

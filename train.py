@@ -60,7 +60,7 @@ def train_and_evaluate(
         model_dir: the experiment's folder, where everything is kept.
         restore_file: name in that folder without .pth.tar, or path, of a checkpoint whose weights a new run begins with.
     """
-    run = Run(model, optimizer, metrics, params, model_dir, restore_file)
+    run = Run(model, optimizer, params, model_dir, restore_file)
     for epoch in run.epochs():
         train_metrics = train(model, optimizer, loss_fn, train_dataloader, metrics, params)
         val_metrics = evaluate(model, loss_fn, val_dataloader, metrics, params)
@@ -89,7 +89,6 @@ def main(argv=None):
     task, params, data_dir = set_up(
         args.model_dir, args.data_dir, args.device, args.params_from, parse_overrides(args.overrides)
     )
-    monitored(params, task.metrics)
     check_writable(args.model_dir)
 
     utils.set_seed(params.seed)
@@ -97,6 +96,9 @@ def main(argv=None):
     utils.set_seed(params.seed)
     model = task.make_model(params)
     optimizer = task.make_optimizer(model, params)
+    loss_fn = task.loss_fn(params)
+    one_batch = [next(iter(dataloaders["val"]))]
+    monitored(params, evaluate(model, loss_fn, one_batch, {}, params) | task.metrics)  # model, loss and loader fit
     if args.restore_file:
         utils.load_checkpoint(find_checkpoint(args.model_dir, args.restore_file), model)
 
@@ -111,7 +113,7 @@ def main(argv=None):
         dataloaders["train"],
         dataloaders["val"],
         optimizer,
-        task.loss_fn(params),
+        loss_fn,
         task.metrics,
         params,
         args.model_dir,

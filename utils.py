@@ -90,6 +90,11 @@ class Params:
         return self._values
 
     @property
+    def values(self):
+        """All values by name, as a copy; looking at it does not count as reading them (see `unread`)."""
+        return self._values.copy()
+
+    @property
     def written(self):
         """What `save` writes, as a dict: the keys of the file, and what was set to something else than the default."""
         added = {k: v for k, v in self._values.items() if k not in self._defaults or v != self._defaults[k]}

@@ -3,13 +3,12 @@
 import io
 
 
-def plot_curves(history, metric, best_epoch):
-    """Loss and one metric over the epochs, train and val, the best epoch marked.
+def plot_curves(history, best):
+    """The loss and one metric over the epochs, train and val, the best epoch marked.
 
     Args:
-        history: list of dicts, one an epoch, with "epoch", "train_loss", "val_loss", "train_<metric>", "val_<metric>".
-        metric: name of the metric to show beside the loss, or None for the loss alone.
-        best_epoch: the epoch to mark.
+        history: list of dicts, one an epoch, with "epoch" and, by name, "train_<result>" and "val_<result>".
+        best: dict with the "epoch" to mark and the "monitor", the metric that is shown beside the loss.
 
     Returns:
         The picture as the bytes of a PNG file.
@@ -17,7 +16,8 @@ def plot_curves(history, metric, best_epoch):
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    names = ["loss"] + ([metric] if metric else [])
+    metrics = [key.removeprefix("val_") for key in history[0] if key.startswith("val_") and key != "val_loss"]
+    names = ["loss", *(m for m in metrics if m == best["monitor"])] if best["monitor"] != "loss" else ["loss", *metrics[:1]]
     figure = Figure(figsize=(5 * len(names), 3.6), layout="constrained")
     epochs = [row["epoch"] for row in history]
     marker = "o" if len(epochs) == 1 else None
@@ -25,9 +25,9 @@ def plot_curves(history, metric, best_epoch):
         for split, color in (("train", "tab:gray"), ("val", "tab:blue")):
             values = [row[f"{split}_{name}"] for row in history]
             axes.plot(epochs, values, color=color, label=split, marker=marker)
-        if best_epoch in epochs:
-            value = history[epochs.index(best_epoch)][f"val_{name}"]
-            axes.plot(best_epoch, value, "o", color="tab:orange", label=f"best epoch {best_epoch}: {value:.4g}")
+        if best["epoch"] in epochs:
+            value = values[epochs.index(best["epoch"])]
+            axes.plot(best["epoch"], value, "o", color="tab:orange", label=f"best epoch {best['epoch']}: {value:.4g}")
         axes.set(xlabel="epoch", title=name)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)

@@ -21,7 +21,7 @@ class Run:
     """A training run in an experiment's folder; one that was interrupted goes on where its last epoch ended.
 
     ```
-    run = Run(model, optimizer, metrics, params, model_dir)
+    run = Run(model, optimizer, params, model_dir)
     for epoch in run.epochs():
         ...
         run.record(epoch, train_metrics, val_metrics)
@@ -29,20 +29,17 @@ class Run:
 
     Args:
         model, optimizer: what is trained; a run that goes on gives them the state of its last checkpoint.
-        metrics: the task's metrics by name.
         params: hyperparameters.
         model_dir: the experiment's folder.
         restore_file: name in the folder, or path, of a checkpoint whose weights a new run begins with.
 
     Raises:
-        UserError: `params.monitor` names no metric, a checkpoint does not fit, or the run was on other data.
+        UserError: a checkpoint is damaged or does not fit, or the run was on other data.
     """
 
-    def __init__(self, model, optimizer, metrics, params, model_dir, restore_file=None):
+    def __init__(self, model, optimizer, params, model_dir, restore_file=None):
         self.model, self.optimizer, self.params = model, optimizer, params
         self.folder = Path(model_dir)
-        self.monitor, self.mode = monitored(params, metrics)
-        self.metric = self.monitor if self.monitor != "loss" else next(iter(metrics), None)  # beside the loss in pictures
         self.restore_file = restore_file
         self.epoch, self.history, self.best, self.sessions = 0, [], None, []
         self.started, self.pictured = time.monotonic(), time.monotonic()
@@ -57,11 +54,16 @@ class Run:
 
     def _resume(self, last):
         state = utils.read_checkpoint(last)
-        check_same_data(state, self.params, last)
+        check_same_data(state, self.params, last, way_out="--restart begins anew on this one")
         utils.load_checkpoint(last, self.model, self.optimizer)
         self.epoch = int(state.get("epoch", 0))
         self.history = state.get("history", [])
         self.best = state.get("best")
+        if self.best and self.params.monitor not in (None, self.best["monitor"]):
+            raise UserError(
+                f"params.json: monitor is {self.params.monitor!r}, but the best checkpoint so far was chosen by "
+                f"{self.best['monitor']!r}; keep to that, or begin anew with --restart"
+            )
         if self.epoch < self.params.num_epochs:
             logging.info("Going on after epoch %d, from %s", self.epoch, last)
 
@@ -74,8 +76,8 @@ class Run:
             return
         self._write_run_json()
         size = sum(p.numel() for p in self.model.parameters())
-        logging.info("Training %s: %s of %s parameters, on %s; * marks the best %s so far", self.folder,
-                     type(self.model).__name__, f"{size:,}", self.params.device, self.monitor)  # fmt: skip
+        logging.info("Training %s: %s of %s parameters, on %s", self.folder, type(self.model).__name__, f"{size:,}",
+                     next(self.model.parameters()).device)  # fmt: skip
         for epoch in range(self.epoch + 1, total + 1):
             self.params.add_facts({"epoch": epoch})
             utils.set_seed(self.params.seed, epoch)
@@ -95,11 +97,10 @@ class Run:
         row |= {f"val_{name}": value for name, value in val_metrics.items()}
         self.history.append(row)
         self.epoch = epoch
-        if self.monitor not in val_metrics:
-            raise UserError(f"params.json: monitor is {self.monitor!r}, but the metrics are {', '.join(val_metrics)}")
-        is_best = self._is_best(val_metrics[self.monitor])
+        monitor, mode = monitored(self.params, val_metrics)
+        is_best = self._is_best(val_metrics[monitor], mode)
         if is_best:
-            self.best = {"epoch": epoch, "monitor": self.monitor, "value": val_metrics[self.monitor]}
+            self.best = {"epoch": epoch, "monitor": monitor, "value": val_metrics[monitor]}
         self._save_state(is_best)
         if is_best:
             utils.save_dict_to_json(val_metrics, self.folder / "metrics_val_best_weights.json")
@@ -110,13 +111,13 @@ class Run:
         if time.monotonic() - self.pictured > SECONDS_BETWEEN_PICTURES:
             self._draw()
 
-    def _is_best(self, value):
+    def _is_best(self, value, mode):
         """Whether `value` is at least as good as all before: of equal ones the later is taken, as in CS230's template."""
         if math.isnan(value):
             return self.best is None
         if self.best is None or math.isnan(self.best["value"]):
             return True
-        return value >= self.best["value"] if self.mode == "max" else value <= self.best["value"]
+        return value >= self.best["value"] if mode == "max" else value <= self.best["value"]
 
     def _save_state(self, is_best):
         state = {
@@ -152,8 +153,7 @@ class Run:
                 self.events.add_scalar(f"{name}/{split}", value, epoch)
 
     def _draw(self):
-        best_epoch = self.best["epoch"] if self.best else None
-        utils.write_whole(self.folder / "curves.png", plot_curves(self.history, self.metric, best_epoch))
+        utils.write_whole(self.folder / "curves.png", plot_curves(self.history, self.best))
         self.pictured = time.monotonic()
 
     def _write_run_json(self):
@@ -167,10 +167,9 @@ class Run:
         content = {
             "model_dir": str(self.folder),
             "seed": self.params.seed,
-            "params": {k: v for k, v in self.params.dict.items() if is_plain(v)},
+            "params": {k: v for k, v in self.params.values.items() if is_plain(v)},
             "dataset": dataset_of(self.params),
             "parameters_of_the_model": sum(p.numel() for p in self.model.parameters()),
-            "monitor": {"metric": self.monitor, "mode": self.mode},
             "best": self.best,
             "epochs": self.epoch,
             "sessions": self.sessions,
@@ -183,21 +182,28 @@ class Run:
         self._draw()
         self.events.close()
         seconds = time.monotonic() - self.started
-        logging.info("Done in %.0f seconds. Best %s: %.4f on val, after epoch %d.",
-                     seconds, self.monitor, self.best["value"], self.best["epoch"])  # fmt: skip
+        logging.info("Done in %.0f seconds. Best %s on val: %.4f, after epoch %d (marked *).",
+                     seconds, self.best["monitor"], self.best["value"], self.best["epoch"])  # fmt: skip
 
 
-def monitored(params, metrics):
-    """Which metric selects the best checkpoint, and in which direction, as (name, "max" or "min").
+def monitored(params, results):
+    """Which of the results of an evaluation selects the best checkpoint, and in which direction.
+
+    Args:
+        params: hyperparameters: `monitor` and `monitor_mode`; where they are not given, accuracy, else loss.
+        results: the names of the results, "loss" and the metrics.
+
+    Returns:
+        (name, "max" or "min")
 
     Raises:
-        UserError: there is no such metric, or its direction cannot be known.
+        UserError: there is no such result, or its direction cannot be known.
     """
     name, mode = params.monitor, params.monitor_mode
     if name is None:
-        name = "accuracy" if "accuracy" in metrics else "loss"
-    if name != "loss" and name not in metrics:
-        raise UserError(f"params.json: monitor is {name!r}, but the metrics are loss, {', '.join(metrics)}")
+        name = "accuracy" if "accuracy" in results else "loss"
+    if name not in results:
+        raise UserError(f"params.json: monitor is {name!r}, but the metrics are {', '.join(results)}")
     mode = mode or {"accuracy": "max", "loss": "min"}.get(name)
     if mode is None:
         raise UserError(f'params.json: monitor is {name!r}; add "monitor_mode": "max" or "min", whichever is better')
@@ -210,13 +216,14 @@ def dataset_of(params):
     return {name: getattr(params, name) for name in names if hasattr(params, name)}
 
 
-def check_same_data(state, params, file, allow=False):
+def check_same_data(state, params, file, way_out, allow=False):
     """Refuse a checkpoint that was trained on other data than the present; with `allow`, only say so.
 
     Args:
         state: the checkpoint's dict.
         params: hyperparameters, with the facts of the present data.
         file: the checkpoint's name, for the message.
+        way_out: what the user can do, for the message.
         allow: whether other images of the same classes will do.
 
     Raises:
@@ -229,7 +236,7 @@ def check_same_data(state, params, file, allow=False):
     changed = [f"{k} {theirs.get(k)}, now {ours.get(k)}" for k in kinds if theirs.get(k) != ours.get(k)]
     difference = "; ".join(changed) or "the same classes, other images"
     if changed or not allow:
-        raise UserError(f"{file}: was trained on another dataset ({difference})")
+        raise UserError(f"{file}: was trained on another dataset ({difference}); {way_out}")
     logging.warning("%s was trained on another dataset (%s)", file, difference)
 
 

@@ -208,5 +208,5 @@ def takes_params(fn):
     return len(positional) > 2 and (positional[2].name == "params" or positional[2].default is inspect.Parameter.empty)
 
 
-if multiprocessing.parent_process() is not None and MODEL_FOLDER in os.environ:
-    import_model_package(os.environ[MODEL_FOLDER])  # a worker process that does not inherit the parent's modules
+if getattr(multiprocessing.current_process(), "_inheriting", False) and MODEL_FOLDER in os.environ:
+    import_model_package(os.environ[MODEL_FOLDER])  # a spawned worker: it unpickles the dataset by the name of its class

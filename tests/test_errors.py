@@ -1,0 +1,244 @@
+"""Every mistake that a user is likely to make: one clear line, exit code 2, no traceback, nothing written."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT, copy_of, run_process, snapshot
+
+import evaluate
+import train
+import utils
+
+NET = (ROOT / "model" / "net.py").read_text()
+LOADER = (ROOT / "model" / "data_loader.py").read_text()
+
+
+def own_model(experiment, net=NET, loader=LOADER):
+    """Give the experiment a model/ folder of its own, a changed copy of the repository's."""
+    folder = experiment.folder.parent / "model"
+    folder.mkdir()
+    (folder / "net.py").write_text(net)
+    (folder / "data_loader.py").write_text(loader)
+
+
+def text(content):
+    return lambda e: (e.folder / "params.json").write_text(content)
+
+
+def params(**values):
+    return lambda e: e.write(**values)
+
+
+def net(old, new):
+    assert old in NET
+    return lambda e: own_model(e, net=NET.replace(old, new))
+
+
+def loader(old, new):
+    assert old in LOADER
+    return lambda e: own_model(e, loader=LOADER.replace(old, new))
+
+
+def other_data(change):
+    def spoil(experiment):
+        experiment.data_dir = copy_of(experiment.data_dir, experiment.folder.parent / "changed")
+        change(experiment.data_dir)
+
+    return spoil
+
+
+def facts(**values):
+    def change(folder):
+        file = folder / "dataset.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+    return other_data(change)
+
+
+def empty(folder):
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+NO_CHANGE = params()
+LOSS = "return F.cross_entropy(outputs, labels)"
+
+MISTAKES = {
+    "no params.json": (lambda e: (e.folder / "params.json").unlink(), [], "params.json: no such file; an experiment is a folder"),
+    "not JSON": (text('{\n  "seed": 1,\n}'), [], "params.json: not valid JSON at line"),
+    "wrong type": (params(learning_rate="0.1"), [], "params.json: learning_rate is '0.1', should be a valid number"),
+    "out of bounds": (params(dropout_rate=1.5), [], "params.json: dropout_rate is 1.5, should be less than 1"),
+    "not a choice": (params(architecture="Conv"), [], "architecture is 'Conv', should be 'ConvNet', 'DenseNet' or 'TwoLayerNet'"),
+    "mistyped": (params(learning_rte=0.1), [], "learning_rte is not a known key and no code reads it; did you mean learning_rate?"),
+    "a fact": (params(num_classes=6), [], "num_classes is 6, but the dataset has 10"),
+    "missing key": (net("width = params.num_channels", "width = params.net_width"), [], "has no key 'net_width', which model/net.py:"),
+    "no dataset named": (NO_CHANGE, ["--data_dir", None], 'which dataset? Add "dataset"'),
+    "dataset missing": (NO_CHANGE, ["--data_dir", "data/none"], "data/none: no such dataset; build_dataset.py makes one"),
+    "dataset named and missing": (params(dataset="nn"), ["--data_dir", None], "data/nn: no such dataset"),
+    "dataset empty": (other_data(empty), [], "changed: not a dataset of images"),
+    "split empty": (other_data(lambda d: shutil.rmtree(d / "val")), [], "0 images are there, but"),
+    "one class": (facts(num_classes=1), [], "has one class only"),
+    "no such metric": (params(monitor="f1"), [], "monitor is 'f1', but the metrics are loss, accuracy, macro_f1"),
+    "no direction": (params(monitor="macro_f1"), [], "monitor is 'macro_f1'; add \"monitor_mode\""),
+    "no such device": (NO_CHANGE, ["--device", "cuda:7"], "--device cuda:7: not there; this machine has"),
+    "values without --from": (NO_CHANGE, ["num_channels=3"], "values on the command line need --from"),
+    "not key=value": (NO_CHANGE, ["--from", "experiment", "wide"], "wide: should be key=value"),
+    "wrong value with --from": (NO_CHANGE, ["--from", "experiment", "num_epochs=0"], "num_epochs is 0, should be greater"),
+    "--from nowhere": (NO_CHANGE, ["--from", "none"], "none/params.json: no such file"),
+    "no such checkpoint": (NO_CHANGE, ["--restore_file", "best"], "best.pth.tar: no such checkpoint"),
+    "no Net": (net("def Net(", "def Network("), [], "model/net.py: there is no Net, but train.py needs a class or function Net"),
+    "no loss_fn": (net("def loss_fn(", "def loss("), [], "model/net.py: there is no loss_fn"),
+    "metrics is a list": (net("metrics = {", "metrics = [] and {"), [], "model/net.py: metrics is list, but train.py needs a dict"),
+    "a metric is a number": (net('"accuracy": accuracy', '"accuracy": 0.5'), [], "metrics['accuracy'] is float, but should be"),
+    "Net gives no module": (net("def Net(params):", "def Net(params):\n    return 3\n"), [], "Net(params) gave int, not an nn.Module"),
+    "loss is no scalar": (net(LOSS, LOSS[:-1] + ", reduction='none')"), [], "loss_fn must give a scalar tensor"),
+    "loss dict without loss": (net(LOSS, "return {'ce': outputs.mean()}"), [], 'loss_fn gave a dict without "loss"'),
+    "no fetch_dataloader": (loader("def fetch_dataloader", "def fetch"), [], "data_loader.py: there is no fetch_dataloader"),
+    "no val loader": (loader("return dataloaders", "return {'train': dataloaders['train']}"), [], "gave no 'val'; it gave ['train']"),
+    "loaders in a list": (loader("return dataloaders", "return list(dataloaders)"), [], "fetch_dataloader gave list"),
+    "batches of three": (
+        loader("self.labels[indices]\n", "self.labels[indices], indices\n"), [],
+        "a batch should be a pair (inputs, labels), not a list of 3; batches of another form need a function unpack_batch",
+    ),
+    "key missing in the loss": (net("def loss_fn(outputs, labels):", "def loss_fn(outputs, labels, params):\n    params.scale"), [], "has no key 'scale'"),
+    "optimizer is none": (net("metrics = {", "def make_optimizer(model, params):\n    pass\n\n\nmetrics = {"), [], "gave NoneType"),
+}  # fmt: skip
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_before_training_is_one_clear_line_and_nothing_is_written(call, experiment, tmp_path, name):
+    spoil, arguments, message = MISTAKES[name]
+    spoil(experiment)
+    before = snapshot(experiment.folder)
+    given = experiment.arguments
+    if arguments[:1] == ["--data_dir"]:
+        place = given.index("--data_dir")
+        given[place : place + 2] = arguments if arguments[1] else []
+    else:
+        given += arguments
+    code, _, err = call(train.main, *given)
+    assert message in err
+    assert code == 2
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert snapshot(experiment.folder) == before
+
+
+class Evil:
+    def __reduce__(self):
+        return (os.mkdir, ("code-was-run",))
+
+
+def cut(file):
+    file.write_bytes(file.read_bytes()[:5000])
+
+
+BAD_CHECKPOINTS = {
+    "missing": (lambda f: f.unlink(), "best.pth.tar: no such checkpoint"),
+    "truncated": (cut, "best.pth.tar: cannot be read, it may be cut short"),
+    "empty": (lambda f: f.write_bytes(b""), "best.pth.tar: cannot be read, it may be cut short"),
+    "code": (lambda f: torch.save({"state_dict": {}, "x": Evil()}, f), "best.pth.tar: refused: it is damaged, or holds code"),
+    "no checkpoint": (lambda f: torch.save({"epoch": 3}, f), 'not a checkpoint: it has no "state_dict"'),
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, digits_dir):
+    from conftest import Experiment
+
+    experiment = Experiment(tmp_path_factory.mktemp("trained") / "experiment", digits_dir)
+    train.main(experiment.arguments)
+    return experiment
+
+
+@pytest.mark.parametrize("name", BAD_CHECKPOINTS)
+@pytest.mark.parametrize("script", ["evaluate", "train"])
+def test_a_bad_checkpoint_is_one_clear_line(call, trained, tmp_path, name, script):
+    folder = copy_of(trained.folder, tmp_path / "experiment")
+    spoil, message = BAD_CHECKPOINTS[name]
+    spoil(folder / "best.pth.tar")
+    before = snapshot(folder)
+    arguments = ["--model_dir", folder, "--data_dir", trained.data_dir, "--restore_file", "best"]
+    code, _, err = call({"evaluate": evaluate, "train": train}[script].main, *arguments)
+    assert message in err
+    assert (code, err.count("\n"), snapshot(folder)) == (2, 1, before)
+    assert not (tmp_path / "code-was-run").exists()
+
+
+@pytest.mark.parametrize("script", ["evaluate", "train"])
+def test_a_checkpoint_of_another_architecture(call, trained, tmp_path, script):
+    folder = copy_of(trained.folder, tmp_path / "experiment")
+    values = json.loads((folder / "params.json").read_text())
+    (folder / "params.json").write_text(json.dumps(values | {"num_channels": 8, "num_epochs": 3}))
+    before = snapshot(folder)
+    arguments = ["--model_dir", folder, "--data_dir", trained.data_dir]
+    code, _, err = call({"evaluate": evaluate, "train": train}[script].main, *arguments)
+    assert "weights of another architecture" in err
+    assert "is (4, 1, 3, 3) there and (8, 1, 3, 3) in the model" in err
+    assert (code, err.count("\n"), snapshot(folder)) == (2, 1, before)
+
+
+def test_going_on_with_other_data_is_refused(call, trained, tmp_path):
+    folder = copy_of(trained.folder, tmp_path / "experiment")
+    data = copy_of(trained.data_dir, tmp_path / "data")
+    content = json.loads((data / "dataset.json").read_text())
+    (data / "dataset.json").write_text(json.dumps(content | {"fingerprint": "of other images"}))
+    before = snapshot(folder)
+    code, _, err = call(train.main, "--model_dir", folder, "--data_dir", data)
+    assert "was trained on another dataset (the same classes, other images); --restart begins anew" in err
+    assert (code, err.count("\n"), snapshot(folder)) == (2, 1, before)
+
+
+def read_only(folder):
+    """Make a folder unwritable, for root too; gives what undoes it, or None where that cannot be done."""
+    if os.geteuid():
+        folder.chmod(0o555)
+        return lambda: folder.chmod(0o755)
+    if shutil.which("chattr") and subprocess.run(["chattr", "+i", folder], capture_output=True).returncode == 0:
+        return lambda: subprocess.run(["chattr", "-i", folder], check=True)
+    return None
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="folders are made read-only in another way on Windows")
+def test_a_folder_that_cannot_be_written(call, experiment):
+    undo = read_only(experiment.folder)
+    if undo is None:
+        pytest.skip("root can write everywhere, and this file system has no chattr +i")
+    try:
+        before = snapshot(experiment.folder)
+        code, _, err = call(train.main, *experiment.arguments)
+        assert f"{experiment.folder}: cannot be written to: " in err
+        assert (code, err.count("\n"), snapshot(experiment.folder)) == (2, 1, before)
+        code, _, err = call(train.main, "--model_dir", experiment.folder / "new", "--from", experiment.folder,
+                            "--data_dir", experiment.data_dir)  # fmt: skip
+        assert (code, err.count("\n"), snapshot(experiment.folder)) == (2, 1, before)
+    finally:
+        undo()
+
+
+def test_an_error_in_the_users_own_code_is_shown_whole(experiment):
+    own_model(experiment, net=NET.replace(LOSS, "return outputs.no_such_method()"))
+    done = run_process(sys.executable, ROOT / "train.py", *experiment.arguments)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "no_such_method" in done.stderr
+
+
+@pytest.mark.parametrize("script", ["train.py", "evaluate.py", "build_dataset.py"])
+def test_a_real_process_ends_with_code_2_and_one_line(experiment, script):
+    arguments = ["--model_dir", experiment.folder, "--data_dir", "none"]
+    if script == "build_dataset.py":
+        arguments = ["folder", "none"]
+    done = run_process(sys.executable, ROOT / script, *arguments, cwd=experiment.folder)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: none: no such")
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_message_about_a_missing_checkpoint_is_the_same_in_both_helpers(tmp_path):
+    with pytest.raises(utils.UserError, match="no such checkpoint"):
+        utils.read_checkpoint(tmp_path / "x")

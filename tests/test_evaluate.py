@@ -1,0 +1,80 @@
+import json
+
+import pytest
+from conftest import copy_of
+
+import build_dataset
+import evaluate
+import train
+import utils
+
+
+@pytest.fixture
+def trained(call, experiment):
+    assert call(train.main, *experiment.arguments)[0] == 0
+    return experiment
+
+
+def test_the_best_checkpoint_on_test_by_default(call, trained):
+    code, out, _ = call(evaluate.main, *trained.arguments)
+    assert code == 0
+    results = trained.metrics("metrics_test_best.json")
+    assert list(results) == ["loss", "accuracy", "macro_f1"]
+    assert f"{results['accuracy']:.4f}" in out
+
+
+def test_val_gives_what_training_gave(call, trained):
+    for name in ("best", "last"):
+        call(evaluate.main, *trained.arguments, "--split", "val", "--restore_file", name)
+        assert trained.metrics(f"metrics_val_{name}.json") == pytest.approx(
+            trained.metrics(f"metrics_val_{name}_weights.json"), abs=1e-6
+        )
+
+
+def test_any_split_and_any_checkpoint(call, trained, tmp_path):
+    elsewhere = tmp_path / "elsewhere.pth.tar"
+    elsewhere.write_bytes((trained.folder / "last.pth.tar").read_bytes())
+    code, _, _ = call(evaluate.main, *trained.arguments, "--split", "train", "--restore_file", elsewhere)
+    assert code == 0
+    assert trained.metrics("metrics_train_elsewhere.json")["accuracy"] > 0.2
+
+
+def test_the_numbers_do_not_depend_on_the_batch_size(call, trained):
+    split_size = sum(json.loads((trained.data_dir / "dataset.json").read_text())["counts"]["test"].values())
+    results = []
+    for batch_size in (1, 7, 32, split_size - 1, split_size):  # 1 and split_size - 1: a last batch of one image
+        trained.write(batch_size=batch_size)
+        assert call(evaluate.main, *trained.arguments)[0] == 0
+        results.append(trained.metrics("metrics_test_best.json"))
+    for other in results[1:]:
+        assert other == pytest.approx(results[0], abs=1e-6)
+
+
+def test_other_data_is_refused_unless_allowed(call, trained, tmp_path):
+    call(build_dataset.main, "digits", "--name", "other", "--seed", "1")
+    arguments = ["--model_dir", trained.folder, "--data_dir", "data/other"]
+    code, _, err = call(evaluate.main, *arguments)
+    assert code == 2
+    assert "best.pth.tar: was trained on another dataset (the same classes, other images)" in err
+    assert "--other_data" in err
+    code, out, _ = call(evaluate.main, *arguments, "--other_data")
+    assert code == 0
+    assert "was trained on another dataset" in out
+
+
+def test_data_with_other_classes_is_refused_in_any_case(call, trained, tmp_path):
+    data = copy_of(trained.data_dir, tmp_path / "nine")
+    facts = json.loads((data / "dataset.json").read_text())
+    facts["class_names"].remove("9")
+    (data / "dataset.json").write_text(json.dumps(facts | {"num_classes": 9, "fingerprint": "x"}))
+    code, _, err = call(evaluate.main, "--model_dir", trained.folder, "--data_dir", data, "--other_data")
+    assert code == 2
+    assert "num_classes 10, now 9" in err
+    assert err.count("\n") == 1
+
+
+def test_evaluation_leaves_the_model_alone(call, trained):
+    before = utils.read_checkpoint(trained.folder / "best.pth.tar")
+    call(evaluate.main, *trained.arguments)
+    after = utils.read_checkpoint(trained.folder / "best.pth.tar")
+    assert all(before["state_dict"][k].equal(after["state_dict"][k]) for k in before["state_dict"])

@@ -1,0 +1,226 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import SMALL, snapshot
+from PIL import Image
+
+import evaluate
+import train
+import utils
+
+
+def history(folder):
+    with open(folder / "history.csv") as file:
+        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+
+
+def test_a_run_leaves_a_complete_record(call, experiment):
+    code, out, err = call(train.main, *experiment.arguments)
+    assert (code, err) == (0, "")
+    assert {f.name for f in experiment.folder.iterdir()} == {
+        "params.json", "train.log", "history.csv", "run.json", "curves.png", "tensorboard",
+        "last.pth.tar", "best.pth.tar", "metrics_val_best_weights.json", "metrics_val_last_weights.json",
+    }  # fmt: skip
+    rows = history(experiment.folder)
+    assert [row["epoch"] for row in rows] == [1, 2]
+    names = {f"{split}_{name}" for split in ("train", "val") for name in ("loss", "accuracy", "macro_f1")}
+    assert set(rows[0]) == {"epoch", "learning_rate"} | names
+    assert experiment.metrics("metrics_val_last_weights.json")["accuracy"] == rows[-1]["val_accuracy"]
+    best = max(rows, key=lambda row: (row["val_accuracy"], row["epoch"]))
+    assert experiment.metrics("metrics_val_best_weights.json")["loss"] == best["val_loss"]
+    assert utils.read_checkpoint(experiment.folder / "best.pth.tar")["epoch"] == best["epoch"]
+    assert {"epoch", "state_dict", "optim_dict"} <= utils.read_checkpoint(experiment.folder / "last.pth.tar").keys()
+    with Image.open(experiment.folder / "curves.png") as picture:
+        assert picture.size[0] > 500
+    for line in out.splitlines()[:-1]:  # all but the last, which says what to do next
+        assert line in (experiment.folder / "train.log").read_text()
+
+
+def test_run_json_holds_what_reproduces_the_run(call, experiment):
+    call(train.main, *experiment.arguments)
+    run = experiment.metrics("run.json")
+    facts = json.loads((experiment.data_dir / "dataset.json").read_text())
+    assert run["dataset"]["fingerprint"] == facts["fingerprint"]
+    assert run["params"] | SMALL == run["params"]
+    assert (run["seed"], run["params"]["dropout_rate"], run["params"]["num_classes"]) == (230, 0.5, 10)
+    session = run["sessions"][0]
+    assert session["versions"]["torch"].startswith(torch.__version__.split("+")[0])
+    assert session["started"] <= session["finished"]
+
+
+def test_tensorboard_reads_the_events(call, experiment):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    call(train.main, *experiment.arguments)
+    events = EventAccumulator(str(experiment.folder / "tensorboard")).Reload()
+    values = [event.value for event in events.Scalars("accuracy/val")]
+    assert values == pytest.approx([row["val_accuracy"] for row in history(experiment.folder)])
+
+
+def test_training_learns(call, experiment):
+    experiment.write(num_channels=16, num_epochs=4)
+    call(train.main, *experiment.arguments)
+    assert experiment.metrics("metrics_val_best_weights.json")["accuracy"] > 0.95
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(call, experiment):
+    results = []
+    for seed in (1, 1, 2):
+        experiment.write(seed=seed)
+        call(train.main, *experiment.arguments, "--restart")
+        results.append(history(experiment.folder))
+    assert results[0] == results[1]
+    assert results[0] != results[2]
+
+
+@pytest.mark.parametrize("architecture", ["DenseNet", "TwoLayerNet"])
+def test_net_is_picked_by_name(call, experiment, architecture):
+    experiment.write(architecture=architecture)
+    code, out, _ = call(train.main, *experiment.arguments)
+    assert code == 0
+    assert f"{architecture} of" in out
+    assert "num_channels has no effect" in out
+
+
+def test_a_finished_run_says_so_and_does_nothing(call, experiment):
+    call(train.main, *experiment.arguments)
+    (experiment.folder / "train.log").unlink()
+    before = snapshot(experiment.folder)
+    code, out, _ = call(train.main, *experiment.arguments)
+    assert code == 0
+    assert "is finished: 2 of 2 epochs are done" in out
+    after = snapshot(experiment.folder)
+    after.pop("train.log", None)
+    assert after == before
+
+
+def test_a_run_with_more_epochs_goes_on_and_equals_the_one_that_had_them_all_along(call, experiment):
+    experiment.write(num_epochs=3, random_shift=1)
+    call(train.main, *experiment.arguments)
+    straight = history(experiment.folder), utils.read_checkpoint(experiment.folder / "last.pth.tar")["state_dict"]
+    experiment.write(num_epochs=1, random_shift=1)
+    call(train.main, *experiment.arguments, "--restart")
+    experiment.write(num_epochs=3, random_shift=1)
+    code, out, _ = call(train.main, *experiment.arguments)
+    assert code == 0
+    assert "Going on after epoch 1" in out
+    assert history(experiment.folder) == straight[0]
+    state = utils.read_checkpoint(experiment.folder / "last.pth.tar")["state_dict"]
+    assert all(torch.equal(state[name], straight[1][name]) for name in state)
+    assert len(experiment.metrics("run.json")["sessions"]) == 2
+
+
+def test_restart_moves_the_old_results_aside(call, experiment):
+    call(train.main, *experiment.arguments)
+    old = snapshot(experiment.folder)
+    code, _, _ = call(train.main, *experiment.arguments, "--restart")
+    assert code == 0
+    kept = snapshot(experiment.folder / "replaced-1")
+    assert kept == {name: content for name, content in old.items() if name not in ("params.json", "train.log")}
+    assert len(history(experiment.folder)) == 2
+
+
+def test_restore_file_begins_a_new_run_with_old_weights(call, experiment, tmp_path):
+    call(train.main, *experiment.arguments)
+    other = type(experiment)(tmp_path / "other", experiment.data_dir)
+    other.write(learning_rate=1e-9, num_epochs=1, dropout_rate=0.0)
+    code, out, _ = call(train.main, *other.arguments, "--restore_file", experiment.folder / "best.pth.tar")
+    assert code == 0
+    assert "The weights are those of" in out
+    assert len(history(other.folder)) == 1
+    best = experiment.metrics("metrics_val_best_weights.json")
+    assert other.metrics("metrics_val_best_weights.json")["accuracy"] == pytest.approx(best["accuracy"], abs=0.03)
+
+
+def test_restore_file_in_the_same_folder_keeps_the_earlier_run(call, experiment):
+    call(train.main, *experiment.arguments)
+    before = history(experiment.folder)
+    assert call(train.main, *experiment.arguments, "--restore_file", "best")[0] == 0
+    assert history(experiment.folder / "replaced-1") == before
+    assert history(experiment.folder) != before
+    code, out, _ = call(train.main, *experiment.arguments, "--restore_file", "best")  # the same command again
+    assert "is finished" in out
+
+
+def test_a_new_experiment_from_an_old_one(call, experiment, tmp_path):
+    wide = tmp_path / "wide"
+    arguments = ["--model_dir", wide, "--data_dir", experiment.data_dir, "--device", "cpu"]
+    changes = ["num_channels=8", "learning_rate=3e-3", "note=as wide"]
+    code, out, err = call(train.main, *arguments, "--from", experiment.folder, *changes)
+    assert (code, err) == (0, "")
+    changed = SMALL | {"num_channels": 8, "learning_rate": 3e-3, "note": "as wide"}
+    assert json.loads((wide / "params.json").read_text()) == changed
+    assert len(history(wide)) == 2
+    assert "note has no effect" in out
+    assert call(train.main, *arguments, "--from", experiment.folder, *changes)[0] == 0  # again: it is finished
+    code, _, err = call(train.main, *arguments, "--from", experiment.folder, "num_channels=16")
+    assert code == 2
+    assert "is there already, with another learning_rate, note, num_channels" in err
+
+
+def test_a_last_batch_of_one_image_is_trained_on(call, experiment):
+    facts = json.loads((experiment.data_dir / "dataset.json").read_text())
+    total = sum(facts["counts"]["train"].values())
+    experiment.write(batch_size=total - 1)  # leaves one
+    assert call(train.main, *experiment.arguments)[0] == 0
+    assert evaluate.main  # the evaluation of such a batch is in test_evaluate.py
+
+
+def test_the_monitor_selects_the_best_checkpoint_in_its_direction(call, experiment):
+    experiment.write(monitor="loss", num_epochs=3, learning_rate=0.05)
+    call(train.main, *experiment.arguments)
+    losses = [row["val_loss"] for row in history(experiment.folder)]
+    assert utils.read_checkpoint(experiment.folder / "best.pth.tar")["epoch"] == 1 + int(np.argmin(losses))
+    experiment.write(monitor="macro_f1", monitor_mode="min", num_epochs=3, learning_rate=0.05)
+    call(train.main, *experiment.arguments, "--restart")
+    scores = [row["val_macro_f1"] for row in history(experiment.folder)]
+    assert utils.read_checkpoint(experiment.folder / "best.pth.tar")["epoch"] == 1 + int(np.argmin(scores))
+
+
+def test_a_loss_that_becomes_nan_stops_the_run_and_keeps_the_best_checkpoint(call, experiment):
+    experiment.write(num_epochs=1)
+    call(train.main, *experiment.arguments)
+    best = (experiment.folder / "best.pth.tar").read_bytes()
+    state = utils.read_checkpoint(experiment.folder / "last.pth.tar")
+    for group in state["optim_dict"]["param_groups"]:
+        group["lr"] = 1e30
+    torch.save(state, experiment.folder / "last.pth.tar")
+    experiment.write(num_epochs=3)
+    code, _, err = call(train.main, *experiment.arguments)
+    assert code == 2
+    assert "the training loss became" in err
+    assert "of epoch 2, with learning rate 1e+30" in err
+    assert err.count("\n") == 1
+    assert err.strip() in (experiment.folder / "train.log").read_text()
+    assert (experiment.folder / "best.pth.tar").read_bytes() == best
+
+
+def test_the_classic_functions_work_without_the_scripts(experiment):
+    """As a CS230 user calls them, from a notebook."""
+    from model import data_loader, net
+
+    params = utils.Params(experiment.folder / "params.json", declared=net.Hyperparameters)
+    params.add_facts(json.loads((experiment.data_dir / "dataset.json").read_text()))
+    params.cuda = False
+    loaders = data_loader.fetch_dataloader(["train", "val"], experiment.data_dir, params)
+    model = net.Net(params)
+    optimizer = torch.optim.Adam(model.parameters(), lr=params.learning_rate)
+    train.train_and_evaluate(
+        model, loaders["train"], loaders["val"], optimizer, net.loss_fn, net.metrics, params, experiment.folder
+    )
+    assert len(history(experiment.folder)) == 2
+    results = evaluate.evaluate(model, net.loss_fn, loaders["val"], net.metrics, params)
+    assert results == pytest.approx(experiment.metrics("metrics_val_last_weights.json"))
+
+
+def test_list_params_prints_every_declared_key(call):
+    from model import net
+
+    code, out, _ = call(train.main, "--list_params")
+    assert code == 0
+    for name, field in net.Hyperparameters.model_fields.items():
+        assert f"| {name} " in out
+        assert field.description in out
