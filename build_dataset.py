@@ -33,9 +33,9 @@ def parse_arguments(argv):
     parser.add_argument("source", nargs="?", default="digits", choices=kinds, help="where the images come from")
     parser.add_argument("path", nargs="?", help="with `folder`: the folder of your images")
     parser.add_argument("--name", help="name of the dataset under data/ (default: the source's, or the folder's)")
-    parser.add_argument("--image_size", type=int, nargs="+", metavar="N", help="pixels: one number, or height and width")
+    parser.add_argument("--image_size", type=int, nargs="+", metavar="N", help="in pixels: one number, or two: H W")
     parser.add_argument("--seed", type=int, default=230, help="seed of the random split (default: 230)")
-    parser.add_argument("--raw_dir", default=DATA / "raw", help="mnist, ...: folder of the published files (default: data/raw)")
+    parser.add_argument("--raw_dir", default=DATA / "raw", help="mnist, ...: the published files (default: data/raw)")
     parser.add_argument("--skip_corrupt", action="store_true", help="leave out images that cannot be decoded")
     parser.add_argument("--drop_duplicates", action="store_true", help="leave out of train what is in val or test too")
     parser.add_argument("--force", action="store_true", help="replace a dataset of that name")
@@ -45,9 +45,10 @@ def parse_arguments(argv):
 def main(argv=None):
     args = parse_arguments(argv)
     utils.set_logger()
-    if (args.source == "folder") != (args.path is not None):
-        raise UserError("`folder` needs the folder of your images: python build_dataset.py folder <path>" if args.path is None
-                        else f"{args.path}: only `folder` takes a path")  # fmt: skip
+    if args.source == "folder" and args.path is None:
+        raise UserError("`folder` needs the folder of your images: python build_dataset.py folder <path>")
+    if args.source != "folder" and args.path is not None:
+        raise UserError(f"{args.path}: only `folder` takes a path")
     if args.image_size and (len(args.image_size) > 2 or min(args.image_size) < 1):
         raise UserError("--image_size: one number above 0, or two: height and width")
     size = (args.image_size * 2)[:2] if args.image_size else None

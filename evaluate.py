@@ -1,7 +1,7 @@
 """Evaluate a checkpoint of an experiment on a split of its dataset.
 
-    python evaluate.py --model_dir experiments/base_model                      # the best checkpoint on test
-    python evaluate.py --model_dir experiments/base_model --split val --restore_file last
+python evaluate.py --model_dir experiments/base_model                      # the best checkpoint on test
+python evaluate.py --model_dir experiments/base_model --split val --restore_file last
 """
 
 import argparse
@@ -45,7 +45,9 @@ def parse_arguments(argv):
     add_common_arguments(parser)
     parser.add_argument("--split", default="test", choices=["train", "val", "test"], help="which split (default: test)")
     parser.add_argument("--restore_file", default="best", help="the checkpoint: best (default), last, or a path")
-    parser.add_argument("--other_data", action="store_true", help="allow other images of the same classes than it was trained on")
+    parser.add_argument(
+        "--other_data", action="store_true", help="allow other images than the dataset it was trained on has"
+    )
     return parser.parse_args(argv)
 
 

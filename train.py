@@ -1,9 +1,9 @@
 """Train a model. An experiment is a folder with a params.json in it; all results are kept there.
 
-    python train.py                                                  # experiments/base_model
-    python train.py --model_dir experiments/base_model
-    python train.py --model_dir experiments/wide --from experiments/base_model num_channels=64 learning_rate=3e-4
-    python train.py --list_params                                    # what params.json can hold
+python train.py                                                  # experiments/base_model
+python train.py --model_dir experiments/base_model
+python train.py --model_dir experiments/wide --from experiments/base_model num_channels=64 learning_rate=3e-4
+python train.py --list_params                                    # what params.json can hold
 """
 
 import argparse
@@ -58,7 +58,7 @@ def train_and_evaluate(
         model, optimizer, loss_fn, metrics, params: as for `train`.
         train_dataloader, val_dataloader: training and validation data.
         model_dir: the experiment's folder, where everything is kept.
-        restore_file: name in that folder without .pth.tar, or path, of a checkpoint whose weights a new run begins with.
+        restore_file: a checkpoint whose weights a new run begins with: its path, or its name in the folder ("best").
     """
     run = Run(model, optimizer, params, model_dir, restore_file)
     for epoch in run.epochs():
@@ -71,8 +71,8 @@ def parse_arguments(argv):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_common_arguments(parser)
     parser.add_argument("--restore_file", help="begin with the weights of this checkpoint: best, last, or a path")
-    parser.add_argument("--restart", action="store_true", help="begin anew; earlier results are moved aside, not deleted")
-    parser.add_argument("--from", dest="params_from", metavar="EXPERIMENT", help="take the params.json of another experiment")
+    parser.add_argument("--restart", action="store_true", help="begin anew; earlier results are moved aside")
+    parser.add_argument("--from", dest="params_from", metavar="EXPERIMENT", help="take the params.json of another one")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="with --from: values that differ from it")
     parser.add_argument("--list_params", action="store_true", help="print the hyperparameters, and do nothing else")
     return parser.parse_args(argv)
@@ -85,10 +85,9 @@ def main(argv=None):
         return
     utils.set_logger()
     if args.overrides and not args.params_from:
-        raise UserError(f"{args.overrides[0]}: values on the command line need --from <experiment>; or edit params.json")
-    task, params, data_dir = set_up(
-        args.model_dir, args.data_dir, args.device, args.params_from, parse_overrides(args.overrides)
-    )
+        raise UserError(f"{args.overrides[0]}: values on the command line need --from <experiment>")
+    overrides = parse_overrides(args.overrides)
+    task, params, data_dir = set_up(args.model_dir, args.data_dir, args.device, args.params_from, overrides)
     check_writable(args.model_dir)
 
     utils.set_seed(params.seed)

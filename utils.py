@@ -1,9 +1,9 @@
 """The helpers that every script shares: hyperparameters, logging, files written whole, checkpoints, seeds.
 
-    params = Params("experiments/base_model/params.json")
-    params.learning_rate                              # from the file, or the declared default
-    save_checkpoint(state, is_best, "experiments/base_model")
-    load_checkpoint("experiments/base_model/best.pth.tar", model, optimizer)
+params = Params("experiments/base_model/params.json")
+params.learning_rate                              # from the file, or the declared default
+save_checkpoint(state, is_best, "experiments/base_model")
+load_checkpoint("experiments/base_model/best.pth.tar", model, optimizer)
 """
 
 import contextlib
@@ -27,12 +27,10 @@ class UserError(Exception):
     """A mistake that the user can mend: ends the script with this one line and exit code 2."""
 
 
-
-
 class Hyperparameters(BaseModel):
     """The keys of `params.json` that the training loop reads. `model/net.py` adds the model's own."""
 
-    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False, protected_namespaces=())
 
     dataset: str | None = Field(None, description="folder under data/ that holds the dataset; --data_dir goes first")
     seed: int = Field(230, ge=0, lt=2**32, description="seed of the weights, the order of batches and augmentation")
@@ -102,8 +100,13 @@ class Params:
 
     @property
     def unread(self):
-        """The keys of the file that no code has read so far, as a list. Keys that begin with `$` or `_` are notes."""
+        """The keys of the file that no code has read so far, a list. Keys that begin with `$` or `_` are notes."""
         return [k for k in self._written if k not in self._read | self._facts and not k.startswith(("$", "_"))]
+
+    def meant(self, name):
+        """The declared key that `name` looks like, as " (did you mean learning_rate?)", or "" where there is none."""
+        near = difflib.get_close_matches(name, self._defaults.keys() - {name}, n=1, cutoff=0.8)
+        return f" (did you mean {near[0]}?)" if near else ""
 
     def add_facts(self, facts, source=None):
         """Make `facts` (a dict) readable as attributes. They belong to `source`, a file, and are never saved.
@@ -114,26 +117,34 @@ class Params:
         for name, value in facts.items():
             written = self._values.get(name, value)
             if source and name in self._written and written != value:
-                raise UserError(f"{self._path}: {name} is {written!r}, but the dataset has {value!r} ({source}): "
-                                f"remove the key, it is a fact of the data")
+                raise UserError(
+                    f"{self._path}: {name} is {written!r}, but the dataset has {value!r} ({source}): "
+                    f"remove the key, it is a fact of the data"
+                )
             self._values[name] = value
             self._facts.add(name)
 
     def check_names(self, code):
-        """Refuse a key that is not declared, that `code` (a string of source) never mentions, and that looks mistyped."""
+        """Refuse a key that looks like a declared one mistyped, and that `code` (source text) never mentions.
+
+        Raises:
+            UserError: there is such a key.
+        """
         for name in self.unread:
-            known = self._declared.model_fields
-            near = [] if name in known or name in code else difflib.get_close_matches(name, known, n=1, cutoff=0.8)
-            if near:
-                raise UserError(f"{self._path}: {name} is not a known key and no code reads it; "
-                                f"did you mean {near[0]}? (python train.py --list_params lists the known ones)")
+            if name not in self._defaults and name not in code and self.meant(name):
+                raise UserError(
+                    f"{self._path}: nothing knows the key {name}{self.meant(name)}; --list_params lists the keys"
+                )
 
     def _take(self, values):
+        for name in values:
+            if hasattr(type(self), name):
+                raise UserError(f"{self._path}: a key cannot be called {name!r}, which Params itself uses; rename it")
         try:
             self._declared.model_validate(self.written | values)
         except ValidationError as error:
-            wrong = "; ".join(f"{e['loc'][0]} is {e['input']!r}, {e['msg'].removeprefix('Input ')}" for e in error.errors())
-            raise UserError(f"{self._path}: {wrong}") from None
+            wrong = [f"{e['loc'][0]} is {e['input']!r}, {e['msg'].removeprefix('Input ')}" for e in error.errors()]
+            raise UserError(f"{self._path}: {'; '.join(wrong)}") from None
         self._values.update(values)
         self._written.update(values)
 
@@ -142,10 +153,10 @@ class Params:
             raise AttributeError(name)
         if name not in self._values:
             reader = sys._getframe(1)
+            place = f"{os.path.relpath(reader.f_code.co_filename)}:{reader.f_lineno}"
             near = difflib.get_close_matches(name, self._written, n=1)
-            raise MissingHyperparameter(
-                f"{self._path} has no key {name!r}, which {os.path.relpath(reader.f_code.co_filename)}:{reader.f_lineno} "
-                f"reads; add it" + (f" (or rename {near[0]!r})" if near else ""))
+            way_out = f"add it, or rename {near[0]!r}" if near else "add it"
+            raise MissingHyperparameter(f"{self._path} has no key {name!r}, which {place} reads; {way_out}")
         self._read.add(name)
         return self._values[name]
 
@@ -185,8 +196,6 @@ def read_json(path, what="file"):
     return content
 
 
-
-
 class RunningAverage:
     """The running average of a quantity.
 
@@ -213,10 +222,7 @@ class RunningAverage:
 def set_logger(log_path=None):
     """Log to the terminal, and with a time before each line to the file `log_path`, which is appended to.
 
-    A second call closes the first one's file and takes the new one.
-
-    Raises:
-        UserError: the file cannot be written.
+    The file is made by the first message. A second call closes the first one's file and takes the new one.
     """
     logger = logging.getLogger()
     logger.setLevel(logging.INFO)
@@ -225,10 +231,8 @@ def set_logger(log_path=None):
         handler.close()
     handlers = [(logging.StreamHandler(sys.stdout), "%(message)s")]
     if log_path is not None:
-        try:
-            handlers.append((logging.FileHandler(log_path, encoding="utf-8", delay=True), "%(asctime)s %(levelname)s %(message)s"))
-        except OSError as error:
-            raise UserError(f"{log_path}: cannot be written: {error.strerror}") from None
+        file = logging.FileHandler(log_path, encoding="utf-8", delay=True)
+        handlers.append((file, "%(asctime)s %(levelname)s %(message)s"))
     for handler, layout in handlers:
         handler.ours = True
         handler.setFormatter(logging.Formatter(layout))
@@ -268,8 +272,6 @@ def save_dict_to_json(d, json_path):
     write_whole(json_path, json.dumps({k: float(v) for k, v in d.items()}, indent=4) + "\n")
 
 
-
-
 def save_checkpoint(state, is_best, checkpoint):
     """Save `state` as `last.pth.tar` in the folder `checkpoint`, and as `best.pth.tar` too if `is_best`.
 
@@ -304,7 +306,8 @@ def read_checkpoint(path):
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        raise UserError(f"{path}: refused: it is damaged, or holds code besides weights (loading it could run that code)") from None
+        why = "it is damaged, or holds code besides weights, which loading could run"
+        raise UserError(f"{path}: refused: {why}") from None
     except Exception as error:  # torch raises many kinds for a damaged file: RuntimeError, EOFError, KeyError, ...
         reason = str(error).split("\n")[0] or type(error).__name__
         raise UserError(f"{path}: cannot be read, it may be cut short: {reason}") from None
@@ -324,15 +327,15 @@ def load_checkpoint(checkpoint, model, optimizer=None):
     """
     state = read_checkpoint(checkpoint)
     theirs, ours = state["state_dict"], model.state_dict()
-    shapes = [f"{k} is {tuple(theirs[k].shape)} there and {tuple(ours[k].shape)} in the model"
-              for k in ours if k in theirs and theirs[k].shape != ours[k].shape]  # fmt: skip
+    changed = [k for k in ours if k in theirs and shape(theirs[k]) != shape(ours[k])]
+    shapes = [f"{k} is {shape(theirs[k])} there and {shape(ours[k])} in the model" for k in changed]
     missing = [f"{k} is missing there" for k in ours if k not in theirs and not k.endswith("num_batches_tracked")]
     unexpected = [f"the model has no {k}" for k in theirs if k not in ours]
     if differences := shapes + missing + unexpected:
         more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
-        raise UserError(f"{checkpoint}: weights of another architecture: {differences[0]}{more}; "
-                        f"params.json or model/net.py has changed since")
-    model.load_state_dict(theirs)
+        why = "params.json or model/net.py has changed since"
+        raise UserError(f"{checkpoint}: weights of another architecture: {differences[0]}{more}; {why}")
+    model.load_state_dict(theirs, strict=False)  # all that may be missing are counters that older torch did not have
     if optimizer is not None:
         if not state.get("optim_dict"):
             raise UserError(f"{checkpoint}: has no state of the optimizer")
@@ -343,6 +346,9 @@ def load_checkpoint(checkpoint, model, optimizer=None):
     return state
 
 
+def shape(value):
+    """The shape of an entry of a state dict, a tuple (empty for what is not a tensor)."""
+    return tuple(getattr(value, "shape", ()))
 
 
 def set_seed(seed, epoch=0):
@@ -365,6 +371,7 @@ def choose_device(name=None):
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        there = [f"cuda:{i}" for i in range(torch.cuda.device_count())] + ["mps"] * torch.backends.mps.is_available() + ["cpu"]
+        there = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+        there += ["mps", "cpu"] if torch.backends.mps.is_available() else ["cpu"]
         raise UserError(f"--device {name}: not there; this machine has {', '.join(there)}") from error
     return device

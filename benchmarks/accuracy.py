@@ -1,6 +1,6 @@
 """What an experiment reaches: trains it anew with several seeds and prints a row of the README's table.
 
-    python benchmarks/accuracy.py experiments/base_model --seeds 1 2 3
+python benchmarks/accuracy.py experiments/base_model --seeds 1 2 3
 """
 
 import argparse
@@ -22,7 +22,9 @@ def measure(experiment, seed, folder):
     model_dir = Path(folder) / f"seed_{seed}"
     start = time.perf_counter()
     subprocess.run(
-        [sys.executable, "train.py", "--model_dir", model_dir, "--from", experiment, f"seed={seed}"], cwd=ROOT, check=True
+        [sys.executable, "train.py", "--model_dir", model_dir, "--from", experiment, f"seed={seed}"],
+        cwd=ROOT,
+        check=True,
     )
     seconds = time.perf_counter() - start
     subprocess.run([sys.executable, "evaluate.py", "--model_dir", model_dir], cwd=ROOT, check=True)

@@ -1,11 +1,12 @@
 """The model: hyperparameters, network, loss and metrics. This file and data_loader.py are yours to change."""
 
+import itertools
 from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import nn
 
 import utils
@@ -14,14 +15,14 @@ import utils
 class Hyperparameters(utils.Hyperparameters):
     """The keys of params.json that `model/` reads. A key need not stand here: this adds a type, bounds, a default."""
 
-    architecture: Literal["ConvNet", "DenseNet", "TwoLayerNet"] = Field("ConvNet", description="which network `Net` makes")
-    num_channels: int = Field(32, ge=1, description="ConvNet: channels of the first block; then twice, four times as many")
-    hidden_sizes: list[int] = Field([256, 128], min_length=1, description="DenseNet: units of its hidden layers")
+    architecture: Literal["ConvNet", "DenseNet", "TwoLayerNet"] = Field("ConvNet", description="the network to train")
+    num_channels: int = Field(32, ge=1, description="ConvNet: channels of the first block, then twice, four times them")
+    hidden_sizes: list[PositiveInt] = Field([256, 128], description="DenseNet: units of its hidden layers")
     hidden_size: int = Field(100, ge=1, description="TwoLayerNet: units of its hidden layer")
-    dropout_rate: float = Field(0.5, ge=0, lt=1, description="share of the head's units that a training step leaves out")
+    dropout_rate: float = Field(0.5, ge=0, lt=1, description="share of units that a training step leaves out")
     random_shift: int = Field(0, ge=0, description="training images are shifted by up to this many pixels each way")
     random_flip: bool = Field(False, description="half of the training images are mirrored, left to right")
-    cache_above_mb: float = Field(32, ge=0, description="pixels of a split, in MB, above which they stay in a mapped file")
+    cache_above_mb: float = Field(32, ge=0, description="MB of pixels above which a split is mapped from a file")
 
 
 def Net(params):
@@ -54,8 +55,9 @@ class PixelInput(nn.Module):
         """Images of the same shape and type, (B, C, H, W), each with its own shift and flip; what moves in is black."""
         count, _, height, width = images.shape
         shift, device = self.random_shift, images.device
-        rows = torch.arange(height, device=device) + torch.randint(0, 2 * shift + 1, (count, 1), device=device)  # (B, H)
-        cols = torch.arange(width, device=device) + torch.randint(0, 2 * shift + 1, (count, 1), device=device)  # (B, W)
+        down, right = torch.randint(0, 2 * shift + 1, (2, count, 1), device=device)  # (B, 1) each
+        rows = torch.arange(height, device=device) + down  # (B, H)
+        cols = torch.arange(width, device=device) + right  # (B, W)
         if self.random_flip:
             flipped = torch.rand(count, 1, device=device) < 0.5
             cols = torch.where(flipped, cols.flip(1), cols)
@@ -123,7 +125,7 @@ class DenseNet(nn.Module):
         self.pixels = PixelInput(params)
         sizes = [params.image_channels * params.image_height * params.image_width, *params.hidden_sizes]
         layers = []
-        for size_in, size_out in zip(sizes, sizes[1:], strict=False):
+        for size_in, size_out in itertools.pairwise(sizes):
             layers += [nn.Linear(size_in, size_out), nn.ReLU(), nn.Dropout(params.dropout_rate)]
         self.layers = nn.Sequential(nn.Flatten(), *layers, nn.Linear(sizes[-1], params.num_classes))
 

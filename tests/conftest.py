@@ -74,9 +74,18 @@ def call(capsys):
 def run_process(*command, cwd=ROOT, **options):
     """Run a command in a process of its own: gives the CompletedProcess, its output as text."""
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    environment["OMP_NUM_THREADS"] = (
+        "1"  # as in this process: two tests, or a busy machine, do not slow each other down
+    )
     environment |= options.pop("env", {})
     return subprocess.run(
-        [str(part) for part in command], cwd=cwd, env=environment, capture_output=True, text=True, timeout=600, **options
+        [str(part) for part in command],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        **options,
     )
 
 

@@ -246,8 +246,12 @@ def test_bad_input_is_one_clear_line_and_nothing_is_written(call, tmp_path, make
 def write_idx(folder, prefix, images, labels):
     """Raw files as MNIST's are published, of real digits at 28×28 pixels."""
     large = np.stack([np.asarray(Image.fromarray(image).resize((28, 28))) for image in images])
-    (folder / f"{prefix}-images-idx3-ubyte").write_bytes(struct.pack(">iiii", 2051, len(large), 28, 28) + large.tobytes())
-    (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(struct.pack(">ii", 2049, len(labels)) + labels.astype(np.uint8).tobytes())
+    (folder / f"{prefix}-images-idx3-ubyte").write_bytes(
+        struct.pack(">iiii", 2051, len(large), 28, 28) + large.tobytes()
+    )
+    (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(
+        struct.pack(">ii", 2049, len(labels)) + labels.astype(np.uint8).tobytes()
+    )
 
 
 @pytest.mark.parametrize("kind", ["mnist", "fashion_mnist"])
@@ -283,7 +287,9 @@ def test_raw_files_cut_short_are_a_clear_line(call, tmp_path):
 
 def test_a_killed_build_leaves_no_dataset_and_the_next_one_is_whole(tmp_path):
     source = class_folders(tmp_path / "photos", per_class=300)
-    process = subprocess.Popen([sys.executable, ROOT / "build_dataset.py", "folder", source, "--image_size", "512"], cwd=tmp_path)
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "build_dataset.py", "folder", source, "--image_size", "512"], cwd=tmp_path
+    )
     while not any((tmp_path / "data").glob(".photos.building-*/*/*/*.png")):
         time.sleep(0.05)
         assert process.poll() is None

@@ -73,7 +73,9 @@ def test_it_goes_on_from_weights_that_the_original_wrote(project, tmp_path, new_
     assert "The weights are those of best" in done.stdout
     first = (folder / "experiments" / "base_model" / "history.csv").read_text().splitlines()[1].split(",")
     began = (project / "experiments" / "base_model" / "history.csv").read_text().splitlines()[1].split(",")
-    assert float(first[2]) < 0.7 * float(began[2])  # the training loss of its first epoch: it did not begin from scratch
+    assert float(first[2]) < 0.7 * float(
+        began[2]
+    )  # the training loss of its first epoch: it did not begin from scratch
 
 
 def test_an_original_last_checkpoint_is_gone_on_from(project, tmp_path):

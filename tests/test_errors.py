@@ -74,7 +74,7 @@ MISTAKES = {
     "wrong type": (params(learning_rate="0.1"), [], "params.json: learning_rate is '0.1', should be a valid number"),
     "out of bounds": (params(dropout_rate=1.5), [], "params.json: dropout_rate is 1.5, should be less than 1"),
     "not a choice": (params(architecture="Conv"), [], "architecture is 'Conv', should be 'ConvNet', 'DenseNet' or 'TwoLayerNet'"),
-    "mistyped": (params(learning_rte=0.1), [], "learning_rte is not a known key and no code reads it; did you mean learning_rate?"),
+    "mistyped": (params(learning_rte=0.1), [], "nothing knows the key learning_rte (did you mean learning_rate?)"),
     "a fact": (params(num_classes=6), [], "num_classes is 6, but the dataset has 10"),
     "missing key": (net("width = params.num_channels", "width = params.net_width"), [], "has no key 'net_width', which model/net.py:"),
     "no dataset named": (NO_CHANGE, ["--data_dir", None], 'which dataset? Add "dataset"'),
@@ -100,7 +100,7 @@ MISTAKES = {
     "loss dict without loss": (net(LOSS, "return {'ce': outputs.mean()}"), [], 'loss_fn gave a dict without "loss"'),
     "no fetch_dataloader": (loader("def fetch_dataloader", "def fetch"), [], "data_loader.py: there is no fetch_dataloader"),
     "no val loader": (loader("return dataloaders", "return {'train': dataloaders['train']}"), [], "gave no 'val'; it gave ['train']"),
-    "loaders in a list": (loader("return dataloaders", "return list(dataloaders)"), [], "fetch_dataloader gave list"),
+    "loaders in a list": (loader("return dataloaders", "return list(dataloaders)"), [], "should give a dict from split to DataLoader, not a list of 2"),
     "batches of three": (
         loader("self.labels[indices]\n", "self.labels[indices], indices\n"), [],
         "a batch should be a pair (inputs, labels), not a list of 3; batches of another form need a function unpack_batch",
@@ -108,6 +108,7 @@ MISTAKES = {
     "key missing in the loss": (net("def loss_fn(outputs, labels):", "def loss_fn(outputs, labels, params):\n    params.scale"), [], "has no key 'scale'"),
     "optimizer is none": (net("metrics = {", "def make_optimizer(model, params):\n    pass\n\n\nmetrics = {"), [], "gave NoneType"),
 }  # fmt: skip
+
 
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_before_training_is_one_clear_line_and_nothing_is_written(call, experiment, tmp_path, name):
@@ -141,7 +142,10 @@ BAD_CHECKPOINTS = {
     "missing": (lambda f: f.unlink(), "best.pth.tar: no such checkpoint"),
     "truncated": (cut, "best.pth.tar: cannot be read, it may be cut short"),
     "empty": (lambda f: f.write_bytes(b""), "best.pth.tar: cannot be read, it may be cut short"),
-    "code": (lambda f: torch.save({"state_dict": {}, "x": Evil()}, f), "best.pth.tar: refused: it is damaged, or holds code"),
+    "code": (
+        lambda f: torch.save({"state_dict": {}, "x": Evil()}, f),
+        "best.pth.tar: refused: it is damaged, or holds code",
+    ),
     "no checkpoint": (lambda f: torch.save({"epoch": 3}, f), 'not a checkpoint: it has no "state_dict"'),
 }
 

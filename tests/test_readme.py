@@ -54,7 +54,9 @@ def photos(folder):
     for name, photo in zip(("temple", "flower"), load_sample_images().images, strict=True):
         (folder / name).mkdir(parents=True)
         for i, (top, left) in enumerate(np.ndindex(5, 8)):
-            Image.fromarray(photo[80 * top : 80 * top + 80, 80 * left : 80 * left + 80]).save(folder / name / f"{i}.jpg")
+            Image.fromarray(photo[80 * top : 80 * top + 80, 80 * left : 80 * left + 80]).save(
+                folder / name / f"{i}.jpg"
+            )
 
 
 def test_commands_named_in_passing_are_understood():

@@ -207,7 +207,10 @@ def test_a_loss_that_becomes_nan_stops_the_run_and_keeps_the_best_checkpoint(cal
 def test_an_error_in_the_users_code_in_mid_training_is_in_the_log_too(experiment):
     from test_errors import NET, own_model
 
-    own_model(experiment, net=NET.replace("return F.cross_entropy", "assert not outputs.requires_grad\n    return F.cross_entropy"))
+    own_model(
+        experiment,
+        net=NET.replace("return F.cross_entropy", "assert not outputs.requires_grad\n    return F.cross_entropy"),
+    )
     done = run_process(sys.executable, ROOT / "train.py", *experiment.arguments)
     assert done.returncode == 1
     assert "AssertionError" in done.stderr
@@ -216,7 +219,9 @@ def test_an_error_in_the_users_code_in_mid_training_is_in_the_log_too(experiment
 
 def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(experiment):
     experiment.write(num_epochs=100_000)
-    process = subprocess.Popen([sys.executable, ROOT / "train.py", *experiment.arguments], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "train.py", *experiment.arguments], stderr=subprocess.PIPE, text=True
+    )
     while not (experiment.folder / "history.csv").exists():
         time.sleep(0.05)
         assert process.poll() is None

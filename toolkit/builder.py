@@ -101,10 +101,9 @@ def is_there(target, recipe, force):
     if theirs == recipe:
         return True
     if not force:
-        changed = [f"{k} {theirs.get(k)}, now {recipe[k]}" for k in recipe if theirs.get(k) != recipe[k] and k != "inventory"]
-        raise UserError(
-            f"{target}: holds another dataset ({'; '.join(changed) or 'files were changed since'}); --force replaces it"
-        )
+        names = [k for k in recipe if theirs.get(k) != recipe[k] and k != "inventory"]
+        changed = "; ".join(f"{k} {theirs.get(k)}, now {recipe[k]}" for k in names) or "files were changed since"
+        raise UserError(f"{target}: holds another dataset ({changed}); --force replaces it")
     return False
 
 
@@ -133,10 +132,9 @@ def assign_splits(items, classes, seed):
     for label in classes:
         dealt = [by_class[label][i] for i in generator.permutation(len(by_class[label]))]
         if len(dealt) < len(shares) + 1:
-            raise UserError(
-                f"the class {label!r} has {len(dealt)} different images to split into train and {' and '.join(shares)}; "
-                f"{len(shares) + 1} are needed at least"
-            )
+            needed = f"{len(shares) + 1} are needed at least"
+            into = " and ".join(["train", *shares])
+            raise UserError(f"the class {label!r} has {len(dealt)} different images to split into {into}; {needed}")
         total = len(dealt)
         for split, share in shares.items():
             for group in [dealt.pop() for _ in range(max(1, round(share * total)))]:
@@ -214,10 +212,13 @@ def without_duplicates(written, folder, drop):
     if not twice:
         return written
     if not drop:
-        pairs = [" = ".join(f"{split}: {found[split].origin}" for split in SPLITS if split in found) for found in twice.values()]
-        more = f"\n  ... and {len(pairs) - LISTED} more" if len(pairs) > LISTED else ""
-        raise UserError(f"{len(pairs)} images are in two splits, which makes the results too good "
-                        f"(--drop_duplicates leaves them out of train):\n  " + "\n  ".join(pairs[:LISTED]) + more)
+        lines = [" = ".join(f"{s}: {found[s].origin}" for s in SPLITS if s in found) for found in twice.values()]
+        if len(lines) > LISTED:
+            lines[LISTED:] = [f"... and {len(lines) - LISTED} more"]
+        raise UserError(
+            f"{len(twice)} images are in two splits, which makes results look better than they are "
+            f"(--drop_duplicates leaves them out of train):\n  " + "\n  ".join(lines)
+        )
     kept = []
     for image in written:
         last = max(splits[image.digest], key=SPLITS.index)

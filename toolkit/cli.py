@@ -40,7 +40,9 @@ def note_in_log(message):
 
 def add_common_arguments(parser):
     """Add the arguments that train.py and evaluate.py share."""
-    parser.add_argument("--model_dir", default="experiments/base_model", help="the experiment: the folder of params.json")
+    parser.add_argument(
+        "--model_dir", default="experiments/base_model", help="the experiment: a folder with a params.json"
+    )
     parser.add_argument("--data_dir", help="the dataset's folder; by default data/ and the params' `dataset`")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps; by default the fastest that is there")
 
@@ -68,8 +70,9 @@ def set_up(model_dir, data_dir=None, device=None, params_from=None, overrides=No
     params = Params(json_path, declared=task.hyperparameters, overrides=overrides)
     params.check_names(task.code())
     chosen = utils.choose_device(device)
-    params.add_facts({"device": str(chosen), "cuda": chosen.type == "cuda"})
     data_dir = find_data(task, params, data_dir)
+    params.add_facts({"device": str(chosen), "cuda": chosen.type == "cuda"})
+    params.add_facts({"data_dir": str(data_dir), "model_folder": os.path.relpath(task.folder)})
     facts = read_facts(data_dir)
     if facts.get("num_classes", 2) < 2:
         raise UserError(f"{data_dir}: has one class only; a classifier needs two or more")
@@ -78,7 +81,7 @@ def set_up(model_dir, data_dir=None, device=None, params_from=None, overrides=No
 
 
 def find_data(task, params, data_dir):
-    """The path of the dataset: `data_dir`, or the folder of `data/` that params.json names. The bundled one is built."""
+    """The path of the dataset: `data_dir`, or the folder of data/ that the params name (the digits are built)."""
     named = params.dataset
     if data_dir is not None:
         return Path(data_dir)

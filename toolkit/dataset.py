@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from toolkit.images import decode
 from utils import UserError, open_whole, read_json
@@ -89,11 +90,12 @@ def decode_all(files, pixels):
     def load(index):
         image = decode(files[index], None, channels)
         if image.shape != (height, width, channels):
-            raise UserError(f"{files[index]}: is {image.shape[1]}x{image.shape[0]} pixels, the dataset's are {width}x{height}")
+            found = f"{image.shape[1]}x{image.shape[0]} pixels"
+            raise UserError(f"{files[index]}: is {found}, the dataset's are {width}x{height}")
         pixels[index] = image
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for _ in pool.map(load, range(len(files)), chunksize=64):
+        for _ in tqdm(pool.map(load, range(len(files))), total=len(files), desc="decode", leave=False, disable=None):
             pass
     return pixels
 

@@ -1,6 +1,6 @@
 """The declared hyperparameters, as a table to read and as a JSON schema for editors.
 
-    python -m toolkit.declared                # writes experiments/params.schema.json anew
+`python -m toolkit.declared` writes experiments/params.schema.json anew.
 """
 
 import json
@@ -11,29 +11,37 @@ from tabulate import tabulate
 from utils import write_whole
 
 SCHEMA = Path(__file__).resolve().parent.parent / "experiments" / "params.schema.json"
-SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<", "min_length": "length ≥"}
+BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<", "minItems": "length ≥"}
 
 
 def params_table(declared):
     """The keys of `declared`, a pydantic model, with type, bounds, default and meaning, as a table in text."""
     rows = []
-    for name, field in declared.model_fields.items():
-        kind = getattr(field.annotation, "__name__", "") if isinstance(field.annotation, type) else ""
-        kind = kind if kind and "[" not in str(field.annotation) else str(field.annotation).replace("typing.", "")
-        bounds = [f"{sign} {getattr(m, bound)}" for m in field.metadata for bound, sign in SIGNS.items() if hasattr(m, bound)]
-        rows.append([name, kind, ", ".join(bounds), json.dumps(field.get_default()), field.description])
+    for name, prop in declared.model_json_schema()["properties"].items():
+        bounds = ", ".join(f"{sign} {prop[bound]}" for bound, sign in BOUNDS.items() if bound in prop)
+        rows.append([name, kind(prop), bounds, json.dumps(prop.get("default")), prop.get("description", "")])
     headers = ["key", "type", "bounds", "default", "meaning"]
     return tabulate(rows, headers, tablefmt="pipe", disable_numparse=True)
+
+
+def kind(prop):
+    """The type of a property of a JSON schema, in words."""
+    if "enum" in prop:
+        return " or ".join(map(json.dumps, prop["enum"]))
+    if "anyOf" in prop:
+        return " or ".join(kind(option) for option in prop["anyOf"])
+    if prop.get("type") == "array":
+        return f"list of {kind(prop['items'])}s"
+    return prop.get("type", "any")
 
 
 def json_schema(declared):
     """The JSON schema of params.json, as text. Editors complete and check the file by it ("$schema" names it there)."""
     schema = declared.model_json_schema()
-    schema.pop("description", None)
-    schema["title"] = "params.json: the hyperparameters of an experiment"
-    for name, prop in schema["properties"].items():
+    schema["title"] = "params.json"
+    schema["description"] = "The hyperparameters of an experiment. Further keys may be added, and read as params.<key>."
+    for prop in schema["properties"].values():
         prop.pop("title", None)
-        prop["description"] = declared.model_fields[name].description
     return json.dumps(schema, indent=2) + "\n"
 
 

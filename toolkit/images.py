@@ -68,7 +68,8 @@ def convert(image, channels):
     """A Pillow image as grey ("L") or RGB. What is transparent becomes white; 16 bits a pixel are scaled to 8."""
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image, dtype=np.float64)
-        scale = 255 / 65535 if values.max(initial=0) > 255 else 255 if values.max(initial=0) <= 1 and image.mode == "F" else 1
+        sixteen_bits = image.mode.startswith("I;16") or values.max() > 255
+        scale = 255 / 65535 if sixteen_bits else 255 if image.mode == "F" and values.max() <= 1 else 1
         image = Image.fromarray((values * scale).clip(0, 255).round().astype(np.uint8))
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")

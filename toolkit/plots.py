@@ -16,8 +16,8 @@ def plot_curves(history, best):
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    metrics = [key.removeprefix("val_") for key in history[0] if key.startswith("val_") and key != "val_loss"]
-    names = ["loss", *(m for m in metrics if m == best["monitor"])] if best["monitor"] != "loss" else ["loss", *metrics[:1]]
+    metrics = [key.removeprefix("val_") for key in history[-1] if key.startswith("val_") and key != "val_loss"]
+    names = ["loss", best["monitor"]] if best["monitor"] != "loss" else ["loss", *metrics[:1]]
     figure = Figure(figsize=(5 * len(names), 3.6), layout="constrained")
     epochs = [row["epoch"] for row in history]
     marker = "o" if len(epochs) == 1 else None

@@ -14,6 +14,7 @@ from toolkit.provenance import now, provenance
 from utils import UserError
 
 SECONDS_BETWEEN_PICTURES = 60
+KIND_OF_DATA = ("num_classes", "class_names", "image_channels", "image_height", "image_width")
 KEPT_ON_RESTART = ("params.json", "train.log")  # what stays when old results are moved aside
 
 
@@ -71,13 +72,15 @@ class Run:
         """Yield the numbers of the epochs that are still to be done, 1 to `params.num_epochs`."""
         total = self.params.num_epochs
         if self.epoch >= total:
-            logging.info("%s is finished: %d of %d epochs are done. A larger num_epochs goes on; --restart begins anew.",
-                         self.folder, self.epoch, total)  # fmt: skip
+            logging.info("%s is finished: %d of %d epochs are done", self.folder, self.epoch, total)
+            logging.info("(a larger num_epochs goes on, --restart begins anew)")
             return
         self._write_run_json()
         size = sum(p.numel() for p in self.model.parameters())
-        logging.info("Training %s: %s of %s parameters, on %s", self.folder, type(self.model).__name__, f"{size:,}",
-                     next(self.model.parameters()).device)  # fmt: skip
+        kind, device = type(self.model).__name__, next(self.model.parameters()).device
+        logging.info("Training %s: %s of %s parameters, on %s", self.folder, kind, f"{size:,}", device)
+        if hasattr(self.params, "data_dir"):
+            logging.info("The model is that of %s, the data are %s", self.params.model_folder, self.params.data_dir)
         for epoch in range(self.epoch + 1, total + 1):
             self.params.add_facts({"epoch": epoch})
             utils.set_seed(self.params.seed, epoch)
@@ -112,7 +115,7 @@ class Run:
             self._draw()
 
     def _is_best(self, value, mode):
-        """Whether `value` is at least as good as all before: of equal ones the later is taken, as in CS230's template."""
+        """Whether `value` is at least as good as all before (of equals the later is taken, as in CS230's template)."""
         if math.isnan(value):
             return self.best is None
         if self.best is None or math.isnan(self.best["value"]):
@@ -136,7 +139,7 @@ class Run:
         names = [name for name in row if name not in ("epoch", "learning_rate")]
         if not self.logged:
             for name in self.params.unread:
-                logging.warning("params.json: %s has no effect: nothing has read it", name)
+                logging.warning("params.json: %s has no effect: nothing has read it%s", name, self.params.meant(name))
             logging.info("  ".join([" epoch", *names, "seconds"]))
             self.logged = True
         cells = [f"{row['epoch']:>6}", *(f"{row[name]:{len(name)}.4f}" for name in names)]
@@ -212,7 +215,7 @@ def monitored(params, results):
 
 def dataset_of(params):
     """What a checkpoint keeps of the data it was trained on, a dict (empty for data without a dataset.json)."""
-    names = ("fingerprint", "num_classes", "class_names", "image_channels", "image_height", "image_width", "mean", "std")
+    names = ("fingerprint", *KIND_OF_DATA, "mean", "std")
     return {name: getattr(params, name) for name in names if hasattr(params, name)}
 
 
@@ -232,8 +235,7 @@ def check_same_data(state, params, file, way_out, allow=False):
     theirs, ours = state.get("dataset") or {}, dataset_of(params)
     if not theirs or not ours or theirs.get("fingerprint") == ours.get("fingerprint"):
         return
-    kinds = ("num_classes", "class_names", "image_channels", "image_height", "image_width")
-    changed = [f"{k} {theirs.get(k)}, now {ours.get(k)}" for k in kinds if theirs.get(k) != ours.get(k)]
+    changed = [f"{k} {theirs.get(k)}, now {ours.get(k)}" for k in KIND_OF_DATA if theirs.get(k) != ours.get(k)]
     difference = "; ".join(changed) or "the same classes, other images"
     if changed or not allow:
         raise UserError(f"{file}: was trained on another dataset ({difference}); {way_out}")
@@ -248,7 +250,7 @@ def find_checkpoint(model_dir, restore_file):
     """
     named = Path(model_dir) / f"{restore_file}.pth.tar"
     if not named.is_file() and not Path(restore_file).is_file():
-        raise UserError(f"{named}: no such checkpoint")
+        raise UserError(f"{named}: no such checkpoint; train.py makes last and best")
     return named if named.is_file() else Path(restore_file)
 
 

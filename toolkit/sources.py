@@ -59,8 +59,10 @@ def digits():
 
     bunch = load_digits()
     pixels = (bunch.images * (255 / 16)).round().astype(np.uint8)[..., None]  # (1797, 8, 8, 1), 0..16 to 0..255
-    items = [Item(str(label), f"{i:04d}", image) for i, (image, label) in enumerate(zip(pixels, bunch.target, strict=True))]
-    return Source(items, [str(n) for n in range(10)], 1, (8, 8), {"kind": "digits", "from": "scikit-learn's load_digits"})
+    pairs = zip(pixels, bunch.target, strict=True)
+    items = [Item(str(label), f"{i:04d}", image) for i, (image, label) in enumerate(pairs)]
+    facts = {"kind": "digits", "from": "scikit-learn's load_digits"}
+    return Source(items, [str(n) for n in range(10)], 1, (8, 8), facts)
 
 
 def torchvision_set(kind, raw_dir):
@@ -110,9 +112,9 @@ def torchvision_layout(raw_dir, name):
         raw = Path(root) / name / "raw"
         raw.mkdir(parents=True)
         for file in loose:
-            with gzip.open(file) if file.suffix == ".gz" else open(file, "rb") as packed:
-                with open(raw / file.name.removesuffix(".gz"), "wb") as unpacked:
-                    shutil.copyfileobj(packed, unpacked)
+            opener = gzip.open if file.suffix == ".gz" else open
+            with opener(file, "rb") as packed, open(raw / file.name.removesuffix(".gz"), "wb") as unpacked:
+                shutil.copyfileobj(packed, unpacked)
         yield root
 
 
@@ -121,8 +123,8 @@ def folder(path):
 
     - class subfolders: `cat/anything.jpg`, `dog/anything.png`
     - a label before the first underscore of the file name: `0_IMG_5864.jpg`, `12_IMG_0001.JPG`
-    - folders for splits, named `train*`, `val*` or `dev*`, and `test*` (CS230's `train_signs/`, `test_signs/`), with one
-      of the two layouts above in each
+    - folders for splits, named `train*`, `val*` or `dev*`, and `test*` (CS230's `train_signs/`, `test_signs/`), with
+      one of the two layouts above in each
 
     Args:
         path: the folder.
@@ -165,7 +167,9 @@ def split_folders(path):
     splits = {}
     for child in children:
         if child not in found:
-            raise UserError(f"{path}: {child.name} is no folder for train, val or test, as the others are; move it elsewhere")
+            raise UserError(
+                f"{path}: {child.name} is no folder for train, val or test, as others are; move it elsewhere"
+            )
         other = splits.setdefault(found[child], child)
         if other is not child:
             raise UserError(f"{path}: {other.name} and {child.name} are both for the {found[child]} split; keep one")
@@ -179,11 +183,12 @@ def labelled_files(place, endings, ignored):
     ignored.extend(c for c in children if c.is_file() and c.suffix.lower() not in endings)
     subfolders = [c for c in children if c.is_dir()]
     if loose and subfolders:
-        raise UserError(f"{place}: has both subfolders and loose images ({loose[0].name}); keep images in class subfolders only")
+        way_out = "keep images in class subfolders only"
+        raise UserError(f"{place}: has both subfolders and loose images ({loose[0].name}); {way_out}")
     for file in loose:
         label, underscore, _ = file.stem.partition("_")
         if not underscore or not label:
-            raise UserError(f"{file}: no label: name it <label>_<anything>, or put it into a folder named after its class")
+            raise UserError(f"{file}: no label: name it <label>_<anything>, or put it into a folder of its class")
         yield label, file.stem, file
     for subfolder in subfolders:
         files = sorted(f for f in subfolder.rglob("*") if f.is_file() and not f.name.startswith("."))

@@ -106,7 +106,7 @@ class Tally:
             return
         first = len(self.losses["loss"])
         for name in self.pending[0]:
-            means = torch.stack([losses[name] for losses in self.pending]).double().tolist()
+            means = torch.stack([losses[name] for losses in self.pending]).tolist()
             self.losses.setdefault(name, []).extend(means)
         self.pending.clear()
         for collected in (self.outputs, self.labels):
@@ -137,8 +137,9 @@ class Tally:
         except RuntimeError:
             shapes = sorted({tuple(t.shape[1:]) for tree in collected for t in tensors(tree)})
             raise UserError(
-                f"the outputs or labels of different batches cannot be put together for the metrics: they have the shapes "
-                f"(batch, ...) with {shapes[0]} and {shapes[-1]}; pad them alike, or use a metric with update, compute and reset"
+                f"the outputs or labels of different batches cannot be put together for the metrics: behind the first "
+                f"dimension, their shapes are {shapes[0]} and {shapes[-1]}; pad them alike, or use metrics with "
+                f"update, compute and reset"
             ) from None
 
     def _gathered(self):
@@ -153,8 +154,8 @@ class Tally:
         if needed > SHARE_OF_MEMORY * free:
             raise UserError(
                 f"the outputs and labels of the {self.split} split need about {needed / 2**30:.1f} GiB, more than "
-                f"{SHARE_OF_MEMORY:.0%} of the {free / 2**30:.1f} GiB of memory that are free; use metrics that take batch after "
-                f"batch: objects with update(outputs, labels), compute() and reset(), such as torchmetrics has"
+                f"{SHARE_OF_MEMORY:.0%} of the {free / 2**30:.1f} GiB of memory that are free; use metrics that take "
+                f"batch after batch: objects with update(outputs, labels), compute() and reset(), as torchmetrics has"
             )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 import utils
+from toolkit.trees import describe
 from utils import UserError
 
 MODEL_FOLDER = "TRAINING_MODEL_FOLDER"  # environment variable that tells worker processes which model/ is in use
@@ -42,10 +43,9 @@ class Task:
         self.data_loader = importlib.import_module("model.data_loader")
         self.Net = self._need(self.net, "Net", callable, "a class or function Net(params)")
         self._loss_fn = self._need(self.net, "loss_fn", callable, "a function loss_fn(outputs, labels)")
-        self.metrics = self._need(self.net, "metrics", lambda m: isinstance(m, dict), "a dict metrics, from name to function")
-        self._fetch = self._need(
-            self.data_loader, "fetch_dataloader", callable, "a function fetch_dataloader(types, data_dir, params)"
-        )
+        self.metrics = self._need(self.net, "metrics", is_dict, "a dict metrics, from name to function")
+        fetch = "a function fetch_dataloader(types, data_dir, params)"
+        self._fetch = self._need(self.data_loader, "fetch_dataloader", callable, fetch)
         for name, metric in self.metrics.items():
             if not callable(metric) and not is_streaming(metric):
                 raise UserError(
@@ -53,6 +53,8 @@ class Task:
                     f"of (outputs, labels), or an object with update, compute and reset"
                 )
         self.hyperparameters = getattr(self.net, "Hyperparameters", utils.Hyperparameters)
+        if not issubclass(self.hyperparameters, utils.Hyperparameters):
+            raise UserError(f"{self.path_of(self.net)}: Hyperparameters should be a subclass of utils.Hyperparameters")
 
     def path_of(self, module):
         """The path of a module's file as the user would write it."""
@@ -115,8 +117,9 @@ class Task:
                 loss = loss["loss"]
                 loss.parts = parts
             if not isinstance(loss, torch.Tensor) or loss.ndim:
-                found = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else type(loss).__name__
-                raise UserError(f"{file}: loss_fn must give a scalar tensor (the mean over the batch), not {found}")
+                raise UserError(
+                    f"{file}: loss_fn must give a scalar tensor (a mean over the batch), not {describe(loss)}"
+                )
             return loss
 
         return loss_fn
@@ -130,12 +133,15 @@ class Task:
         file = self.path_of(self.data_loader)
         loaders = self._fetch(types, str(data_dir), params)
         if not isinstance(loaders, dict):
-            raise UserError(f"{file}: fetch_dataloader gave {type(loaders).__name__}, but should give a dict from split to DataLoader")
+            raise UserError(
+                f"{file}: fetch_dataloader should give a dict from split to DataLoader, not {describe(loaders)}"
+            )
         for split in types:
             if split not in loaders:
                 raise UserError(f"{file}: fetch_dataloader gave no {split!r}; it gave {sorted(loaders)}")
             if not hasattr(loaders[split], "__iter__") or not hasattr(loaders[split], "__len__"):
-                raise UserError(f"{file}: fetch_dataloader gave {type(loaders[split]).__name__} for {split!r}, not a DataLoader")
+                found = describe(loaders[split])
+                raise UserError(f"{file}: fetch_dataloader should give a DataLoader for {split!r}, not {found}")
             if not len(loaders[split]):
                 raise UserError(f"{data_dir}: the {split} split has no batches")
         unpack = getattr(self.net, "unpack_batch", None)
@@ -193,6 +199,11 @@ def import_model_package(folder):
     os.environ[MODEL_FOLDER] = str(folder)
 
 
+def is_dict(value):
+    """Whether a value is a dict."""
+    return isinstance(value, dict)
+
+
 def is_streaming(metric):
     """Whether a metric has torchmetrics' protocol: update, compute and reset."""
     return all(callable(getattr(metric, name, None)) for name in ("update", "compute", "reset"))
@@ -209,4 +220,4 @@ def takes_params(fn):
 
 
 if getattr(multiprocessing.current_process(), "_inheriting", False) and MODEL_FOLDER in os.environ:
-    import_model_package(os.environ[MODEL_FOLDER])  # a spawned worker: it unpickles the dataset by the name of its class
+    import_model_package(os.environ[MODEL_FOLDER])  # a spawned worker, which finds the dataset's class by its name

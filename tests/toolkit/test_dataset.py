@@ -38,7 +38,10 @@ def test_a_large_split_is_mapped_from_a_file_that_is_written_once(digits_dir, tm
         (lambda d: (d / "dataset.json").unlink(), "not a dataset of images"),
         (lambda d: next((d / "train" / "3").iterdir()).unlink(), "images are there, but .* counts"),
         (lambda d: next((d / "train" / "3").iterdir()).write_bytes(b"x"), "cannot be read as an image"),
-        (lambda d: Image.new("L", (9, 8)).save(next((d / "train" / "3").iterdir())), "is 9x8 pixels, the dataset's are 8x8"),
+        (
+            lambda d: Image.new("L", (9, 8)).save(next((d / "train" / "3").iterdir())),
+            "is 9x8 pixels, the dataset's are 8x8",
+        ),
         (lambda d: (d / "dataset.json").write_text("{"), "not valid JSON"),
     ],
 )

@@ -93,9 +93,13 @@ def test_a_loss_that_is_not_finite_names_its_step(params, bad, at):
 def test_outputs_that_would_not_fit_are_refused_before_they_do_harm(params, monkeypatch):
     monkeypatch.setattr(toolkit.tally, "available_memory", lambda: 1e6)
     tally = Tally("val", {"m": lambda o, lab: 0.0}, range(1000), params)
-    with pytest.raises(UserError, match=r"of the val split need about .*update\(outputs, labels\), compute\(\) and reset"):
+    with pytest.raises(
+        UserError, match=r"of the val split need about .*update\(outputs, labels\), compute\(\) and reset"
+    ):
         tally.update(torch.zeros(100, 10), torch.zeros(100), torch.tensor(0.0))
-    Tally("val", {"m": Streaming()}, range(1000), params).update(torch.zeros(100, 10), torch.zeros(100), torch.tensor(0.0))
+    Tally("val", {"m": Streaming()}, range(1000), params).update(
+        torch.zeros(100, 10), torch.zeros(100), torch.tensor(0.0)
+    )
 
 
 def test_available_memory_is_plausible():
