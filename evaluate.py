@@ -70,7 +70,7 @@ def main(argv=None):
     path = Path(args.model_dir) / f"metrics_{args.split}_{name}.json"
     utils.save_dict_to_json(results, path)
     logging.info("%s (epoch %s) on the %s split of %s:\n", checkpoint, epoch, args.split, data_dir)
-    print(tabulate([results], headers="keys", tablefmt="pipe", floatfmt=".4f"))
+    print(tabulate([{"split": args.split} | results], headers="keys", tablefmt="pipe", floatfmt=".4f"))
     logging.info("\nWritten to %s", path)
 
 

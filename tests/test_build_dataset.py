@@ -1,14 +1,18 @@
 import gzip
+import hashlib
 import json
 import os
+import pickle
 import shutil
 import struct
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torchvision
 from conftest import ROOT, run_process, snapshot
 from PIL import Image
 from sklearn.datasets import load_digits
@@ -273,6 +277,44 @@ def test_torchvisions_sets_from_raw_files_in_place(call, tmp_path, kind, gzipped
     assert sum(counts(kind).values()) == 700
     assert facts(kind)["class_names"][0] == {"mnist": "0", "fashion_mnist": "T-shirt-top"}[kind]
     assert snapshot(raw) == before
+
+
+def test_cifar10_from_raw_files_in_place(call, tmp_path, monkeypatch):
+    """Files in CIFAR-10's format, of digits in colour; their checksums cannot be those that torchvision knows."""
+    rows = np.stack([np.asarray(Image.fromarray(image).resize((32, 32))).ravel() for image in DIGITS[:300]])
+    pixels = np.concatenate([rows, rows // 2, rows // 4], axis=1)  # all of red, then green, then blue
+    folder = tmp_path / "raw" / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    names = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
+    contents = [{"data": pixels[i::6], "labels": LABELS[:300][i::6].tolist()} for i in range(6)]
+    classes = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+    for name, content in zip([*names, "batches.meta"], [*contents, {"label_names": classes}], strict=True):
+        (folder / name).write_bytes(pickle.dumps(content))
+    sums = [(name, hashlib.md5((folder / name).read_bytes()).hexdigest()) for name in names]
+    meta = {"filename": "batches.meta", "key": "label_names"}
+    meta["md5"] = hashlib.md5((folder / "batches.meta").read_bytes()).hexdigest()
+    for attribute, value in (("train_list", sums[:5]), ("test_list", sums[5:]), ("meta", meta)):
+        monkeypatch.setattr(torchvision.datasets.CIFAR10, attribute, value)
+    code, _, err = call(build_dataset.main, "cifar10", "--raw_dir", tmp_path / "raw")
+    assert (code, err) == (0, "")
+    assert facts("cifar10")["class_names"] == classes
+    assert (facts("cifar10")["image_channels"], counts("cifar10")["test"]) == (3, 50)
+    assert facts("cifar10")["mean"][0] == pytest.approx(2 * facts("cifar10")["mean"][1], rel=0.02)
+    with Image.open(f"data/cifar10/test/{classes[LABELS[5::6][10]]}/00010.png") as image:
+        first = np.asarray(image)
+    assert np.array_equal(first[..., 0].ravel(), rows[5::6][10])
+
+
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # of Debian's package dataset-fashion-mnist
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not DEBIAN.exists(), reason="needs Debian's package dataset-fashion-mnist")
+def test_the_real_fashion_mnist_from_debians_package(call):
+    code, _, err = call(build_dataset.main, "fashion_mnist", "--raw_dir", DEBIAN)
+    assert (code, err) == (0, "")
+    assert counts("fashion_mnist") == {"train": 48000, "val": 12000, "test": 10000}
+    assert set(facts("fashion_mnist")["counts"]["test"].values()) == {1000}
 
 
 def test_raw_files_cut_short_are_a_clear_line(call, tmp_path):

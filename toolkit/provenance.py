@@ -22,7 +22,7 @@ def provenance(project):
     """What reproducing a run needs to know of this process, a dict for json.
 
     Args:
-        project: the folder whose git commit and uncommitted changes are noted (None where it is not in git).
+        project: a folder in the repository whose commit and uncommitted changes are noted.
     """
     return {
         "command": [os.path.basename(sys.executable), *sys.argv],
@@ -39,16 +39,16 @@ def provenance(project):
 
 
 def git_state(project):
-    """The commit that `project` is at and its uncommitted changes (a diff), or None where git knows nothing of it."""
+    """The commit and the uncommitted changes (a diff) of the repository that `project` is in, or None."""
 
-    def git(*arguments):
-        command = ["git", "-C", str(project), *arguments]
+    def git(*arguments, folder=project):
+        command = ["git", "-C", str(folder), *arguments]
         return subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=20, check=True).stdout
 
     try:
-        commit = git("rev-parse", "HEAD").strip()
-        diff = git("diff", "HEAD")
-        untracked = git("ls-files", "--others", "--exclude-standard").splitlines()
+        top, commit = git("rev-parse", "--show-toplevel", "HEAD").splitlines()
+        diff = git("diff", "HEAD", folder=top)
+        untracked = git("ls-files", "--others", "--exclude-standard", folder=top).splitlines()
     except (OSError, subprocess.SubprocessError):
         return None
     return {"commit": commit, "uncommitted_diff": diff[:LONGEST_DIFF], "untracked_files": untracked[:1000]}

@@ -1,5 +1,6 @@
 """The record of a run: the epochs it still has to do, and all that is kept of each one in the experiment's folder."""
 
+import contextlib
 import csv
 import io
 import json
@@ -80,7 +81,7 @@ class Run:
         kind, device = type(self.model).__name__, next(self.model.parameters()).device
         logging.info("Training %s: %s of %s parameters, on %s", self.folder, kind, f"{size:,}", device)
         if hasattr(self.params, "data_dir"):
-            logging.info("The model is that of %s, the data are %s", self.params.model_folder, self.params.data_dir)
+            logging.info("Model: %s/net.py; data: %s", self.params.model_folder, self.params.data_dir)
         for epoch in range(self.epoch + 1, total + 1):
             self.params.add_facts({"epoch": epoch})
             utils.set_seed(self.params.seed, epoch)
@@ -129,7 +130,7 @@ class Run:
             "optim_dict": self.optimizer.state_dict(),
             "history": self.history,
             "best": self.best,
-            "params": self.params.written,
+            "params": as_json(self.params.written),
             "dataset": dataset_of(self.params),
             "restored_from": self.restore_file,
         }
@@ -163,14 +164,16 @@ class Run:
         path = self.folder / "run.json"
         if self.epoch and path.exists():
             self.sessions = utils.read_json(path).get("sessions", [])
-        self.sessions.append(provenance(Path.cwd()) | {"started": now(), "first_epoch": self.epoch + 1})
+        self.sessions.append(
+            provenance(getattr(self.params, "model_folder", ".")) | {"started": now(), "first_epoch": self.epoch + 1}
+        )
         self._save_run_json()
 
     def _save_run_json(self):
         content = {
             "model_dir": str(self.folder),
             "seed": self.params.seed,
-            "params": {k: v for k, v in self.params.values.items() if is_plain(v)},
+            "params": as_json(self.params.values),
             "dataset": dataset_of(self.params),
             "parameters_of_the_model": sum(p.numel() for p in self.model.parameters()),
             "best": self.best,
@@ -278,6 +281,10 @@ def as_csv(rows):
     return text.getvalue()
 
 
-def is_plain(value):
-    """Whether json can hold a value."""
-    return isinstance(value, str | int | float | bool | list | dict | type(None))
+def as_json(values):
+    """A dict as it would come back from a json file, without the values that json cannot hold."""
+    plain = {}
+    for name, value in values.items():
+        with contextlib.suppress(TypeError, ValueError):
+            plain[name] = json.loads(json.dumps(value))
+    return plain
