@@ -14,7 +14,7 @@ from tabulate import tabulate
 import utils
 from toolkit.batches import batches_on_device
 from toolkit.cli import add_common_arguments, check_writable, run_script, set_up
-from toolkit.run import check_same_data, find_checkpoint
+from toolkit.experiment import check_same_data, find_checkpoint
 from toolkit.tally import Tally
 
 

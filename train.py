@@ -7,6 +7,7 @@ python train.py --list_params                                    # what params.j
 """
 
 import argparse
+import shlex
 from pathlib import Path
 
 import utils
@@ -14,7 +15,8 @@ from evaluate import evaluate
 from toolkit.batches import batches_on_device
 from toolkit.cli import add_common_arguments, check_writable, parse_overrides, run_script, save_params, set_up
 from toolkit.declared import params_table
-from toolkit.run import Run, find_checkpoint, monitored, move_results_aside
+from toolkit.experiment import find_checkpoint, move_results_aside
+from toolkit.run import Run, monitored
 from toolkit.tally import Tally
 from toolkit.task import find_task
 from utils import UserError
@@ -118,7 +120,7 @@ def main(argv=None):
         args.model_dir,
         args.restore_file,
     )
-    print(f"Next: python evaluate.py --model_dir {args.model_dir}")
+    print(f"Next: python evaluate.py --model_dir {shlex.quote(args.model_dir)}")
 
 
 if __name__ == "__main__":
