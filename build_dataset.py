@@ -33,7 +33,7 @@ def parse_arguments(argv):
     parser.add_argument("source", nargs="?", default="digits", choices=kinds, help="where the images come from")
     parser.add_argument("path", nargs="?", help="with `folder`: the folder of your images")
     parser.add_argument("--name", help="name of the dataset under data/ (default: the source's, or the folder's)")
-    parser.add_argument("--image_size", type=int, nargs="+", metavar="N", help="in pixels: one number, or two: H W")
+    parser.add_argument("--image_size", type=int, nargs="+", metavar="N", help="one number, or H W (default: 64)")
     parser.add_argument("--seed", type=int, default=230, help="seed of the random split (default: 230)")
     parser.add_argument("--raw_dir", default=DATA / "raw", help="mnist, ...: the published files (default: data/raw)")
     parser.add_argument("--skip_corrupt", action="store_true", help="leave out images that cannot be decoded")
@@ -51,6 +51,8 @@ def main(argv=None):
         raise UserError(f"{args.path}: only `folder` takes a path")
     if args.image_size and (len(args.image_size) > 2 or min(args.image_size) < 1):
         raise UserError("--image_size: one number above 0, or two: height and width")
+    if args.seed < 0:
+        raise UserError("--seed: should be 0 or more")
     size = (args.image_size * 2)[:2] if args.image_size else None
     name = args.name or (Path(args.path).resolve().name if args.path else args.source)
     if Path(name).name != name or name.startswith("."):

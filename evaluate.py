@@ -13,8 +13,8 @@ from tabulate import tabulate
 
 import utils
 from toolkit.batches import batches_on_device
-from toolkit.cli import add_common_arguments, check_writable, run_script, set_up
-from toolkit.experiment import check_same_data, find_checkpoint
+from toolkit.cli import add_common_arguments, run_script, set_up
+from toolkit.experiment import check_same_data, find_checkpoint, name_of
 from toolkit.tally import Tally
 
 
@@ -33,7 +33,7 @@ def evaluate(model, loss_fn, dataloader, metrics, params):
         dict from name to float: "loss", the mean over all samples, and the metrics.
     """
     model.eval()
-    tally = Tally("evaluate", metrics, dataloader, params)
+    tally = Tally("evaluation", metrics, dataloader, params)
     for inputs, labels in batches_on_device(dataloader, model):
         outputs = model(inputs)
         tally.update(outputs, labels, loss_fn(outputs, labels))
@@ -55,10 +55,10 @@ def main(argv=None):
     args = parse_arguments(argv)
     utils.set_logger()
     task, params, data_dir = set_up(args.model_dir, args.data_dir, args.device)
-    check_writable(args.model_dir)
     checkpoint = find_checkpoint(args.model_dir, args.restore_file)
     way_out = "--other_data allows other images of the same classes"
-    check_same_data(utils.read_checkpoint(checkpoint), params, checkpoint, way_out, args.other_data)
+    same = check_same_data(utils.read_checkpoint(checkpoint), params, checkpoint, way_out, args.other_data)
+    other = "" if same else f"_on_{data_dir.name}"
     utils.set_seed(params.seed)
     dataloader = task.fetch_dataloader([args.split], data_dir, params)[args.split]
     model = task.make_model(params)
@@ -66,8 +66,7 @@ def main(argv=None):
 
     results = evaluate(model, task.loss_fn(params), dataloader, task.metrics, params)
 
-    name = checkpoint.name.removesuffix(".pth.tar")
-    path = Path(args.model_dir) / f"metrics_{args.split}_{name}.json"
+    path = Path(args.model_dir) / f"metrics_{args.split}_{name_of(checkpoint, args.model_dir)}{other}.json"
     utils.save_dict_to_json(results, path)
     logging.info("%s (epoch %s) on the %s split of %s:\n", checkpoint, epoch, args.split, data_dir)
     print(tabulate([{"split": args.split} | results], headers="keys", tablefmt="pipe", floatfmt=".4f"))

@@ -13,11 +13,10 @@ from pathlib import Path
 import utils
 from evaluate import evaluate
 from toolkit.batches import batches_on_device
-from toolkit.cli import add_common_arguments, check_writable, parse_overrides, run_script, save_params, set_up
+from toolkit.cli import add_common_arguments, parse_overrides, run_script, set_up
 from toolkit.declared import params_table
-from toolkit.experiment import find_checkpoint, move_results_aside
 from toolkit.run import Run, monitored
-from toolkit.tally import Tally
+from toolkit.tally import Tally, try_one_batch
 from toolkit.task import find_task
 from utils import UserError
 
@@ -38,7 +37,7 @@ def train(model, optimizer, loss_fn, dataloader, metrics, params):
         saw that sample (in training mode: with dropout and augmentation).
     """
     model.train()
-    tally = Tally("train", metrics, dataloader, params, optimizer)
+    tally = Tally("training", metrics, dataloader, params, optimizer)
     for inputs, labels in batches_on_device(dataloader, model):
         outputs = model(inputs)  # forward
         loss = loss_fn(outputs, labels)
@@ -52,7 +51,17 @@ def train(model, optimizer, loss_fn, dataloader, metrics, params):
 
 
 def train_and_evaluate(
-    model, train_dataloader, val_dataloader, optimizer, loss_fn, metrics, params, model_dir, restore_file=None
+    model,
+    train_dataloader,
+    val_dataloader,
+    optimizer,
+    loss_fn,
+    metrics,
+    params,
+    model_dir,
+    restore_file=None,
+    *,
+    restart=False,
 ):
     """Train for `params.num_epochs` epochs and evaluate after each; a run that was interrupted goes on.
 
@@ -61,8 +70,12 @@ def train_and_evaluate(
         train_dataloader, val_dataloader: training and validation data.
         model_dir: the experiment's folder, where everything is kept.
         restore_file: a checkpoint whose weights a new run begins with: its path, or its name in the folder ("best").
+        restart: begin anew; earlier results are moved aside.
+
+    Raises:
+        UserError: the loss became NaN, or the run in the folder is of another model, other data or hyperparameters.
     """
-    run = Run(model, optimizer, params, model_dir, restore_file)
+    run = Run(model, optimizer, params, model_dir, restore_file, restart)
     for epoch in run.epochs():
         train_metrics = train(model, optimizer, loss_fn, train_dataloader, metrics, params)
         val_metrics = evaluate(model, loss_fn, val_dataloader, metrics, params)
@@ -77,7 +90,7 @@ def parse_arguments(argv):
     parser.add_argument("--from", dest="params_from", metavar="EXPERIMENT", help="take the params.json of another one")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="with --from: values that differ from it")
     parser.add_argument("--list_params", action="store_true", help="print the hyperparameters, and do nothing else")
-    return parser.parse_args(argv)
+    return parser.parse_intermixed_args(argv)
 
 
 def main(argv=None):
@@ -90,25 +103,16 @@ def main(argv=None):
         raise UserError(f"{args.overrides[0]}: values on the command line need --from <experiment>")
     overrides = parse_overrides(args.overrides)
     task, params, data_dir = set_up(args.model_dir, args.data_dir, args.device, args.params_from, overrides)
-    check_writable(args.model_dir)
 
     utils.set_seed(params.seed)
     dataloaders = task.fetch_dataloader(["train", "val"], data_dir, params)
-    utils.set_seed(params.seed)
+    utils.set_seed(params.seed)  # again, so that the weights do not depend on what the loaders drew
     model = task.make_model(params)
     optimizer = task.make_optimizer(model, params)
     loss_fn = task.loss_fn(params)
-    one_batch = [next(iter(dataloaders["val"]))]
-    monitored(params, evaluate(model, loss_fn, one_batch, {}, params) | task.metrics)  # model, loss and loader fit
-    if args.restore_file:
-        utils.load_checkpoint(find_checkpoint(args.model_dir, args.restore_file), model)
+    monitored(params, try_one_batch(model, loss_fn, dataloaders, task.metrics, params))
 
-    # nothing was written so far: whatever is wrong has ended the script by now
-    if args.params_from:
-        save_params(params, args.model_dir, args.params_from)
-    if args.restart:
-        move_results_aside(args.model_dir)
-    utils.set_logger(Path(args.model_dir) / "train.log")
+    utils.set_logger(Path(args.model_dir) / "train.log")  # nothing was written to the experiment so far
     train_and_evaluate(
         model,
         dataloaders["train"],
@@ -119,8 +123,10 @@ def main(argv=None):
         params,
         args.model_dir,
         args.restore_file,
+        restart=args.restart,
     )
-    print(f"Next: python evaluate.py --model_dir {shlex.quote(args.model_dir)}")
+    data = ["--data_dir", args.data_dir] if args.data_dir else []
+    print("Next:", shlex.join(["python", "evaluate.py", "--model_dir", args.model_dir, *data]))
 
 
 if __name__ == "__main__":

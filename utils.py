@@ -8,12 +8,13 @@ load_checkpoint("experiments/base_model/best.pth.tar", model, optimizer)
 
 import contextlib
 import difflib
+import io
 import json
 import logging
 import os
 import pickle
 import random
-import shutil
+import re
 import sys
 from pathlib import Path
 from typing import Literal
@@ -34,11 +35,11 @@ class Hyperparameters(BaseModel):
 
     dataset: str | None = Field(None, description="folder under data/ that holds the dataset; --data_dir goes first")
     seed: int = Field(230, ge=0, lt=2**32, description="seed of the weights, the order of batches and augmentation")
-    learning_rate: float = Field(1e-3, gt=0, description="step size of the optimizer")
-    batch_size: int = Field(32, ge=1, description="samples in one optimizer step")
-    num_epochs: int = Field(10, ge=1, description="passes over the training split")
-    num_workers: int = Field(0, ge=0, description="worker processes of data loaders that use them")
-    save_summary_steps: int = Field(100, ge=1, description="steps between two readings of the training loss")
+    learning_rate: float = Field(1e-3, gt=0, le=1e6, description="step size of the optimizer")
+    batch_size: int = Field(32, ge=1, le=2**31, description="samples in one optimizer step")
+    num_epochs: int = Field(10, ge=1, le=2**31, description="passes over the training split")
+    num_workers: int = Field(0, ge=0, le=1024, description="worker processes of data loaders that use them")
+    save_summary_steps: int = Field(100, ge=1, le=2**31, description="steps between two readings of the training loss")
     monitor: str | None = Field(None, description="metric that selects the best checkpoint; accuracy, else loss")
     monitor_mode: Literal["max", "min"] | None = Field(None, description="whether more or less of it is better")
 
@@ -61,7 +62,7 @@ class Params:
     Args:
         json_path: the file.
         declared: pydantic model of the keys with a type, bounds and a default. Further keys are free.
-        overrides: values that replace those of the file.
+        overrides: dict of values, from the command line, that replace those of the file.
 
     Raises:
         UserError: the file is missing, is not JSON, or a declared key has a wrong type or is out of bounds.
@@ -71,11 +72,12 @@ class Params:
         defaults = {name: field.get_default() for name, field in declared.model_fields.items()}
         vars(self).update(_path=str(json_path), _declared=declared, _defaults=defaults, _values=dict(defaults),
                           _written={}, _facts=set(), _read=set())  # fmt: skip
-        self._take(read_json(json_path, what="params.json") | (overrides or {}))
+        self._take(read_json(json_path, what="params.json"), json_path)
+        self._take(overrides or {}, "on the command line")
 
     def update(self, json_path):
         """Take over the values of another json file."""
-        self._take(read_json(json_path, what="params.json"))
+        self._take(read_json(json_path, what="params.json"), json_path)
 
     def save(self, json_path):
         """Write the file's keys, and what was set since, to `json_path`: neither defaults nor facts."""
@@ -95,8 +97,9 @@ class Params:
     @property
     def written(self):
         """What `save` writes, as a dict: the keys of the file, and what was set to something else than the default."""
-        added = {k: v for k, v in self._values.items() if k not in self._defaults or v != self._defaults[k]}
-        return {k: self._values[k] for k in (self._written | added) if k in self._values and k not in self._facts}
+        now = {k: v for k, v in self._values.items() if k not in self._facts}
+        new = {k: v for k, v in now.items() if k not in self._defaults or v != self._defaults[k]}
+        return {k: now.get(k, v) for k, v in (self._written | new).items() if k in self._values}
 
     @property
     def unread(self):
@@ -115,6 +118,7 @@ class Params:
             UserError: `params.json` gives another value to a fact of `source`.
         """
         for name, value in facts.items():
+            self._check_name(name, source)
             written = self._values.get(name, value)
             if source and name in self._written and written != value:
                 raise UserError(
@@ -131,25 +135,29 @@ class Params:
             UserError: there is such a key.
         """
         for name in self.unread:
-            if name not in self._defaults and name not in code and self.meant(name):
+            mentioned = re.search(rf"\b{re.escape(name)}\b", code)
+            if name not in self._defaults and not mentioned and self.meant(name):
                 raise UserError(
                     f"{self._path}: nothing knows the key {name}{self.meant(name)}; --list_params lists the keys"
                 )
 
-    def _take(self, values):
+    def _check_name(self, name, source):
+        if hasattr(type(self), name) or name in vars(self):
+            raise UserError(f"{source}: a key cannot be called {name!r}, which Params itself uses; rename it")
+
+    def _take(self, values, source):
         for name in values:
-            if hasattr(type(self), name):
-                raise UserError(f"{self._path}: a key cannot be called {name!r}, which Params itself uses; rename it")
+            self._check_name(name, source)
         try:
             self._declared.model_validate(self.written | values)
         except ValidationError as error:
             wrong = [f"{e['loc'][0]} is {e['input']!r}, {e['msg'].removeprefix('Input ')}" for e in error.errors()]
-            raise UserError(f"{self._path}: {'; '.join(wrong)}") from None
+            raise UserError(f"{source}: {'; '.join(wrong)}") from None
         self._values.update(values)
         self._written.update(values)
 
     def __getattr__(self, name):
-        if name.startswith("_"):
+        if name.startswith("__") or "_values" not in vars(self):  # asked for by copy and pickle
             raise AttributeError(name)
         if name not in self._values:
             reader = sys._getframe(1)
@@ -262,7 +270,7 @@ def open_whole(path, mode="wb"):
 
 
 def write_whole(path, content):
-    """Write `content` (str or bytes) to the file `path`, whole or not at all."""
+    """Write `content` (str, bytes or a buffer) to the file `path`, whole or not at all."""
     with open_whole(path, "w" if isinstance(content, str) else "wb") as file:
         file.write(content)
 
@@ -286,11 +294,10 @@ def save_checkpoint(state, is_best, checkpoint):
     """
     folder = Path(checkpoint)
     folder.mkdir(parents=True, exist_ok=True)
-    with open_whole(folder / "last.pth.tar") as file:
-        torch.save(state, file)
-    if is_best:
-        with open_whole(folder / "best.pth.tar") as file, open(folder / "last.pth.tar", "rb") as last:
-            shutil.copyfileobj(last, file)
+    content = io.BytesIO()
+    torch.save(state, content)
+    for name in ["last.pth.tar", "best.pth.tar"] if is_best else ["last.pth.tar"]:
+        write_whole(folder / name, content.getbuffer())
 
 
 def read_checkpoint(path):
@@ -303,6 +310,8 @@ def read_checkpoint(path):
     """
     if not os.path.isfile(path):
         raise UserError(f"{path}: no such checkpoint")
+    if not os.access(path, os.R_OK):
+        raise UserError(f"{path}: cannot be read: permission denied")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
@@ -368,6 +377,8 @@ def choose_device(name=None):
     if name is None:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
+        if not re.fullmatch(r"cpu|cuda(:\d+)?|mps", name):
+            raise RuntimeError(f"no device that models are trained on: {name}")
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:

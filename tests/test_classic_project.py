@@ -70,7 +70,7 @@ def test_it_goes_on_from_weights_that_the_original_wrote(project, tmp_path, new_
 
     done = run(folder, "train.py", "--restore_file", "best")
     assert done.returncode == 0, done.stderr
-    assert "The weights are those of best" in done.stdout
+    assert "The weights to begin with are those of best" in done.stdout
     first = (folder / "experiments" / "base_model" / "history.csv").read_text().splitlines()[1].split(",")
     began = (project / "experiments" / "base_model" / "history.csv").read_text().splitlines()[1].split(",")
     assert float(first[2]) < 0.7 * float(

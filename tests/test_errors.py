@@ -12,7 +12,6 @@ from conftest import ROOT, copy_of, run_process, snapshot
 
 import evaluate
 import train
-import utils
 
 NET = (ROOT / "model" / "net.py").read_text()
 LOADER = (ROOT / "model" / "data_loader.py").read_text()
@@ -79,10 +78,11 @@ MISTAKES = {
     "missing key": (net("width = params.num_channels", "width = params.net_width"), [], "has no key 'net_width', which model/net.py:"),
     "no dataset named": (NO_CHANGE, ["--data_dir", None], 'which dataset? Add "dataset"'),
     "dataset missing": (NO_CHANGE, ["--data_dir", "data/none"], "data/none: no such dataset; build_dataset.py makes one"),
+    "mistyped and part of a known key": (params(num_epoch=3), [], "nothing knows the key num_epoch (did you mean num_epochs?)"),
     "dataset named and missing": (params(dataset="nn"), ["--data_dir", None], "data/nn: no such dataset"),
     "dataset empty": (other_data(empty), [], "changed: not a dataset of images"),
     "split empty": (other_data(lambda d: shutil.rmtree(d / "val")), [], "0 images are there, but"),
-    "one class": (facts(num_classes=1), [], "has one class only"),
+    "one class": (facts(num_classes=1), [], "num_classes is 1; a classifier needs two or more"),
     "no such metric": (params(monitor="f1"), [], "monitor is 'f1', but the metrics are loss, accuracy, macro_f1"),
     "no direction": (params(monitor="macro_f1"), [], "monitor is 'macro_f1'; add \"monitor_mode\""),
     "no such device": (NO_CHANGE, ["--device", "cuda:7"], "--device cuda:7: not there; this machine has"),
@@ -90,7 +90,7 @@ MISTAKES = {
     "not key=value": (NO_CHANGE, ["--from", "experiment", "wide"], "wide: should be key=value"),
     "wrong value with --from": (NO_CHANGE, ["--from", "experiment", "num_epochs=0"], "num_epochs is 0, should be greater"),
     "--from nowhere": (NO_CHANGE, ["--from", "none"], "none/params.json: no such file"),
-    "no such checkpoint": (NO_CHANGE, ["--restore_file", "best"], "best.pth.tar: no such checkpoint"),
+    "no such checkpoint": (NO_CHANGE, ["--restore_file", "best"], "best: no such checkpoint, neither in "),
     "no Net": (net("def Net(", "def Network("), [], "model/net.py: there is no Net, but train.py needs a class or function Net"),
     "no loss_fn": (net("def loss_fn(", "def loss("), [], "model/net.py: there is no loss_fn"),
     "metrics is a list": (net("metrics = {", "metrics = [] and {"), [], "model/net.py: metrics is list, but train.py needs a dict"),
@@ -103,7 +103,7 @@ MISTAKES = {
     "loaders in a list": (loader("return dataloaders", "return list(dataloaders)"), [], "should give a dict from split to DataLoader, not a list of 2"),
     "batches of three": (
         loader("self.labels[indices]\n", "self.labels[indices], indices\n"), [],
-        "a batch should be a pair (inputs, labels), not a list of 3; batches of another form need a function unpack_batch",
+        "a batch of the data loader should be a pair (inputs, labels), not a list of 3; batches of another form need a function unpack_batch",
     ),
     "key missing in the loss": (net("def loss_fn(outputs, labels):", "def loss_fn(outputs, labels, params):\n    params.scale"), [], "has no key 'scale'"),
     "optimizer is none": (net("metrics = {", "def make_optimizer(model, params):\n    pass\n\n\nmetrics = {"), [], "gave NoneType"),
@@ -139,7 +139,7 @@ def cut(file):
 
 
 BAD_CHECKPOINTS = {
-    "missing": (lambda f: f.unlink(), "best.pth.tar: no such checkpoint"),
+    "missing": (lambda f: f.unlink(), "best: no such checkpoint, neither in "),
     "truncated": (cut, "best.pth.tar: cannot be read, it may be cut short"),
     "empty": (lambda f: f.write_bytes(b""), "best.pth.tar: cannot be read, it may be cut short"),
     "code": (
@@ -179,10 +179,24 @@ def test_a_checkpoint_of_another_architecture(call, trained, tmp_path, script):
     values = json.loads((folder / "params.json").read_text())
     (folder / "params.json").write_text(json.dumps(values | {"num_channels": 8, "num_epochs": 3}))
     before = snapshot(folder)
-    arguments = ["--model_dir", folder, "--data_dir", trained.data_dir]
+    arguments = ["--model_dir", folder, "--data_dir", trained.data_dir, "--restore_file", "best"]
     code, _, err = call({"evaluate": evaluate, "train": train}[script].main, *arguments)
     assert "weights of another architecture" in err
     assert "is (4, 1, 3, 3) there and (8, 1, 3, 3) in the model" in err
+    assert (code, err.count("\n"), snapshot(folder)) == (2, 1, before)
+
+
+@pytest.mark.parametrize("changed", [{"learning_rate": 0.5}, {"seed": 1}, {"monitor": "loss"}, {"num_channels": 8}])
+def test_going_on_with_other_hyperparameters_is_refused(call, trained, tmp_path, changed):
+    folder = copy_of(trained.folder, tmp_path / "experiment")
+    values = json.loads((folder / "params.json").read_text())
+    (folder / "params.json").write_text(json.dumps(values | changed | {"num_epochs": 3}))
+    before = snapshot(folder)
+    code, _, err = call(train.main, "--model_dir", folder, "--data_dir", trained.data_dir)
+    name, value = next(iter(changed.items()))
+    assert (
+        f"last.pth.tar: is of a run with other hyperparameters ({name} was {values.get(name)!r}, is {value!r})" in err
+    )
     assert (code, err.count("\n"), snapshot(folder)) == (2, 1, before)
 
 
@@ -241,8 +255,3 @@ def test_a_real_process_ends_with_code_2_and_one_line(experiment, script):
     assert done.returncode == 2
     assert done.stderr.startswith("error: none: no such")
     assert done.stderr.count("\n") == 1
-
-
-def test_the_message_about_a_missing_checkpoint_is_the_same_in_both_helpers(tmp_path):
-    with pytest.raises(utils.UserError, match="no such checkpoint"):
-        utils.read_checkpoint(tmp_path / "x")

@@ -36,7 +36,7 @@ def test_any_split_and_any_checkpoint(call, trained, tmp_path):
     elsewhere.write_bytes((trained.folder / "last.pth.tar").read_bytes())
     code, _, _ = call(evaluate.main, *trained.arguments, "--split", "train", "--restore_file", elsewhere)
     assert code == 0
-    assert trained.metrics("metrics_train_elsewhere.json")["accuracy"] > 0.2
+    assert trained.metrics(f"metrics_train_{tmp_path.name}_elsewhere.json")["accuracy"] > 0.2
 
 
 def test_the_numbers_do_not_depend_on_the_batch_size(call, trained):
@@ -59,6 +59,8 @@ def test_other_data_is_refused_unless_allowed(call, trained, tmp_path):
     assert "--other_data" in err
     code, out, _ = call(evaluate.main, *arguments, "--other_data")
     assert code == 0
+    assert trained.metrics("metrics_test_best_on_other.json")
+    assert not (trained.folder / "metrics_test_best.json").exists()
     assert "was trained on another dataset" in out
 
 
@@ -71,6 +73,14 @@ def test_data_with_other_classes_is_refused_in_any_case(call, trained, tmp_path)
     assert code == 2
     assert "num_classes 10, now 9" in err
     assert err.count("\n") == 1
+
+
+def test_a_result_does_not_outlive_the_checkpoint_it_is_of(call, trained):
+    call(evaluate.main, *trained.arguments)
+    trained.write(num_epochs=3)  # whose third epoch is better
+    call(train.main, *trained.arguments)
+    assert utils.read_checkpoint(trained.folder / "best.pth.tar")["epoch"] == 3
+    assert not (trained.folder / "metrics_test_best.json").exists()
 
 
 def test_evaluation_leaves_the_model_alone(call, trained):

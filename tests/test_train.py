@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 from conftest import ROOT, SMALL, run_process, snapshot
 from PIL import Image
 
+import build_dataset
 import evaluate
 import train
 import utils
@@ -135,7 +137,7 @@ def test_restore_file_begins_a_new_run_with_old_weights(call, experiment, tmp_pa
     other.write(learning_rate=1e-9, num_epochs=1)
     code, out, _ = call(train.main, *other.arguments, "--restore_file", experiment.folder / "best.pth.tar")
     assert code == 0
-    assert "The weights are those of" in out
+    assert "The weights to begin with are those of" in out
     assert len(history(other.folder)) == 1
     began = utils.read_checkpoint(experiment.folder / "best.pth.tar")["state_dict"]
     ended = utils.read_checkpoint(other.folder / "last.pth.tar")["state_dict"]
@@ -170,10 +172,70 @@ def test_a_new_experiment_from_an_old_one(call, experiment, tmp_path):
 
 
 def test_a_last_batch_of_one_image_is_trained_on(call, experiment):
-    facts = json.loads((experiment.data_dir / "dataset.json").read_text())
-    total = sum(facts["counts"]["train"].values())
-    experiment.write(batch_size=total - 1)  # leaves one
+    """On images of 2×2, so that batch normalisation sees one value a channel of a single image, and would refuse it."""
+    call(build_dataset.main, "digits", "--name", "tiny", "--image_size", 2)
+    total = sum(json.loads(Path("data/tiny/dataset.json").read_text())["counts"]["train"].values())
+    experiment.data_dir = "data/tiny"
+    experiment.write(batch_size=(total - 1) // 2)
+    assert total % ((total - 1) // 2) == 1
     code, _, err = call(train.main, *experiment.arguments)
+    assert (code, err) == (0, "")
+
+
+def test_of_equally_good_epochs_the_last_is_best(call, experiment):
+    experiment.write(architecture="TwoLayerNet", learning_rate=1e-30, num_epochs=3)  # so small that nothing changes
+    call(train.main, *experiment.arguments)
+    assert len({row["val_accuracy"] for row in history(experiment.folder)}) == 1
+    assert utils.read_checkpoint(experiment.folder / "best.pth.tar")["epoch"] == 3
+
+
+def test_restart_with_the_weights_of_the_run_that_it_replaces(call, experiment):
+    call(train.main, *experiment.arguments)
+    code, out, err = call(train.main, *experiment.arguments, "--restart", "--restore_file", "best")
+    assert (code, err) == (0, "")
+    assert "The weights to begin with are those of best" in out
+    assert utils.read_checkpoint(experiment.folder / "last.pth.tar")["restored_from"] == "best"
+
+
+def test_results_without_a_last_checkpoint_are_not_overwritten(call, experiment):
+    call(train.main, *experiment.arguments)
+    best = (experiment.folder / "best.pth.tar").read_bytes()
+    (experiment.folder / "last.pth.tar").unlink()
+    assert call(train.main, *experiment.arguments)[0] == 0
+    assert (experiment.folder / "replaced-1" / "best.pth.tar").read_bytes() == best
+
+
+def test_restart_leaves_the_users_own_files_where_they_are(call, experiment):
+    (experiment.folder / "notes.md").write_text("mine")
+    (experiment.folder / "replaced-7").mkdir()
+    call(train.main, *experiment.arguments)
+    call(train.main, *experiment.arguments, "--restart")
+    assert (experiment.folder / "notes.md").read_text() == "mine"
+    assert (experiment.folder / "replaced-8" / "best.pth.tar").exists()
+
+
+def test_a_validation_loss_that_is_nan_is_not_saved_as_a_result(call, experiment):
+    experiment.write(learning_rate=1e6, batch_size=4000, num_epochs=3)  # one step an epoch: its loss is still finite
+    from test_errors import NET, own_model
+
+    loss = "return F.cross_entropy(outputs, labels)"
+    own_model(
+        experiment,
+        net=NET.replace(loss, loss + " * (1 if torch.is_grad_enabled() or len(labels) < 2 else float('nan'))"),
+    )
+    code, _, err = call(train.main, *experiment.arguments)
+    assert code == 2
+    assert "the validation loss became nan in epoch 1, with learning rate 1e+06" in err
+    assert not list(experiment.folder.glob("*.pth.tar"))
+
+
+def test_a_value_that_code_sets_on_params_does_not_spoil_the_checkpoint(call, experiment):
+    from test_errors import NET, own_model
+
+    net = NET.replace("width = params.num_channels", "width = params.num_channels; params.weights = np.ones(3)")
+    own_model(experiment, net=net)
+    assert call(train.main, *experiment.arguments)[0] == 0
+    code, _, err = call(evaluate.main, *experiment.arguments)
     assert (code, err) == (0, "")
 
 
@@ -211,7 +273,7 @@ def test_an_error_in_the_users_code_in_mid_training_is_in_the_log_too(experiment
 
     own_model(
         experiment,
-        net=NET.replace("return F.cross_entropy", "assert not outputs.requires_grad\n    return F.cross_entropy"),
+        net=NET.replace("return F.cross_entropy", "assert outputs.shape[0] != 31\n    return F.cross_entropy"),
     )
     done = run_process(sys.executable, ROOT / "train.py", *experiment.arguments)
     assert done.returncode == 1

@@ -24,8 +24,8 @@ def batches_on_device(dataloader, model):
     for batch in dataloader:
         if not isinstance(batch, tuple | list) or len(batch) != 2:
             raise UserError(
-                f"model/data_loader.py: a batch should be a pair (inputs, labels), not {describe(batch)}; "
-                f"batches of another form need a function unpack_batch(batch) -> (inputs, labels) in model/net.py"
+                f"a batch of the data loader should be a pair (inputs, labels), not {describe(batch)}; "
+                f"batches of another form need a function unpack_batch(batch) -> (inputs, labels) in net.py"
             )
         held.append(tree_map(lambda tensor: tensor.to(device, non_blocking=True), tuple(batch)))
         if len(held) == 2 and model.training and batch_size(held[1]) == 1 < batch_size(held[0]):

@@ -17,10 +17,11 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from toolkit.dataset import FACTS, SPLITS, read_facts
+from toolkit.dataset import FACTS, SPLITS, list_files, read_facts
 from toolkit.images import CorruptImage, decode, resized
 from utils import UserError, write_whole
 
+DEFAULT_SIZE = (64, 64)  # of images from a folder
 LISTED = 10  # duplicates that an error lists before it only counts
 STALE_SECONDS = 24 * 3600  # after which what an interrupted build left behind is removed
 
@@ -46,7 +47,7 @@ def build(source, target, *, seed=230, image_size=None, force=False, skip_corrup
         source: a toolkit.sources.Source. What it has not split is split 80/10/10, or 80/20 where one of the
             three splits is missing; at random by `seed`, alike in every class, copies of a file staying together.
         target: the folder; it appears whole or not at all.
-        image_size: (height, width) to resize to; None: what the source has.
+        image_size: (height, width) to resize to; None: what the source has, or 64×64 for a folder of images.
         force: replace another dataset that is there.
         skip_corrupt: go on without images that cannot be decoded.
         drop_duplicates: of identical images in two splits, leave out the one in train (or in val, of val and test).
@@ -58,15 +59,16 @@ def build(source, target, *, seed=230, image_size=None, force=False, skip_corrup
         UserError: too few images or classes, a corrupt image, identical images in two splits, another dataset there.
     """
     target = Path(target)
-    size = tuple(image_size or source.image_size or (64, 64))
+    size = tuple(image_size or source.image_size or DEFAULT_SIZE)
     recipe = source.facts | {"seed": seed, "image_size": list(size), "skip_corrupt": skip_corrupt,
                              "drop_duplicates": drop_duplicates}  # fmt: skip
     if is_there(target, recipe, force):
         logging.info("%s is there already, made from the same source: nothing to do", target)
         return None
-    items = assign_splits(source.items, source.classes, seed)
+    items = assign_splits(source.load(), source.classes, seed)
     if source.ignored:
         logging.info("%d files that are not images were ignored", source.ignored)
+    new_parent = not target.parent.exists()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         remove_stale(target)
@@ -84,6 +86,9 @@ def build(source, target, *, seed=230, image_size=None, force=False, skip_corrup
         raise UserError(f"{target}: cannot be written: {error.strerror or error}") from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+        if new_parent and not target.exists():
+            with contextlib.suppress(OSError):
+                target.parent.rmdir()
     return facts
 
 
@@ -97,8 +102,13 @@ def is_there(target, recipe, force):
         return False
     if not (target / FACTS).is_file():
         raise UserError(f"{target}: is there and was not made by build_dataset.py; choose another --name")
-    theirs = read_facts(target).get("source", {})
-    if theirs == recipe:
+    facts = read_facts(target)
+    theirs = facts.get("source")
+    if not isinstance(theirs, dict):
+        raise UserError(f"{target}: is there and was not made by build_dataset.py; choose another --name")
+    if not force and theirs == recipe:
+        for split in SPLITS:
+            list_files(target, split, facts)
         return True
     if not force:
         names = [k for k in recipe if theirs.get(k) != recipe[k] and k != "inventory"]
@@ -126,6 +136,10 @@ def assign_splits(items, classes, seed):
     groups = {}
     for item, key in zip(loose, copy_keys(loose), strict=True):
         groups.setdefault(key, []).append(item)
+    for group in groups.values():
+        if len({item.label for item in group}) > 1:
+            first, other = group[0], next(item for item in group if item.label != group[0].label)
+            raise UserError(f"one image in two classes: {first.image} and {other.image} are the same; remove one")
     by_class = {label: [] for label in classes}
     for group in groups.values():
         by_class[group[0].label].append(group)
@@ -273,8 +287,8 @@ def put_in_place(aside, target):
     try:
         aside.rename(target)
     except OSError:
-        if not (target / FACTS).is_file():  # else another process has built it in the meantime
-            raise
+        if not (target / FACTS).is_file() or read_facts(target)["source"] != read_facts(aside)["source"]:
+            raise  # else another process has built the same in the meantime
     finally:
         if old is not None:
             if not target.exists():

@@ -8,6 +8,8 @@ import tempfile
 import traceback
 from pathlib import Path
 
+from tqdm import tqdm
+
 import utils
 from toolkit.dataset import read_facts
 from toolkit.task import find_task
@@ -16,9 +18,14 @@ from utils import Params, UserError
 
 def run_script(main):
     """Run `main()` and end the process: code 2 and one line for a mistake of the user's, 130 for Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a name that the terminal cannot show is no reason to stop
+            stream.reconfigure(errors="backslashreplace")
     try:
         main()
     except UserError as error:
+        for bar in list(getattr(tqdm, "_instances", ())):
+            bar.close()
         print(f"error: {error}", file=sys.stderr)
         note_in_log(f"error: {error}")
         sys.exit(2)
@@ -26,6 +33,9 @@ def run_script(main):
         print("\ninterrupted", file=sys.stderr)
         note_in_log("interrupted")
         sys.exit(130)
+    except BrokenPipeError:  # what reads the output (head, less) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except Exception:
         note_in_log(traceback.format_exc())
         raise
@@ -64,18 +74,22 @@ def set_up(model_dir, data_dir=None, device=None, params_from=None, overrides=No
         UserError: something is missing or wrong.
     """
     json_path = Path(params_from or model_dir) / "params.json"
-    if not json_path.is_file():
+    if not os.path.isfile(json_path):
         raise UserError(f"{json_path}: no such file; an experiment is a folder with a params.json in it")
     task = find_task(model_dir)
     params = Params(json_path, declared=task.hyperparameters, overrides=overrides)
     params.check_names(task.code())
+    if params_from is not None:
+        derive(params, model_dir, params_from)
+    check_writable(model_dir)
     chosen = utils.choose_device(device)
     data_dir = find_data(task, params, data_dir)
     params.add_facts({"device": str(chosen), "cuda": chosen.type == "cuda"})
     params.add_facts({"data_dir": str(data_dir), "model_folder": os.path.relpath(task.folder)})
     facts = read_facts(data_dir)
-    if facts.get("num_classes", 2) < 2:
-        raise UserError(f"{data_dir}: has one class only; a classifier needs two or more")
+    if not isinstance(facts.get("num_classes", 2), int) or facts.get("num_classes", 2) < 2:
+        raise UserError(f"{data_dir}: num_classes is {facts['num_classes']!r}; a classifier needs two or more")
+    facts.pop("source", None)  # how it was made says nothing that a model needs
     params.add_facts(facts, source=f"{data_dir}/dataset.json")
     return task, params, data_dir
 
@@ -112,39 +126,34 @@ def parse_overrides(words):
     return overrides
 
 
+def derive(params, model_dir, params_from):
+    """Make the `params` of an experiment those of a new one. Nothing is written yet.
+
+    Raises:
+        UserError: the new one has a params.json already, with other values.
+    """
+    schema, path = params.written.get("$schema"), Path(model_dir) / "params.json"
+    if isinstance(schema, str) and (Path(params_from) / schema).exists():  # a path relative to the file
+        setattr(params, "$schema", Path(os.path.relpath(Path(params_from) / schema, model_dir)).as_posix())
+    if path.exists():
+        there, values = utils.read_json(path), params.written
+        changed = sorted(k for k in there.keys() | values.keys() if k != "$schema" and there.get(k) != values.get(k))
+        if changed:
+            raise UserError(f"{path}: is there already, with another {', '.join(changed)}; choose another --model_dir")
+
+
 def check_writable(folder):
     """Make sure that files can be made in `folder`, or in the nearest folder above it that is there.
 
     Raises:
         UserError: they cannot.
     """
-    folder = Path(folder)
+    folder, log = Path(folder), Path(folder) / "train.log"
+    if log.is_dir() or (log.exists() and not os.access(log, os.W_OK)):
+        raise UserError(f"{log}: cannot be written to")
     place = next(p for p in [folder, *folder.absolute().parents] if p.exists())
     try:
         with tempfile.TemporaryFile(dir=place):
             pass
     except OSError as error:
         raise UserError(f"{folder}: cannot be written to: {error.strerror}") from None
-
-
-def save_params(params, model_dir, params_from):
-    """Write the params.json of a new experiment, made from that of another one.
-
-    Raises:
-        UserError: the experiment has a params.json already, with other values.
-    """
-    path = Path(model_dir) / "params.json"
-    values = params.written
-    if "$schema" in values:  # a path relative to the file
-        setattr(params, "$schema", Path(os.path.relpath(Path(params_from) / values["$schema"], model_dir)).as_posix())
-    if path.exists():
-        there = utils.read_json(path)
-        changed = sorted(k for k in there.keys() | values.keys() if k != "$schema" and there.get(k) != values.get(k))
-        if changed:
-            raise UserError(f"{path}: is there already, with another {', '.join(changed)}; choose another --model_dir")
-        return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{path.parent}: cannot be made: {error.strerror}") from None
-    params.save(path)

@@ -1,6 +1,6 @@
 """A dataset folder of images: its facts, and its pixels in memory or in a mapped file."""
 
-import contextlib
+import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from toolkit.images import decode
+from toolkit.images import CorruptImage, decode
 from utils import UserError, open_whole, read_json
 
 FACTS = "dataset.json"
@@ -47,7 +47,7 @@ def load_images(data_dir, split, cache_above):
     """
     data_dir = Path(data_dir)
     facts = read_facts(data_dir)
-    needed = {"class_names", "image_channels", "image_height", "image_width", "counts", "fingerprint"}
+    needed = {"class_names", "image_channels", "image_height", "image_width", "mean", "std", "counts", "fingerprint"}
     if not needed <= facts.keys():
         raise UserError(
             f"{data_dir}: not a dataset of images: it has no complete {FACTS}; "
@@ -55,9 +55,8 @@ def load_images(data_dir, split, cache_above):
         )
     files, labels = list_files(data_dir, split, facts)
     shape = (len(files), facts["image_height"], facts["image_width"], facts["image_channels"])
-    if np.prod(shape) > cache_above * 1e6:
-        pixels = mapped_pixels(data_dir, split, facts, files, shape)
-    else:
+    pixels = mapped_pixels(data_dir, split, facts, files, shape) if np.prod(shape) > cache_above * 1e6 else None
+    if pixels is None:
         pixels = decode_all(files, np.empty(shape, np.uint8))
     return torch.from_numpy(pixels).permute(0, 3, 1, 2), torch.tensor(labels)
 
@@ -68,9 +67,12 @@ def list_files(data_dir, split, facts):
     for label, name in enumerate(facts["class_names"]):
         folder = data_dir / split / name
         expected = facts["counts"].get(split, {}).get(name, 0)
-        found = []
-        with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
-            found = sorted(entry.path for entry in entries if entry.name.endswith(".png"))
+        try:
+            found = sorted(entry.path for entry in os.scandir(folder) if entry.name.endswith(".png"))
+        except FileNotFoundError:
+            found = []
+        except OSError as error:
+            raise UserError(f"{folder}: cannot be read: {error.strerror}") from None
         if len(found) != expected:
             raise UserError(
                 f"{folder}: {len(found)} images are there, but {data_dir / FACTS} counts {expected}: "
@@ -91,7 +93,7 @@ def decode_all(files, pixels):
         image = decode(files[index], None, channels)
         if image.shape != (height, width, channels):
             found = f"{image.shape[1]}x{image.shape[0]} pixels"
-            raise UserError(f"{files[index]}: is {found}, the dataset's are {width}x{height}")
+            raise CorruptImage(f"{files[index]}: is {found}, the dataset's are {width}x{height}")
         pixels[index] = image
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -101,19 +103,31 @@ def decode_all(files, pixels):
 
 
 def mapped_pixels(data_dir, split, facts, files, shape):
-    """The pixels of a split as an array mapped from a cache file, made now if it is not there."""
+    """The pixels of a split as an array mapped from a cache file, made now if it is not there.
+
+    Returns:
+        uint8 array of `shape`, or None where the file cannot be made.
+    """
     cache = data_dir / ".cache" / f"{split}-{facts['fingerprint'][:16]}.npy"
-    if not cache.exists():
+    if not cache.exists() or cache.stat().st_size <= np.prod(shape):
         try:
             cache.parent.mkdir(exist_ok=True)
-        except OSError as error:
-            raise UserError(f"{cache.parent}: cannot be made, for the decoded images: {error.strerror}") from None
-        with open_whole(cache) as file:
-            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-            offset = file.tell()
-            file.truncate(offset + int(np.prod(shape)))
-            file.flush()
-            pixels = np.memmap(file.name, np.uint8, "r+", offset, shape)
-            decode_all(files, pixels)
-            pixels.flush()
+            write_cache(cache, files, shape)
+        except CorruptImage:
+            raise
+        except (OSError, UserError) as error:
+            logging.warning("%s cannot be written (%s): the images are kept in memory", cache, error)
+            return None
     return np.load(cache, mmap_mode="c")  # copy on write: torch wants memory that may be written to
+
+
+def write_cache(cache, files, shape):
+    """Decode image files into the .npy file `cache`, an array of `shape`."""
+    with open_whole(cache) as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        offset = file.tell()
+        file.truncate(offset + int(np.prod(shape)))
+        file.flush()
+        pixels = np.memmap(file.name, np.uint8, "r+", offset, shape)
+        decode_all(files, pixels)
+        pixels.flush()

@@ -11,7 +11,7 @@ from tabulate import tabulate
 from utils import write_whole
 
 SCHEMA = Path(__file__).resolve().parent.parent / "experiments" / "params.schema.json"
-BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<", "minItems": "length ≥"}
+BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 
 
 def params_table(declared):

@@ -32,7 +32,7 @@ def opened(path):
     """
     try:
         return Image.open(path)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # Pillow's readers raise errors of many kinds
         raise CorruptImage(f"{path}: cannot be read as an image: {reason(error, path)}") from None
 
 
@@ -59,17 +59,16 @@ def decode(path, size, channels):
                 height, width = reversed(size) if turned else size
                 image.draft(None, (2 * width, 2 * height))
             pixels = convert(ImageOps.exif_transpose(image), channels)
-        except (OSError, ValueError, SyntaxError, EOFError, MemoryError, Image.DecompressionBombError) as error:
+        except Exception as error:
             raise CorruptImage(f"{path}: cannot be decoded: {reason(error, path)}") from None
     return resized(pixels, size)
 
 
 def convert(image, channels):
-    """A Pillow image as grey ("L") or RGB. What is transparent becomes white; 16 bits a pixel are scaled to 8."""
+    """A Pillow image as grey ("L") or RGB. What is transparent becomes white, integers count as of 16 bits."""
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image, dtype=np.float64)
-        sixteen_bits = image.mode.startswith("I;16") or values.max() > 255
-        scale = 255 / 65535 if sixteen_bits else 255 if image.mode == "F" and values.max() <= 1 else 1
+        scale = 255 / 65535 if image.mode.startswith("I") else 255 if values.max() <= 1 else 1
         image = Image.fromarray((values * scale).clip(0, 255).round().astype(np.uint8))
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")

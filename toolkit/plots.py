@@ -1,6 +1,7 @@
 """Pictures of a run."""
 
 import io
+import math
 
 
 def plot_curves(history, best):
@@ -23,7 +24,7 @@ def plot_curves(history, best):
     marker = "o" if len(epochs) == 1 else None
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         for split, color in (("train", "tab:gray"), ("val", "tab:blue")):
-            values = [row[f"{split}_{name}"] for row in history]
+            values = [row.get(f"{split}_{name}", math.nan) for row in history]  # nan: a metric that came later
             axes.plot(epochs, values, color=color, label=split, marker=marker)
         if best["epoch"] in epochs:
             value = values[epochs.index(best["epoch"])]

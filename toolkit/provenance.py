@@ -6,6 +6,7 @@ import platform
 import subprocess
 import sys
 from datetime import UTC, datetime
+from pathlib import Path
 
 import torch
 
@@ -27,6 +28,7 @@ def provenance(project):
     return {
         "command": [os.path.basename(sys.executable), *sys.argv],
         "code": git_state(project),
+        "template": (git_state(Path(__file__).parent) or {}).get("commit"),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
         "hardware": {
             "platform": platform.platform(),

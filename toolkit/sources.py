@@ -6,7 +6,9 @@ import os
 import re
 import shutil
 import tempfile
-from contextlib import contextmanager
+import zlib
+from collections.abc import Callable
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +18,14 @@ from toolkit.images import image_extensions, is_grey
 from utils import UserError
 
 SPLIT_NAMES = {"train": "train", "val": "val", "dev": "val", "test": "test"}
-SPLIT_PREFIX = re.compile("train|val|dev|test", re.IGNORECASE)
+SPLIT_PREFIX = re.compile(r"(train|val|dev|test)(ing|s|id|idation|elopment)?(?![a-z])", re.IGNORECASE)
+CLOTHES = "T-shirt-top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot"
+THINGS = "airplane,automobile,bird,cat,deer,dog,frog,horse,ship,truck"
+TORCHVISION_SETS = {  # name there, classes, channels, (height, width)
+    "mnist": ("MNIST", [str(n) for n in range(10)], 1, (28, 28)),
+    "fashion_mnist": ("FashionMNIST", CLOTHES.split(","), 1, (28, 28)),
+    "cifar10": ("CIFAR10", THINGS.split(","), 3, (32, 32)),
+}
 
 
 @dataclass(slots=True)
@@ -34,7 +43,7 @@ class Source:
     """The images to build a dataset from.
 
     Attributes:
-        items: list of Item.
+        load: function that gives the list of Item.
         classes: the class names, in the order of their labels 0, 1, 2, ...
         channels: 1 (grey) or 3 (RGB).
         image_size: (height, width) in pixels, or None: to be resized to what the user says.
@@ -42,7 +51,7 @@ class Source:
         ignored: how many files were passed over, as no images.
     """
 
-    items: list
+    load: Callable[[], list[Item]]
     classes: list
     channels: int
     image_size: tuple | None
@@ -55,14 +64,17 @@ def digits():
 
     Source: E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository (1998).
     """
-    from sklearn.datasets import load_digits
 
-    bunch = load_digits()
-    pixels = (bunch.images * (255 / 16)).round().astype(np.uint8)[..., None]  # (1797, 8, 8, 1), 0..16 to 0..255
-    pairs = zip(pixels, bunch.target, strict=True)
-    items = [Item(str(label), f"{i:04d}", image) for i, (image, label) in enumerate(pairs)]
+    def load():
+        from sklearn.datasets import load_digits
+
+        bunch = load_digits()
+        pixels = (bunch.images * (255 / 16)).round().astype(np.uint8)[..., None]  # (1797, 8, 8, 1), 0..16 to 0..255
+        pairs = zip(pixels, bunch.target, strict=True)
+        return [Item(str(label), f"{i:04d}", image) for i, (image, label) in enumerate(pairs)]
+
     facts = {"kind": "digits", "from": "scikit-learn's load_digits"}
-    return Source(items, [str(n) for n in range(10)], 1, (8, 8), facts)
+    return Source(load, [str(n) for n in range(10)], 1, (8, 8), facts)
 
 
 def torchvision_set(kind, raw_dir):
@@ -73,31 +85,39 @@ def torchvision_set(kind, raw_dir):
         raw_dir: folder with the raw files as they are published (gzipped or not), or in torchvision's layout.
 
     Raises:
-        UserError: they cannot be downloaded, or are damaged.
+        UserError: on loading: they cannot be downloaded, or are damaged.
     """
+    name, classes, channels, size = TORCHVISION_SETS[kind]
+
+    def load():
+        try:
+            with torchvision_layout(Path(raw_dir), name) as root:
+                return torchvision_items(name, classes, root)
+        except (OSError, RuntimeError, EOFError, ValueError, AssertionError, zlib.error) as error:
+            for made in (Path(raw_dir) / name / "raw", Path(raw_dir) / name, Path(raw_dir)):
+                with suppress(OSError):
+                    made.rmdir()  # if empty: what a download that failed leaves behind
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"{kind}: no usable raw files in {raw_dir}, and they cannot be downloaded: {reason}; "
+                f"put the published files there (or name their folder with --raw_dir) and run this again"
+            ) from None
+
+    return Source(load, classes, channels, size, {"kind": kind, "from": f"torchvision's {name}"})
+
+
+def torchvision_items(name, classes, root):
+    """The items of a set that torchvision knows, read from its layout in the folder `root`."""
     from torchvision import datasets
 
-    name = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "cifar10": "CIFAR10"}[kind]
-    kind_of_set = getattr(datasets, name)
     items = []
-    with torchvision_layout(Path(raw_dir), name) as root:
-        for split, train in (("train", True), ("test", False)):
-            try:
-                data = kind_of_set(root, train=train, download=True)
-            except (OSError, RuntimeError, EOFError, ValueError, AssertionError) as error:
-                reason = " ".join(str(error).split())
-                raise UserError(
-                    f"{kind}: no usable raw files in {raw_dir}, and they cannot be downloaded: {reason}; "
-                    f"put the published files there (or name their folder with --raw_dir) and run this again"
-                ) from None
-            pixels = np.asarray(data.data)
-            pixels = pixels if pixels.ndim == 4 else pixels[..., None]  # (N, height, width, channels)
-            classes = [str(n) for n in range(10)] if kind == "mnist" else [c.replace("/", "-") for c in data.classes]
-            labels = np.asarray(data.targets).tolist()
-            for i, (image, label) in enumerate(zip(pixels, labels, strict=True)):
-                items.append(Item(classes[label], f"{i:05d}", image, split if split == "test" else None))
-    height, width, channels = pixels.shape[1:]
-    return Source(items, classes, channels, (height, width), {"kind": kind, "from": f"torchvision's {name}"})
+    for split, train in ((None, True), ("test", False)):
+        data = getattr(datasets, name)(root, train=train, download=True)
+        pixels = np.asarray(data.data)
+        pixels = pixels if pixels.ndim == 4 else pixels[..., None]  # (N, height, width, channels)
+        for i, (image, label) in enumerate(zip(pixels, np.asarray(data.targets).tolist(), strict=True)):
+            items.append(Item(classes[label], f"{i:05d}", image, split))
+    return items
 
 
 @contextmanager
@@ -105,7 +125,6 @@ def torchvision_layout(raw_dir, name):
     """The folder to give torchvision as root: `raw_dir`, or a temporary one where the raw files lie in it directly."""
     loose = [f for f in raw_dir.glob("*-ubyte*") if f.is_file()] if raw_dir.is_dir() and name != "CIFAR10" else []
     if not loose:
-        raw_dir.mkdir(parents=True, exist_ok=True)
         yield raw_dir
         return
     with tempfile.TemporaryDirectory() as root:
@@ -144,20 +163,20 @@ def folder(path):
     if not items:
         passed = f" ({len(ignored)} other files were ignored, {ignored[0]} for one)" if ignored else ""
         raise UserError(f"{path}: no images in it{passed}")
-    classes = sorted({item.label for item in items}, key=lambda c: (not c.isdigit(), int(c) if c.isdigit() else 0, c))
+    classes = sorted({item.label for item in items}, key=numbers_first)
     channels = 1 if all(is_grey_or_broken(item.image) for item in items) else 3
     inventory = hashlib.sha256()
     for item in items:
         stat = item.image.stat()
         inventory.update(os.fsencode(item.image.relative_to(path)) + b" %d %d\n" % (stat.st_size, stat.st_mtime_ns))
-    facts = {"kind": "folder", "from": str(path), "inventory": inventory.hexdigest()}
-    return Source(items, classes, channels, None, facts, len(ignored))
+    facts = {"kind": "folder", "from": str(path.resolve()), "inventory": inventory.hexdigest()}
+    return Source(lambda: items, classes, channels, None, facts, len(ignored))
 
 
 def split_folders(path):
     """The folders of the splits within `path`, a dict from split to folder, or {None: folder} where it is not split."""
     children = sorted(c for c in path.iterdir() if c.is_dir() and not c.name.startswith("."))
-    found = {c: SPLIT_NAMES[m.group().lower()] for c in children if (m := SPLIT_PREFIX.match(c.name))}
+    found = {c: SPLIT_NAMES[m.group(1).lower()] for c in children if (m := SPLIT_PREFIX.match(c.name))}
     if "train" not in found.values():
         return {None: path}
     if len(children) == 1:
@@ -165,6 +184,9 @@ def split_folders(path):
     if set(found.values()) == {"train"}:  # a class that happens to be called so, among others
         return {None: path}
     splits = {}
+    loose = [c for c in path.iterdir() if c.is_file() and c.suffix.lower() in image_extensions()]
+    if loose:
+        raise UserError(f"{path}: has images ({loose[0].name}) beside the folders for splits; move them into one")
     for child in children:
         if child not in found:
             raise UserError(
@@ -198,6 +220,11 @@ def labelled_files(place, endings, ignored):
             raise UserError(f"{subfolder}: a class folder without images; remove it or fill it")
         for file in images:
             yield subfolder.name, "_".join(file.relative_to(subfolder).with_suffix("").parts), file
+
+
+def numbers_first(label):
+    """A key that sorts class names: numbers by value (10 after 9), then words."""
+    return (0, int(label), label) if label.isdecimal() else (1, 0, label)
 
 
 def is_grey_or_broken(path):

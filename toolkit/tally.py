@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from toolkit.batches import batches_on_device
 from toolkit.task import is_streaming
 from toolkit.trees import batch_size, describe, tensors, tree_cat, tree_map
 from utils import UserError
@@ -28,7 +29,7 @@ class Tally:
     the loss every `params.save_summary_steps` steps, or every second.
 
     Args:
-        split: "train", "val" or "test", for the bar.
+        name: what goes on, for the bar and for messages.
         metrics: dict from name to `fn(outputs, labels) -> float` of numpy arrays (or the nested tuples, lists and
             dicts of them that the model and the loader use), or to an object with `update(outputs, labels)` of
             tensors, `compute()` and `reset()`, for outputs too large to hold.
@@ -37,8 +38,8 @@ class Tally:
         optimizer: for the learning rate in the message about a loss that is not finite.
     """
 
-    def __init__(self, split, metrics, dataloader, params, optimizer=None):
-        self.split, self.metrics, self.params, self.optimizer = split, metrics, params, optimizer
+    def __init__(self, name, metrics, dataloader, params, optimizer=None):
+        self.name, self.metrics, self.params, self.optimizer = name, metrics, params, optimizer
         self.dataloader = dataloader
         self.streaming = [metric for metric in metrics.values() if is_streaming(metric)]
         for metric in self.streaming:
@@ -48,7 +49,7 @@ class Tally:
         self.outputs, self.labels = [], []
         self.kept = 0  # how many of them lie in main memory
         self.read_at = time.monotonic()
-        self.bar = tqdm(total=len(dataloader), desc=split, leave=False, disable=None, dynamic_ncols=True)
+        self.bar = tqdm(total=len(dataloader), desc=name, leave=False, disable=None, dynamic_ncols=True)
 
     def update(self, outputs, labels, loss):
         """Take in a batch.
@@ -82,7 +83,7 @@ class Tally:
         self._read()
         self.bar.close()
         if not self.sizes:
-            raise UserError(f"the {self.split} split gave no batch")
+            raise UserError(f"{self.name}: the data loader gave no batch")
         total = sum(self.sizes)
         results = {
             name: math.fsum(mean * size for mean, size in zip(means, self.sizes, strict=True)) / total
@@ -90,13 +91,7 @@ class Tally:
         }
         outputs, labels = self._gathered()
         for name, metric in self.metrics.items():
-            value = metric.compute() if is_streaming(metric) else metric(outputs, labels)
-            try:
-                results[name] = float(value)
-            except (TypeError, ValueError):
-                raise UserError(
-                    f"model/net.py: metrics[{name!r}] should give one number for the split, not {describe(value)}"
-                ) from None
+            results[name] = as_number(name, metric.compute() if is_streaming(metric) else metric(outputs, labels))
         return results
 
     def _read(self):
@@ -127,8 +122,8 @@ class Tally:
         where = f"step {step + 1}" + (f" of epoch {epoch}" if epoch else "")
         rate = self.optimizer.param_groups[0]["lr"]
         raise NonFiniteLoss(
-            f"the training loss became {loss} at {where}, with learning rate {rate:g}; stopped (the best checkpoint so "
-            f"far is kept). Try a smaller learning_rate, and look for NaN or huge values in the inputs"
+            f"the training loss became {loss} at {where}, with learning rate {rate:g}; stopped (what was saved so far "
+            f"is kept). Try a smaller learning_rate, and look for NaN or huge values in the inputs"
         )
 
     def _cat(self, collected):
@@ -153,10 +148,50 @@ class Tally:
         free = available_memory()
         if needed > SHARE_OF_MEMORY * free:
             raise UserError(
-                f"the outputs and labels of the {self.split} split need about {needed / 2**30:.1f} GiB, more than "
+                f"{self.name}: the outputs and labels of the split need about {needed / 2**30:.1f} GiB, more than "
                 f"{SHARE_OF_MEMORY:.0%} of the {free / 2**30:.1f} GiB of memory that are free; use metrics that take "
                 f"batch after batch: objects with update(outputs, labels), compute() and reset(), as torchmetrics has"
             )
+
+
+def as_number(name, value):
+    """The value of a metric as a float.
+
+    Raises:
+        UserError: it is not one number.
+    """
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise UserError(f"metrics[{name!r}] should give one number for the split, not {describe(value)}") from None
+
+
+def try_one_batch(model, loss_fn, dataloaders, metrics, params):
+    """Put one batch of each split through model, loss and metrics, to find what does not fit before an epoch is spent.
+
+    The model is in evaluation mode and is not changed.
+
+    Returns:
+        The names of the results that an evaluation will have, a list.
+
+    Raises:
+        UserError: a batch is not a pair, the loss cannot be minimised, a metric gives no number.
+    """
+    model.eval()
+    for split, dataloader in dataloaders.items():
+        ((inputs, labels),) = batches_on_device([next(iter(dataloader))], model)
+        outputs = model(inputs)
+        tally = Tally(split, {}, [None], params)
+        tally.update(outputs, labels, loss_fn(outputs, labels))
+        outputs, labels = (tree_map(to_numpy, tree_map(torch.Tensor.detach, tree)) for tree in (outputs, labels))
+        for name, metric in metrics.items():
+            if not is_streaming(metric):
+                try:
+                    value = metric(outputs, labels)
+                except Exception:  # one batch may be too little for it: of one class alone, say
+                    continue
+                as_number(name, value)
+    return [*tally.compute(), *metrics]
 
 
 def to_numpy(tensor):

@@ -38,6 +38,9 @@ class Task:
     def __init__(self, folder):
         self.folder = Path(folder)
         self.project = self.folder.parent
+        for name in ("net.py", "data_loader.py"):
+            if not (self.folder / name).is_file():
+                raise UserError(f"{os.path.relpath(self.folder / name)}: is missing; a model/ folder needs it")
         import_model_package(self.folder)
         self.net = importlib.import_module("model.net")
         self.data_loader = importlib.import_module("model.data_loader")
@@ -47,13 +50,15 @@ class Task:
         fetch = "a function fetch_dataloader(types, data_dir, params)"
         self._fetch = self._need(self.data_loader, "fetch_dataloader", callable, fetch)
         for name, metric in self.metrics.items():
+            if name == "loss":
+                raise UserError(f"{self.path_of(self.net)}: a metric cannot be called loss, which the loss itself is")
             if not callable(metric) and not is_streaming(metric):
                 raise UserError(
                     f"{self.path_of(self.net)}: metrics[{name!r}] is {type(metric).__name__}, but should be a function "
                     f"of (outputs, labels), or an object with update, compute and reset"
                 )
         self.hyperparameters = getattr(self.net, "Hyperparameters", utils.Hyperparameters)
-        if not issubclass(self.hyperparameters, utils.Hyperparameters):
+        if not isinstance(self.hyperparameters, type) or not issubclass(self.hyperparameters, utils.Hyperparameters):
             raise UserError(f"{self.path_of(self.net)}: Hyperparameters should be a subclass of utils.Hyperparameters")
 
     def path_of(self, module):
@@ -113,13 +118,11 @@ class Task:
             if isinstance(loss, dict):
                 if "loss" not in loss:
                     raise UserError(f'{file}: loss_fn gave a dict without "loss", the entry to minimise: {list(loss)}')
-                parts = {name: value.detach() for name, value in loss.items() if name != "loss"}
+                parts = {name: torch.as_tensor(value).detach() for name, value in loss.items() if name != "loss"}
                 loss = loss["loss"]
+                check_loss(loss, file)
                 loss.parts = parts
-            if not isinstance(loss, torch.Tensor) or loss.ndim:
-                raise UserError(
-                    f"{file}: loss_fn must give a scalar tensor (a mean over the batch), not {describe(loss)}"
-                )
+            check_loss(loss, file)
             return loss
 
         return loss_fn
@@ -156,7 +159,11 @@ class UnpackedBatches:
         self.unpack_batch = unpack_batch
 
     def __iter__(self):
-        return map(self.unpack_batch, self.dataloader)
+        for batch in self.dataloader:
+            pair = self.unpack_batch(batch)
+            if not isinstance(pair, tuple | list) or len(pair) != 2:
+                raise UserError(f"unpack_batch(batch) should give a pair (inputs, labels), not {describe(pair)}")
+            yield pair
 
     def __len__(self):
         return len(self.dataloader)
@@ -171,7 +178,7 @@ def find_task(model_dir):
     root = Path(__file__).resolve().parent.parent
     start = Path(model_dir).resolve()
     for folder in [start, *start.parents]:
-        if (folder / "model" / "net.py").is_file():
+        if any((folder / "model" / name).is_file() for name in ("net.py", "data_loader.py")):
             return Task(folder / "model")
     return Task(root / "model")
 
@@ -197,6 +204,18 @@ def import_model_package(folder):
         package.__path__ = [str(folder)]
     sys.path.append(str(folder.parent))
     os.environ[MODEL_FOLDER] = str(folder)
+
+
+def check_loss(loss, file):
+    """Make sure that a loss can be minimised.
+
+    Raises:
+        UserError: it is not a scalar tensor, or no gradient can be computed from it.
+    """
+    if not isinstance(loss, torch.Tensor) or loss.ndim:
+        raise UserError(f"{file}: loss_fn must give a scalar tensor (a mean over the batch), not {describe(loss)}")
+    if torch.is_grad_enabled() and not loss.requires_grad:
+        raise UserError(f"{file}: the loss has no gradient: it is not computed from the model's outputs by torch alone")
 
 
 def is_dict(value):

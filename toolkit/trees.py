@@ -8,7 +8,7 @@ def tree_map(fn, tree):
     if isinstance(tree, torch.Tensor):
         return fn(tree)
     if isinstance(tree, dict):
-        return type(tree)((key, tree_map(fn, value)) for key, value in tree.items())
+        return {key: tree_map(fn, value) for key, value in tree.items()}
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
         return type(tree)(*(tree_map(fn, value) for value in tree))
     if isinstance(tree, tuple | list):
@@ -36,7 +36,7 @@ def tree_cat(trees):
     if isinstance(first, torch.Tensor):
         return torch.cat([t.reshape(1) if t.ndim == 0 else t for t in trees])
     if isinstance(first, dict):
-        return type(first)((key, tree_cat([tree[key] for tree in trees])) for key in first)
+        return {key: tree_cat([tree[key] for tree in trees]) for key in first}
     if isinstance(first, tuple | list) and tensors(first):
         joined = [tree_cat(list(values)) for values in zip(*trees, strict=True)]
         return type(first)(*joined) if hasattr(first, "_fields") else type(first)(joined)

@@ -43,5 +43,7 @@ def test_a_lone_sample_of_another_shape_stays_alone():
 
 @pytest.mark.parametrize("batch", [{"x": 1}, torch.ones(2, 3), (1, 2, 3)])
 def test_a_batch_that_is_no_pair(batch):
-    with pytest.raises(UserError, match=r"a batch should be a pair \(inputs, labels\), not a .*unpack_batch"):
+    with pytest.raises(
+        UserError, match=r"a batch of the data loader should be a pair \(inputs, labels\), not a .*unpack_batch"
+    ):
         list(batches_on_device([batch], MODEL))

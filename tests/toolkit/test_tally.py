@@ -94,7 +94,8 @@ def test_outputs_that_would_not_fit_are_refused_before_they_do_harm(params, monk
     monkeypatch.setattr(toolkit.tally, "available_memory", lambda: 1e6)
     tally = Tally("val", {"m": lambda o, lab: 0.0}, range(1000), params)
     with pytest.raises(
-        UserError, match=r"of the val split need about .*update\(outputs, labels\), compute\(\) and reset"
+        UserError,
+        match=r"val: the outputs and labels of the split need about .*update\(outputs, labels\), compute\(\) and reset",
     ):
         tally.update(torch.zeros(100, 10), torch.zeros(100), torch.tensor(0.0))
     Tally("val", {"m": Streaming()}, range(1000), params).update(
