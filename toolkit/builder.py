@@ -100,21 +100,19 @@ def is_there(target, recipe, force):
     """
     if not target.exists():
         return False
-    if not (target / FACTS).is_file():
-        raise UserError(f"{target}: is there and was not made by build_dataset.py; choose another --name")
     facts = read_facts(target)
     theirs = facts.get("source")
     if not isinstance(theirs, dict):
         raise UserError(f"{target}: is there and was not made by build_dataset.py; choose another --name")
-    if not force and theirs == recipe:
-        for split in SPLITS:
-            list_files(target, split, facts)
-        return True
-    if not force:
+    if force:
+        return False
+    if theirs != recipe:
         names = [k for k in recipe if theirs.get(k) != recipe[k] and k != "inventory"]
         changed = "; ".join(f"{k} {theirs.get(k)}, now {recipe[k]}" for k in names) or "files were changed since"
         raise UserError(f"{target}: holds another dataset ({changed}); --force replaces it")
-    return False
+    for split in SPLITS:
+        list_files(target, split, facts)  # raises where some are missing
+    return True
 
 
 def assign_splits(items, classes, seed):

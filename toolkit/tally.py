@@ -114,7 +114,7 @@ class Tally:
                 if not math.isfinite(means[step]):
                     self._not_finite(step, means[step])
         if not self.bar.disable:
-            self.bar.set_postfix(loss=f"{np.average(means, weights=self.sizes):.4f}", refresh=False)
+            self.bar.set_postfix(loss=f"{np.mean(means[first:]):.4f}", refresh=False)  # since the last reading
 
     def _not_finite(self, step, loss):
         self.bar.close()
