@@ -155,6 +155,18 @@ def test_restore_file_in_the_same_folder_keeps_the_earlier_run(call, experiment)
     assert "is finished" in out
 
 
+def test_the_bundled_dataset_is_built_where_it_is_missing(call, experiment):
+    from test_errors import own_model
+
+    own_model(experiment)  # so that data/ is beside it
+    experiment.write(dataset="digits")
+    code, out, err = call(train.main, "--model_dir", experiment.folder)
+    assert (code, err) == (0, "")
+    assert "data/digits is not there yet: building it" in out
+    made = json.loads((experiment.folder.parent / "data" / "digits" / "dataset.json").read_text())
+    assert made == json.loads((Path(experiment.data_dir) / "dataset.json").read_text())
+
+
 def test_a_new_experiment_from_an_old_one(call, experiment, tmp_path):
     wide = tmp_path / "wide"
     arguments = ["--model_dir", wide, "--data_dir", experiment.data_dir, "--device", "cpu"]
