@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -134,9 +135,9 @@ def assign_splits(items, classes, seed):
     groups = {}
     for item, key in zip(loose, copy_keys(loose), strict=True):
         groups.setdefault(key, []).append(item)
-    for group in groups.values():
-        if len({item.label for item in group}) > 1:
-            first, other = group[0], next(item for item in group if item.label != group[0].label)
+    for first, *others in groups.values():
+        other = next((item for item in others if item.label != first.label), None)
+        if other and isinstance(other.image, Path):  # a published set is taken as it is
             raise UserError(f"one image in two classes: {first.image} and {other.image} are the same; remove one")
     by_class = {label: [] for label in classes}
     for group in groups.values():
@@ -149,12 +150,10 @@ def assign_splits(items, classes, seed):
             raise UserError(f"the class {label!r} has {len(dealt)} different images to split into {into}; {needed}")
         total = len(dealt)
         for split, share in shares.items():
-            for group in [dealt.pop() for _ in range(max(1, round(share * total)))]:
-                for item in group:
-                    item.split = split
-        for group in dealt:
-            for item in group:
-                item.split = "train"
+            for item in chain.from_iterable(dealt.pop() for _ in range(max(1, round(share * total)))):
+                item.split = split
+        for item in chain.from_iterable(dealt):
+            item.split = "train"
     return items
 
 
