@@ -102,6 +102,11 @@ class Params:
         return {k: now.get(k, v) for k, v in (self._written | new).items() if k in self._values}
 
     @property
+    def stated(self):
+        """What the file and the command line say, and the declared defaults, a dict; not what code has set since."""
+        return self._defaults | self._written
+
+    @property
     def unread(self):
         """The keys of the file that no code has read so far, a list. Keys that begin with `$` or `_` are notes."""
         return [k for k in self._written if k not in self._read | self._facts and not k.startswith(("$", "_"))]

@@ -105,6 +105,7 @@ MISTAKES = {
         loader("self.labels[indices]\n", "self.labels[indices], indices\n"), [],
         "a batch of the data loader should be a pair (inputs, labels), not a list of 3; batches of another form need a function unpack_batch",
     ),
+    "key missing in a metric": (net("    return np.mean(outputs.argmax(axis=1) == labels)", "    return utils.Params('experiment/params.json').threshold"), [], "has no key 'threshold'"),
     "key missing in the loss": (net("def loss_fn(outputs, labels):", "def loss_fn(outputs, labels, params):\n    params.scale"), [], "has no key 'scale'"),
     "optimizer is none": (net("metrics = {", "def make_optimizer(model, params):\n    pass\n\n\nmetrics = {"), [], "gave NoneType"),
 }  # fmt: skip
@@ -194,9 +195,8 @@ def test_going_on_with_other_hyperparameters_is_refused(call, trained, tmp_path,
     before = snapshot(folder)
     code, _, err = call(train.main, "--model_dir", folder, "--data_dir", trained.data_dir)
     name, value = next(iter(changed.items()))
-    assert (
-        f"last.pth.tar: is of a run with other hyperparameters ({name} was {values.get(name)!r}, is {value!r})" in err
-    )
+    was = {"seed": 230, "monitor": None} | values  # those that the file did not give are the defaults
+    assert f"last.pth.tar: is of a run with other hyperparameters ({name} was {was[name]!r}, is {value!r})" in err
     assert (code, err.count("\n"), snapshot(folder)) == (2, 1, before)
 
 

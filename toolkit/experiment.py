@@ -56,10 +56,11 @@ def check_same_params(state, params, file):
     Raises:
         UserError: some have changed that may not.
     """
-    theirs, ours = state.get("params"), as_json(params.written)
+    theirs, ours = state.get("params"), as_json(params.stated)
     if not theirs:  # CS230's checkpoints say nothing of them
         return
-    names = sorted(k for k in theirs.keys() | ours.keys() if k not in MAY_CHANGE and not k.startswith(("$", "_")))
+    names = theirs.keys() | params.written.keys()
+    names = sorted(k for k in names if k not in MAY_CHANGE and not k.startswith(("$", "_")))
     changed = [f"{k} was {theirs.get(k)!r}, is {ours.get(k)!r}" for k in names if theirs.get(k) != ours.get(k)]
     if changed:
         raise UserError(

@@ -177,7 +177,7 @@ class Run:
             "optim_dict": self.optimizer.state_dict(),
             "history": self.history,
             "best": self.best,
-            "params": as_json(self.params.written),
+            "params": as_json(self.params.stated),
             "dataset": dataset_of(self.params),
             "restored_from": self.restore_file,
         }

@@ -188,6 +188,8 @@ def try_one_batch(model, loss_fn, dataloaders, metrics, params):
             if not is_streaming(metric):
                 try:
                     value = metric(outputs, labels)
+                except UserError:
+                    raise
                 except Exception:  # one batch may be too little for it: of one class alone, say
                     continue
                 as_number(name, value)
