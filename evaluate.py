@@ -14,8 +14,10 @@ from tabulate import tabulate
 import utils
 from toolkit.batches import batches_on_device
 from toolkit.cli import add_common_arguments, run_script, set_up
-from toolkit.experiment import check_same_data, find_checkpoint, name_of
+from toolkit.experiment import check_same_data, find_checkpoint, name_of, version_of
+from toolkit.restore import restore_loss
 from toolkit.tally import Tally
+from utils import UserError
 
 
 @torch.inference_mode()
@@ -34,7 +36,7 @@ def evaluate(model, loss_fn, dataloader, metrics, params):
     """
     model.eval()
     tally = Tally("evaluation", metrics, dataloader, params)
-    for inputs, labels in batches_on_device(dataloader, model):
+    for inputs, labels in batches_on_device(dataloader, model, seed=params.seed):
         outputs = model(inputs)
         tally.update(outputs, labels, loss_fn(outputs, labels))
     return tally.compute()
@@ -56,19 +58,29 @@ def main(argv=None):
     utils.set_logger()
     task, params, data_dir = set_up(args.model_dir, args.data_dir, args.device)
     checkpoint = find_checkpoint(args.model_dir, args.restore_file)
+    version = version_of(checkpoint)
+    state = utils.read_checkpoint(checkpoint)
     way_out = "--other_data allows other images of the same classes"
-    same = check_same_data(utils.read_checkpoint(checkpoint), params, checkpoint, way_out, args.other_data)
+    same = check_same_data(state.get("dataset"), params, checkpoint, way_out, args.other_data)
     other = "" if same else f"_on_{data_dir.name}"
     utils.set_seed(params.seed)
     dataloader = task.fetch_dataloader([args.split], data_dir, params)[args.split]
     model = task.make_model(params)
-    epoch = utils.load_checkpoint(checkpoint, model).get("epoch")
+    utils.load_weights(state, checkpoint, model)
+    loss_fn = task.loss_fn(params)
+    restore_loss(state, checkpoint, loss_fn)
 
-    results = evaluate(model, task.loss_fn(params), dataloader, task.metrics, params)
+    utils.set_seed(params.seed)  # as train.py does before it evaluates
+    results = evaluate(model, loss_fn, dataloader, task.metrics, params)
 
     path = Path(args.model_dir) / f"metrics_{args.split}_{name_of(checkpoint, args.model_dir)}{other}.json"
     utils.save_dict_to_json(results, path)
-    logging.info("%s (epoch %s) on the %s split of %s:\n", checkpoint, epoch, args.split, data_dir)
+    if version_of(checkpoint) != version:  # by a training that goes on meanwhile
+        path.unlink()
+        raise UserError(
+            f"{checkpoint}: was replaced while it was evaluated, nothing is kept of that; evaluate it again"
+        )
+    logging.info("%s (epoch %s) on the %s split of %s:\n", checkpoint, state.get("epoch"), args.split, data_dir)
     print(tabulate([{"split": args.split} | results], headers="keys", tablefmt="pipe", floatfmt=".4f"))
     logging.info("\nWritten to %s", path)
 

@@ -15,13 +15,14 @@ from evaluate import evaluate
 from toolkit.batches import batches_on_device
 from toolkit.cli import add_common_arguments, parse_overrides, run_script, set_up
 from toolkit.declared import params_table
-from toolkit.run import Run, monitored
+from toolkit.monitor import monitored
+from toolkit.run import Run
 from toolkit.tally import Tally, try_one_batch
 from toolkit.task import find_task
 from utils import UserError
 
 
-def train(model, optimizer, loss_fn, dataloader, metrics, params):
+def train(model, optimizer, loss_fn, dataloader, metrics, params, *, run=None):
     """Train for one epoch.
 
     Args:
@@ -31,6 +32,7 @@ def train(model, optimizer, loss_fn, dataloader, metrics, params):
         dataloader: the training data, batches of (inputs, labels).
         metrics: dict from name to a function of all outputs and labels of the epoch.
         params: hyperparameters.
+        run: the run that this epoch is part of, which may be in the middle of it, and saves on the way.
 
     Returns:
         dict from name to float: "loss" and the metrics, over all samples of the epoch, each as the model was when it
@@ -38,7 +40,7 @@ def train(model, optimizer, loss_fn, dataloader, metrics, params):
     """
     model.train()
     tally = Tally("training", metrics, dataloader, params, optimizer)
-    for inputs, labels in batches_on_device(dataloader, model):
+    for inputs, labels in batches_on_device(dataloader, model, run, tally):
         outputs = model(inputs)  # forward
         loss = loss_fn(outputs, labels)
 
@@ -60,33 +62,35 @@ def train_and_evaluate(
     params,
     model_dir,
     restore_file=None,
-    *,
-    restart=False,
+    **options,
 ):
-    """Train for `params.num_epochs` epochs and evaluate after each; a run that was interrupted goes on.
+    """Train for `params.num_epochs` epochs and evaluate after each; a run that was interrupted goes on where it was.
 
     Args:
         model, optimizer, loss_fn, metrics, params: as for `train`.
         train_dataloader, val_dataloader: training and validation data.
         model_dir: the experiment's folder, where everything is kept.
         restore_file: a checkpoint whose weights a new run begins with: its path, or its name in the folder ("best").
-        restart: begin anew; earlier results are moved aside.
+        options: further ones of `Run`: restart, partial, max_steps, and stateful: what else is to be saved, a schedule
+            for one.
 
     Raises:
         UserError: the loss became NaN, or the run in the folder is of another model, other data or hyperparameters.
     """
-    run = Run(model, optimizer, params, model_dir, restore_file, restart)
-    for epoch in run.epochs():
-        train_metrics = train(model, optimizer, loss_fn, train_dataloader, metrics, params)
-        val_metrics = evaluate(model, loss_fn, val_dataloader, metrics, params)
-        run.record(epoch, train_metrics, val_metrics)
+    with Run(model, optimizer, params, model_dir, restore_file, **options) as run:
+        for epoch in run.epochs():
+            train_metrics = train(model, optimizer, loss_fn, train_dataloader, metrics, params, run=run)
+            val_metrics = evaluate(model, loss_fn, val_dataloader, metrics, params)
+            run.record(epoch, train_metrics, val_metrics)
 
 
 def parse_arguments(argv):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_common_arguments(parser)
     parser.add_argument("--restore_file", help="begin with the weights of this checkpoint: best, last, or a path")
+    parser.add_argument("--partial", action="store_true", help="of --restore_file, take the weights that fit")
     parser.add_argument("--restart", action="store_true", help="begin anew; earlier results are moved aside")
+    parser.add_argument("--max_steps", type=int, metavar="N", help="stop, as Ctrl-C does, when N steps are done in all")
     parser.add_argument("--from", dest="params_from", metavar="EXPERIMENT", help="take the params.json of another one")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="with --from: values that differ from it")
     parser.add_argument("--list_params", action="store_true", help="print the hyperparameters, and do nothing else")
@@ -124,9 +128,13 @@ def main(argv=None):
         args.model_dir,
         args.restore_file,
         restart=args.restart,
+        partial=args.partial,
+        max_steps=args.max_steps,
+        stateful={"loss": loss_fn.module} if loss_fn.module is not None else {},
     )
     data = ["--data_dir", args.data_dir] if args.data_dir else []
-    print("Next:", shlex.join(["python", "evaluate.py", "--model_dir", args.model_dir, *data]))
+    if (Path(args.model_dir) / "best.pth.tar").exists():
+        print("Next:", shlex.join(["python", "evaluate.py", "--model_dir", args.model_dir, *data]))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ import logging
 import os
 import pickle
 import random
-import re
 import sys
 from pathlib import Path
 from typing import Literal
@@ -38,6 +37,7 @@ class Hyperparameters(BaseModel):
     learning_rate: float = Field(1e-3, gt=0, le=1e6, description="step size of the optimizer")
     batch_size: int = Field(32, ge=1, le=2**31, description="samples in one optimizer step")
     num_epochs: int = Field(10, ge=1, le=2**31, description="passes over the training split")
+    checkpoint_minutes: float = Field(5, gt=0, description="minutes between two checkpoints within an epoch")
     num_workers: int = Field(0, ge=0, le=1024, description="worker processes of data loaders that use them")
     save_summary_steps: int = Field(100, ge=1, le=2**31, description="steps between two readings of the training loss")
     monitor: str | None = Field(None, description="metric that selects the best checkpoint; accuracy, else loss")
@@ -133,19 +133,6 @@ class Params:
             self._values[name] = value
             self._facts.add(name)
 
-    def check_names(self, code):
-        """Refuse a key that looks like a declared one mistyped, and that `code` (source text) never mentions.
-
-        Raises:
-            UserError: there is such a key.
-        """
-        for name in self.unread:
-            mentioned = re.search(rf"\b{re.escape(name)}\b", code)
-            if name not in self._defaults and not mentioned and self.meant(name):
-                raise UserError(
-                    f"{self._path}: nothing knows the key {name}{self.meant(name)}; --list_params lists the keys"
-                )
-
     def _check_name(self, name, source):
         if hasattr(type(self), name) or name in vars(self):
             raise UserError(f"{source}: a key cannot be called {name!r}, which Params itself uses; rename it")
@@ -210,15 +197,7 @@ def read_json(path, what="file"):
 
 
 class RunningAverage:
-    """The running average of a quantity.
-
-    ```
-    loss_avg = RunningAverage()
-    loss_avg.update(2)
-    loss_avg.update(4)
-    loss_avg()                           # 3.0
-    ```
-    """
+    """The running average of a quantity: after `avg.update(2)` and `avg.update(4)`, `avg()` is 3.0."""
 
     def __init__(self):
         self.steps = 0
@@ -230,6 +209,20 @@ class RunningAverage:
 
     def __call__(self):
         return self.total / float(self.steps)
+
+
+class LogFile(logging.FileHandler):
+    """A log file. Where it cannot be written to, that is said once, and the training goes on."""
+
+    def emit(self, record):
+        try:
+            super().emit(record)
+        except OSError:
+            self.handleError(record)
+
+    def handleError(self, record):
+        logging.getLogger().removeHandler(self)
+        logging.warning("%s: cannot be written: %s; going on without it", self.baseFilename, sys.exc_info()[1])
 
 
 def set_logger(log_path=None):
@@ -244,8 +237,7 @@ def set_logger(log_path=None):
         handler.close()
     handlers = [(logging.StreamHandler(sys.stdout), "%(message)s")]
     if log_path is not None:
-        file = logging.FileHandler(log_path, encoding="utf-8", delay=True)
-        handlers.append((file, "%(asctime)s %(levelname)s %(message)s"))
+        handlers.append((LogFile(log_path, encoding="utf-8", delay=True), "%(asctime)s %(levelname)s %(message)s"))
     for handler, layout in handlers:
         handler.ours = True
         handler.setFormatter(logging.Formatter(layout))
@@ -253,8 +245,10 @@ def set_logger(log_path=None):
 
 
 @contextlib.contextmanager
-def open_whole(path, mode="wb"):
+def open_whole(path, mode="wb", *, keep=None, outdates=()):
     """Open a file that appears whole or not at all: written aside, synced to the disk, then renamed to `path`.
+
+    What was there is kept beside it under the name `keep`; what the patterns `outdates` match is deleted with it.
 
     Raises:
         UserError: it cannot be written (no space, no permission, no such folder); what was at `path` is kept.
@@ -266,7 +260,19 @@ def open_whole(path, mode="wb"):
             yield file
             file.flush()
             os.fsync(file.fileno())
+        if keep is not None and path.exists():
+            path.with_name(keep).unlink(missing_ok=True)
+            try:
+                os.link(path, path.with_name(keep))
+            except OSError:  # a disk without links: for a moment there is none at `path`
+                os.replace(path, path.with_name(keep))
+        remove(path.parent, outdates)
         os.replace(aside, path)
+        remove(path.parent, outdates)  # again, for another process may just have evaluated the old file
+        if os.name == "posix":  # so that the new name will be there after a power failure, too
+            folder = os.open(path.parent, os.O_RDONLY)
+            os.fsync(folder)
+            os.close(folder)
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
@@ -274,10 +280,16 @@ def open_whole(path, mode="wb"):
             aside.unlink(missing_ok=True)
 
 
-def write_whole(path, content):
-    """Write `content` (str, bytes or a buffer) to the file `path`, whole or not at all."""
-    with open_whole(path, "w" if isinstance(content, str) else "wb") as file:
+def write_whole(path, content, **options):
+    """Write `content` (str, bytes or a buffer) to the file `path`, whole or not at all; options as for `open_whole`."""
+    with open_whole(path, "w" if isinstance(content, str) else "wb", **options) as file:
         file.write(content)
+
+
+def remove(folder, patterns):
+    """Delete the files of `folder` whose names match one of `patterns`."""
+    for file in [file for pattern in patterns for file in folder.glob(pattern)]:
+        file.unlink(missing_ok=True)
 
 
 def save_dict_to_json(d, json_path):
@@ -286,11 +298,13 @@ def save_dict_to_json(d, json_path):
 
 
 def save_checkpoint(state, is_best, checkpoint):
-    """Save `state` as `last.pth.tar` in the folder `checkpoint`, and as `best.pth.tar` too if `is_best`.
+    """Save `state` as `last.pth.tar` in the folder `checkpoint`, and as `best.pth.tar` before that if `is_best`.
+
+    What was last becomes `previous.pth.tar`. The metrics of the checkpoint that was best until now are removed.
 
     Args:
-        state: dict with "epoch" (int), "state_dict" (of the model), "optim_dict" (of the optimizer), and whatever
-            else of tensors, numbers, strings, lists and dicts is to be kept.
+        state: dict with "epoch", "state_dict" (of the model), "optim_dict" (of the optimizer), and whatever else of
+            tensors, numbers, strings, lists and dicts is to be kept.
         is_best: whether this is the best model so far.
         checkpoint: the folder; it is made if it is not there.
 
@@ -301,8 +315,9 @@ def save_checkpoint(state, is_best, checkpoint):
     folder.mkdir(parents=True, exist_ok=True)
     content = io.BytesIO()
     torch.save(state, content)
-    for name in ["last.pth.tar", "best.pth.tar"] if is_best else ["last.pth.tar"]:
-        write_whole(folder / name, content.getbuffer())
+    if is_best:
+        write_whole(folder / "best.pth.tar", content.getbuffer(), outdates=["metrics_*_best*.json"])
+    write_whole(folder / "last.pth.tar", content.getbuffer(), keep="previous.pth.tar")
 
 
 def read_checkpoint(path):
@@ -330,39 +345,48 @@ def read_checkpoint(path):
     return state
 
 
-def load_checkpoint(checkpoint, model, optimizer=None):
+def load_checkpoint(checkpoint, model, optimizer=None, *, partial=False):
     """Load the weights in the file `checkpoint` into `model`, and the optimizer's state where one is given.
 
-    Returns:
-        The checkpoint's dict ("epoch", "state_dict", "optim_dict", ...).
+    Returns the checkpoint's dict. With `partial`, the weights that fit are taken, and the others listed in the log.
 
     Raises:
         UserError: as `read_checkpoint`, or the weights are of another architecture.
     """
     state = read_checkpoint(checkpoint)
+    load_weights(state, checkpoint, model, optimizer, partial)
+    return state
+
+
+def load_weights(state, checkpoint, model, optimizer=None, partial=False):
+    """Do what `load_checkpoint` does with the dict `state`, which was read from the file `checkpoint`."""
     theirs, ours = state["state_dict"], model.state_dict()
-    changed = [k for k in ours if k in theirs and shape(theirs[k]) != shape(ours[k])]
+    fitting = {k: v for k, v in theirs.items() if k in ours and shape(v) == shape(ours[k])}
+    changed = [k for k in ours if k in theirs and k not in fitting]
     shapes = [f"{k} is {shape(theirs[k])} there and {shape(ours[k])} in the model" for k in changed]
     missing = [f"{k} is missing there" for k in ours if k not in theirs and not k.endswith("num_batches_tracked")]
     unexpected = [f"the model has no {k}" for k in theirs if k not in ours]
-    if differences := shapes + missing + unexpected:
+    differences = shapes + missing + unexpected
+    if differences and (not partial or not fitting):
         more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
-        why = "params.json or model/net.py has changed since"
+        why = "not one entry fits" if partial else "params.json or model/net.py has changed since"
         raise UserError(f"{checkpoint}: weights of another architecture: {differences[0]}{more}; {why}")
-    model.load_state_dict(theirs, strict=False)  # all that may be missing are counters that older torch did not have
+    if partial:
+        logging.info("%s: %d of %d weights taken; not taken:", checkpoint, len(fitting), len(ours))
+        logging.info("%s", "\n".join(f"  {difference}" for difference in differences or ["none"]))
+    model.load_state_dict(fitting, strict=False)  # may be missing: counters that older torch did not have
     if optimizer is not None:
         if not state.get("optim_dict"):
             raise UserError(f"{checkpoint}: has no state of the optimizer")
         try:
             optimizer.load_state_dict(state["optim_dict"])
-        except ValueError as error:
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise UserError(f"{checkpoint}: state of another optimizer: {error}") from None
-    return state
 
 
 def shape(value):
-    """The shape of an entry of a state dict, a tuple (empty for what is not a tensor)."""
-    return tuple(getattr(value, "shape", ()))
+    """The shape of an entry of a state dict, a tuple; the name of its type where it is not a tensor."""
+    return tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
 
 
 def set_seed(seed, epoch=0):
@@ -371,23 +395,3 @@ def set_seed(seed, epoch=0):
     random.seed(mixed)
     np.random.seed(mixed)
     torch.manual_seed(mixed)
-
-
-def choose_device(name=None):
-    """The torch.device called `name` ("cpu", "cuda", "cuda:1", "mps"), or the fastest that is there.
-
-    Raises:
-        UserError: there is no such device.
-    """
-    if name is None:
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        if not re.fullmatch(r"cpu|cuda(:\d+)?|mps", name):
-            raise RuntimeError(f"no device that models are trained on: {name}")
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        there = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-        there += ["mps", "cpu"] if torch.backends.mps.is_available() else ["cpu"]
-        raise UserError(f"--device {name}: not there; this machine has {', '.join(there)}") from error
-    return device

@@ -187,16 +187,22 @@ def test_a_checkpoint_of_another_architecture(call, trained, tmp_path, script):
     assert (code, err.count("\n"), snapshot(folder)) == (2, 1, before)
 
 
-@pytest.mark.parametrize("changed", [{"learning_rate": 0.5}, {"seed": 1}, {"monitor": "loss"}, {"num_channels": 8}])
+@pytest.mark.parametrize("changed", [{"seed": 1}, {"monitor": "loss"}, {"num_channels": 8}, {"batch_size": 32}])
 def test_going_on_with_other_hyperparameters_is_refused(call, trained, tmp_path, changed):
     folder = copy_of(trained.folder, tmp_path / "experiment")
     values = json.loads((folder / "params.json").read_text())
     (folder / "params.json").write_text(json.dumps(values | changed | {"num_epochs": 3}))
     before = snapshot(folder)
-    code, _, err = call(train.main, "--model_dir", folder, "--data_dir", trained.data_dir)
+    code, out, err = call(train.main, "--model_dir", folder, "--data_dir", trained.data_dir)
     name, value = next(iter(changed.items()))
-    was = {"seed": 230, "monitor": None} | values  # those that the file did not give are the defaults
-    assert f"last.pth.tar: is of a run with other hyperparameters ({name} was {was[name]!r}, is {value!r})" in err
+    was = ({"seed": 230, "monitor": None} | values)[name]  # what the file did not give is the default
+    was = "(none)" if was is None else json.dumps(was)
+    assert f"{name} {was} -> {json.dumps(value)} would be another run" in " ".join(out.split())
+    assert "num_epochs 2 -> 3 so many epochs in all" in " ".join(out.split())
+    assert (
+        f"last.pth.tar: is of a run with another {name}: put back what params.json had, begin anew with --restart"
+        in err
+    )
     assert (code, err.count("\n"), snapshot(folder)) == (2, 1, before)
 
 

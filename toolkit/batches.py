@@ -2,11 +2,12 @@
 
 import torch
 
+from toolkit.order import order_of
 from toolkit.trees import batch_size, describe, tree_cat, tree_map
 from utils import UserError
 
 
-def batches_on_device(dataloader, model):
+def batches_on_device(dataloader, model, run=None, tally=None, seed=None):
     """Yield the (inputs, labels) of `dataloader`, moved to the device of `model`.
 
     In training, a last batch of one sample is joined to the batch before it (where their shapes allow it): batch
@@ -15,29 +16,49 @@ def batches_on_device(dataloader, model):
     Args:
         dataloader: iterable of pairs (inputs, labels), each a tensor or nested tuples, lists and dicts of tensors.
         model: an nn.Module.
+        run: the Run that this is an epoch of: it says where in the epoch to begin, and saves on the way.
+        tally: what sums up the epoch, for `run` to save and restore.
+        seed: without `run`: what is drawn at random while loading is a function of this and the number of the batch.
 
     Raises:
         UserError: a batch is not a pair.
     """
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    held = []  # the latest batch, handed out once the next one has shown that it is not a lone last sample
-    for batch in dataloader:
+    held, counts = [], []  # the latest batch, handed out once the next one has shown that it is not a lone last sample
+    if run is not None:
+        batches = run.batches(dataloader, tally)
+    else:
+        batches = dataloader if seed is None else order_of(dataloader, seed).batches(epoch=0)
+    for batch in batches:
         if not isinstance(batch, tuple | list) or len(batch) != 2:
             raise UserError(
                 f"a batch of the data loader should be a pair (inputs, labels), not {describe(batch)}; "
                 f"batches of another form need a function unpack_batch(batch) -> (inputs, labels) in net.py"
             )
         held.append(tree_map(lambda tensor: tensor.to(device, non_blocking=True), tuple(batch)))
+        counts.append(1)
         if len(held) == 2 and model.training and batch_size(held[1]) == 1 < batch_size(held[0]):
-            held = join(held)
+            held, counts = join(held, counts)
         if len(held) == 2:
-            yield held.pop(0)
-    yield from held
+            yield from one_step(held.pop(0), counts.pop(0), run)
+    for batch, count in zip(held, counts, strict=True):
+        yield from one_step(batch, count, run)
+    if run is not None:
+        run.end_steps()
 
 
-def join(batches):
-    """A list of one batch made of `batches`, or `batches` as they are where their shapes do not fit."""
+def one_step(batch, count, run):
+    """Yield a batch for a step, made of `count` batches of the loader, and tell `run` when it begins and ends."""
+    if run is not None:
+        run.begin_step()
+    yield batch
+    if run is not None:
+        run.end_step(count)
+
+
+def join(batches, counts):
+    """Lists of one batch made of `batches` and of the sum of `counts`, or both as they are where shapes do not fit."""
     try:
-        return [tree_cat(batches)]
+        return [tree_cat(batches)], [sum(counts)]
     except RuntimeError:
-        return batches
+        return batches, counts

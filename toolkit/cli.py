@@ -3,11 +3,13 @@
 import json
 import logging
 import os
+import re
 import sys
 import tempfile
 import traceback
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
 import utils
@@ -78,11 +80,11 @@ def set_up(model_dir, data_dir=None, device=None, params_from=None, overrides=No
         raise UserError(f"{json_path}: no such file; an experiment is a folder with a params.json in it")
     task = find_task(model_dir)
     params = Params(json_path, declared=task.hyperparameters, overrides=overrides)
-    params.check_names(task.code())
+    check_names(params, task, json_path)
     if params_from is not None:
         derive(params, model_dir, params_from)
     check_writable(model_dir)
-    chosen = utils.choose_device(device)
+    chosen = choose_device(device)
     data_dir = find_data(task, params, data_dir)
     params.add_facts({"device": str(chosen), "cuda": chosen.type == "cuda"})
     params.add_facts({"data_dir": str(data_dir), "model_folder": os.path.relpath(task.folder)})
@@ -92,6 +94,26 @@ def set_up(model_dir, data_dir=None, device=None, params_from=None, overrides=No
     facts.pop("source", None)  # how it was made says nothing that a model needs
     params.add_facts(facts, source=f"{data_dir}/dataset.json")
     return task, params, data_dir
+
+
+def choose_device(name=None):
+    """The torch.device called `name` ("cpu", "cuda", "cuda:1", "mps"), or the fastest that is there.
+
+    Raises:
+        UserError: there is no such device.
+    """
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        if not re.fullmatch(r"cpu|cuda(:\d+)?|mps", name):
+            raise RuntimeError(f"no device that models are trained on: {name}")
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        there = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+        there += ["mps", "cpu"] if torch.backends.mps.is_available() else ["cpu"]
+        raise UserError(f"--device {name}: not there; this machine has {', '.join(there)}") from error
+    return device
 
 
 def find_data(task, params, data_dir):
@@ -110,6 +132,21 @@ def find_data(task, params, data_dir):
         logging.info("%s is not there yet: building it from scikit-learn's digits", path)
         build(digits(), path)
     return path
+
+
+def check_names(params, task, json_path):
+    """Refuse a key that looks like a declared one mistyped, and that the code of `task` never mentions.
+
+    Raises:
+        UserError: there is such a key.
+    """
+    code = task.code()
+    for name in params.unread:
+        mentioned = re.search(rf"\b{re.escape(name)}\b", code)
+        if name not in task.hyperparameters.model_fields and not mentioned and params.meant(name):
+            raise UserError(
+                f"{json_path}: nothing knows the key {name}{params.meant(name)}; --list_params lists the keys"
+            )
 
 
 def parse_overrides(words):

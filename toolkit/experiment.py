@@ -3,13 +3,36 @@
 import contextlib
 import json
 import logging
+import os
 from pathlib import Path
 
+from tabulate import tabulate
+
+import utils
+from toolkit.state import read_state
 from utils import UserError
 
 KIND_OF_DATA = ("num_classes", "class_names", "image_channels", "image_height", "image_width")
-RESULTS = ("*.pth.tar", "history.csv", "metrics_*.json", "run.json", "curves.png", "tensorboard")  # of a run
-MAY_CHANGE = ("num_epochs", "num_workers", "save_summary_steps")  # from one session of a run to the next
+RESULTS = (
+    "previous.pth.tar",
+    "last.pth.tar",
+    "*.pth.tar",
+    "history.csv",
+    "metrics_*.json",
+    "run.json",
+    "curves.png",
+    "tensorboard",
+)  # of a run; first what a run that was not moved wholly would go on from
+MAY_CHANGE = {  # from one session of a run to the next
+    "num_epochs": "so many epochs in all",
+    "learning_rate": "the new value holds from here on",
+    "checkpoint_minutes": "the results stay the same",
+    "num_workers": "the results stay the same",
+    "save_summary_steps": "the results stay the same",
+    "cache_above_mb": "the results stay the same",
+    "dataset": "the data is the same, by its fingerprint",
+}
+REFUSED = "would be another run"
 
 
 def dataset_of(params):
@@ -18,11 +41,11 @@ def dataset_of(params):
     return {name: getattr(params, name) for name in names if hasattr(params, name)}
 
 
-def check_same_data(state, params, file, way_out, allow=False):
+def check_same_data(theirs, params, file, way_out, allow=False):
     """Refuse a checkpoint that was trained on other data than the present; with `allow`, only say so.
 
     Args:
-        state: the checkpoint's dict.
+        theirs: what `dataset_of` gave when the checkpoint was written, a dict; None or empty: not known.
         params: hyperparameters, with the facts of the present data.
         file: the checkpoint's name, for the message.
         way_out: what the user can do, for the message.
@@ -34,8 +57,8 @@ def check_same_data(state, params, file, way_out, allow=False):
     Raises:
         UserError: it is another dataset.
     """
-    theirs, ours = state.get("dataset") or {}, dataset_of(params)
-    if not theirs or not ours or theirs.get("fingerprint") == ours.get("fingerprint"):
+    ours = dataset_of(params)
+    if not isinstance(theirs, dict) or not theirs or not ours or theirs.get("fingerprint") == ours.get("fingerprint"):
         return True
     changed = [f"{k} {theirs.get(k)}, now {ours.get(k)}" for k in KIND_OF_DATA if theirs.get(k) != ours.get(k)]
     difference = "; ".join(changed) or "the same classes, other images"
@@ -45,28 +68,82 @@ def check_same_data(state, params, file, way_out, allow=False):
     return False
 
 
-def check_same_params(state, params, file):
-    """Refuse to go on with a run whose hyperparameters have changed in a way that would make it another one.
+def changed_params(theirs, params):
+    """What differs between the hyperparameters of a checkpoint and the present ones; said in the log, key by key.
 
     Args:
-        state: the checkpoint's dict.
+        theirs: the checkpoint's, a dict.
         params: the present hyperparameters.
-        file: the checkpoint's name, for the message.
+
+    Returns:
+        (changed, refused): two dicts from name to [then, now]; what is refused would make it another run.
+    """
+    ours = as_json(params.stated)
+    names = theirs.keys() | params.written.keys() if theirs else ()  # CS230's checkpoints say nothing of them
+    names = sorted(name for name in names if not name.startswith(("$", "_")))
+    differ = {name: [theirs.get(name), ours.get(name)] for name in names if theirs.get(name) != ours.get(name)}
+    allowed = {k: v for k, v in MAY_CHANGE.items() if k != "dataset" or hasattr(params, "fingerprint")}
+    changed = {name: values for name, values in differ.items() if name in allowed}
+    refused = {name: values for name, values in differ.items() if name not in allowed}
+    if differ:
+        rows = [[n, as_text(then), "->", as_text(now), allowed.get(n, REFUSED)] for n, (then, now) in differ.items()]
+        table = tabulate(rows, tablefmt="plain", disable_numparse=True)
+        say = print if refused else logging.info  # what is refused changes no file, nor the log
+        say(f"params.json has changed since this run was trained last:\n{table}")
+    return changed, refused
+
+
+def version_of(file):
+    """What changes when another file takes the place of `file`; None where there is none."""
+    try:
+        status = os.stat(file)
+        return status.st_ino, status.st_mtime_ns, status.st_size
+    except OSError:
+        return None
+
+
+def as_text(value):
+    """A value of params.json as it stands there; "(none)" where the key is missing."""
+    return "(none)" if value is None else json.dumps(value)
+
+
+def read_last(folder):
+    """The latest checkpoint of a run that can be read: last, or else the one before it.
+
+    Args:
+        folder: the experiment's.
+
+    Returns:
+        (state, file, unreadable): the TrainState and its file, or None twice; the files that could not be read and why,
+        a list of pairs.
 
     Raises:
-        UserError: some have changed that may not.
+        UserError: there are some, and none can be read.
     """
-    theirs, ours = state.get("params"), as_json(params.stated)
-    if not theirs:  # CS230's checkpoints say nothing of them
-        return
-    names = theirs.keys() | params.written.keys()
-    names = sorted(k for k in names if k not in MAY_CHANGE and not k.startswith(("$", "_")))
-    changed = [f"{k} was {theirs.get(k)!r}, is {ours.get(k)!r}" for k in names if theirs.get(k) != ours.get(k)]
-    if changed:
-        raise UserError(
-            f"{file}: is of a run with other hyperparameters ({'; '.join(changed)}): put them back, begin anew with "
-            f"--restart, or make a new experiment with --from"
-        )
+    unreadable = []
+    for file in (folder / "last.pth.tar", folder / "previous.pth.tar"):
+        if file.exists():
+            try:
+                return read_state(utils.read_checkpoint(file), file), file, unreadable
+            except UserError as error:
+                unreadable.append((file, error))
+    if unreadable:
+        raise UserError(f"{unreadable[0][1]} (--restart begins anew, and moves it aside)")
+    return None, None, []
+
+
+def set_aside(file, error):
+    """Rename a file that cannot be read, so that the next one of its name does not replace it, and say so."""
+    aside = free_name(file.parent, "unreadable", f"-{file.name}")
+    file.rename(aside)
+    logging.warning("%s; it is now %s; going on from the one before it", error, aside.name)
+
+
+def free_name(folder, name, ending=""):
+    """The path `<name>-<n><ending>` in a folder, with the number after the highest that is there."""
+    taken = [path.name.removeprefix(f"{name}-").removesuffix(ending) for path in folder.glob(f"{name}-*{ending}")]
+    numbers = [int(number) for number in taken if number.isdecimal()]
+    return folder / f"{name}-{max(numbers, default=0) + 1}{ending}"
 
 
 def find_checkpoint(model_dir, restore_file):
@@ -90,23 +167,27 @@ def name_of(checkpoint, model_dir):
     return name if folder == Path(model_dir).resolve() else f"{folder.name}_{name}"
 
 
-def results_in(model_dir):
-    """The files and folders that an earlier run left in an experiment's folder, as a list of paths."""
-    return [path for pattern in RESULTS for path in sorted(Path(model_dir).glob(pattern))]
-
-
 def move_results_aside(model_dir):
-    """Move what an earlier run left in an experiment's folder to a folder `replaced-<n>` in it. Nothing is deleted."""
-    results = results_in(model_dir)
-    if not results:
+    """Move what an earlier run left in an experiment's folder to a folder `replaced-<n>` in it. Nothing is deleted.
+
+    A run that has no checkpoint and no result left nothing that is worth it.
+    """
+    folder = Path(model_dir)
+    results = list(dict.fromkeys(path for pattern in RESULTS for path in sorted(folder.glob(pattern))))
+    if not any(path.name not in ("run.json", "tensorboard") for path in results):
         return
-    taken = [path.name.removeprefix("replaced-") for path in Path(model_dir).glob("replaced-*")]
-    numbers = [int(number) for number in taken if number.isdecimal()]
-    aside = Path(model_dir) / f"replaced-{max(numbers, default=0) + 1}"
+    aside = free_name(folder, "replaced")
     aside.mkdir()
     for path in results:
         path.rename(aside / path.name)
     logging.info("The results of the earlier run are now in %s", aside)
+
+
+def remove_unfinished(folder):
+    """Delete what a process that was killed while writing left; to be called by the only process that trains there."""
+    for file in Path(folder).glob(".*.tmp"):
+        if not file.name.startswith(".metrics_"):  # evaluate.py may be writing that
+            file.unlink(missing_ok=True)
 
 
 def as_json(values):

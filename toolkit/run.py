@@ -1,37 +1,50 @@
-"""The record of a run: the epochs it still has to do, and all that is kept of each one in the experiment's folder."""
+"""A training run in an experiment's folder: where it stands, the epochs it still has to do, when it is saved."""
 
-import csv
-import io
-import json
+import contextlib
 import logging
 import math
+import sys
 import time
 from pathlib import Path
 
 import utils
 from toolkit.experiment import (
     as_json,
+    changed_params,
     check_same_data,
-    check_same_params,
     dataset_of,
     find_checkpoint,
     move_results_aside,
+    read_last,
+    remove_unfinished,
+    set_aside,
 )
-from toolkit.plots import plot_curves
-from toolkit.provenance import now, provenance
+from toolkit.journal import Journal
+from toolkit.lock import ExperimentLock
+from toolkit.monitor import is_better, monitored
+from toolkit.order import MODEL, generators_of, order_of, seed_all
+from toolkit.restore import change_learning_rate, gradients_of, reading, restore
+from toolkit.state import Best, TrainState
+from toolkit.stop import StopSignals
 from utils import UserError
 
-SECONDS_BETWEEN_PICTURES = 60
+# Whether what the model and the optimizer hold at this moment is a state that a run can go on from.
+NOTHING_NEW, READY, NOT_READY = "nothing new", "ready", "not ready"
+
+
+class EndOfSession(Exception):
+    """As many steps are done as `max_steps` says."""
 
 
 class Run:
-    """A training run in an experiment's folder; one that was interrupted goes on where its last epoch ended.
+    """A training run; one that was interrupted goes on where it was.
 
     ```
-    run = Run(model, optimizer, params, model_dir)
-    for epoch in run.epochs():
-        ...
-        run.record(epoch, train_metrics, val_metrics)
+    with Run(model, optimizer, params, model_dir) as run:
+        for epoch in run.epochs():
+            train_metrics = train(..., run=run)     # takes its batches from `run.batches`
+            ...
+            run.record(epoch, train_metrics, val_metrics)
     ```
 
     Args:
@@ -41,34 +54,91 @@ class Run:
         restore_file: name in the folder, or path, of a checkpoint whose weights a new run begins with. A run that was
             begun so goes on when it is named again.
         restart: begin anew, whatever is there.
+        partial: take from `restore_file` the weights that fit.
+        max_steps: stop, as if asked to, once so many steps are done in all.
+        stateful: dict from name to what else has a state_dict and a load_state_dict: a schedule, a gradient scaler, a
+            moving average, a loss with weights.
 
     Raises:
-        UserError: a checkpoint is damaged or does not fit, or the run had other data or hyperparameters.
+        UserError: another process trains there, a checkpoint is damaged or does not fit, or the run had other data or
+            hyperparameters.
     """
 
-    def __init__(self, model, optimizer, params, model_dir, restore_file=None, restart=False):
+    def __init__(self, model, optimizer, params, model_dir, restore_file=None, *, restart=False, partial=False,
+                 max_steps=None, stateful=None):  # fmt: skip
         self.model, self.optimizer, self.params = model, optimizer, params
         self.folder = Path(model_dir)
         self.restore_file = None if restore_file is None else str(restore_file)
-        self.epoch, self.history, self.best, self.sessions = 0, [], None, []
-        self.started, self.pictured = time.monotonic(), time.monotonic()
-        self.events, self.logged = None, False
-        last = self.folder / "last.pth.tar"
-        state = utils.read_checkpoint(last) if last.exists() and not restart else None
-        self.goes_on = state is not None and self.restore_file in (None, state.get("restored_from"))
-        if self.goes_on:
-            self._resume(state, last)
-        elif restore_file is not None:
-            utils.load_checkpoint(find_checkpoint(self.folder, restore_file), model)
+        self.restart, self.partial, self.max_steps, self.stateful = restart, partial, max_steps, stateful or {}
+        self.state = TrainState()
+        self.goes_on, self.changed, self.unreadable = False, {}, []
+        self.phase, self.can_save_in_epoch, self.gradients_used = NOTHING_NEW, True, True
+        self.tally, self.generators = None, generators_of(model)
+        self.signals, self.lock, self.journal = StopSignals(), ExperimentLock(model_dir), Journal(model_dir, params)
+        self.saved_at, self.saved_position = time.monotonic(), None
+        self.begun = False
 
-    def _resume(self, state, last):
-        check_same_data(state, self.params, last, way_out="--restart begins anew on this one")
-        check_same_params(state, self.params, last)
-        utils.load_checkpoint(last, self.model, self.optimizer)
-        self.epoch = state.get("epoch")
-        self.history, self.best = state.get("history", []), state.get("best")
-        if not isinstance(self.epoch, int) or not isinstance(self.history, list):
-            raise UserError(f"{last}: its epoch or history is not what train.py writes; --restart begins anew")
+    def __enter__(self):
+        with contextlib.ExitStack() as undo:
+            undo.enter_context(self.signals)
+            undo.callback(self.lock.release)
+            if self.folder.is_dir():  # else there is nothing to read, and nothing is made before all is checked
+                self.lock.acquire()
+            self._restore()
+            self.hook = self.optimizer.register_step_post_hook(self._after_optimizer_step)
+            undo.callback(self.hook.remove)
+            undo.callback(self.journal.close)
+            self.undo = undo.pop_all()
+        return self
+
+    def __exit__(self, kind, error, trace):
+        with self.undo:
+            if kind is not None and self.begun and not self.signals.at_once:
+                self._leave(error)
+        return kind is EndOfSession
+
+    def _leave(self, error):
+        """Save what is done, and say how to go on."""
+        try:
+            if self.phase == READY:
+                self.save()
+            self.journal.end_session(self.model, self.state)
+        except UserError as problem:
+            logging.error("%s", problem)
+        again = "The same command without --restart" if "--restart" in sys.argv else "The same command"
+        why = self.signals.received or ("an error" if isinstance(error, Exception) else "request")
+        why = f"after {self.max_steps} steps" if isinstance(error, EndOfSession) else f"by {why}"
+        saved = f"saved {self.saved_position}" if self.saved_position else "nothing is saved yet"
+        logging.info("Stopped %s; %s. %s goes on.", why, saved, again)
+
+    def position(self):
+        """Where the run stands, in words."""
+        if not self.state.batches_done:
+            return f"after epoch {self.state.epoch}"
+        return f"in epoch {self.state.epoch + 1} after batch {self.state.batches_done}"
+
+    def _restore(self):
+        if not self.restart:
+            state, file, self.unreadable = read_last(self.folder)
+            self.goes_on = state is not None and self.restore_file in (None, state.restored_from)
+            if self.goes_on:
+                self._resume(state, file)
+                return
+        if self.restore_file is not None:
+            utils.load_checkpoint(find_checkpoint(self.folder, self.restore_file), self.model, partial=self.partial)
+
+    def _resume(self, state, file):
+        check_same_data(state.dataset, self.params, file, way_out="--restart begins anew on this one")
+        self.changed, refused = changed_params(state.params, self.params)
+        if refused:
+            raise UserError(
+                f"{file}: is of a run with another {', '.join(refused)}: put back what params.json had, begin anew "
+                f"with --restart, or make a new experiment with --from"
+            )
+        restore(state, file, self.model, self.optimizer, self.stateful)
+        if "learning_rate" in self.changed:
+            change_learning_rate(self.optimizer, self.stateful.values(), *self.changed["learning_rate"])
+        self.state = state
 
     def epochs(self):
         """Yield the numbers of the epochs that are still to be done, 1 to `params.num_epochs`.
@@ -76,15 +146,20 @@ class Run:
         This is where the first file is written; a new run moves what an earlier one left to a folder `replaced-<n>`.
         """
         total = self.params.num_epochs
-        if self.epoch >= total:
-            logging.info("%s is finished: %d of %d epochs are done", self.folder, self.epoch, total)
+        if self.state.epoch >= total:
+            logging.info("%s is finished: %d of %d epochs are done", self.folder, self.state.epoch, total)
             logging.info("(a larger num_epochs goes on, --restart begins anew)")
+            if self.state.history and not self.journal.is_complete(self.state):  # killed when all but that was done
+                self._begin()
+                self.journal.write_results(self.state, is_best=False)
+                self._finish()
             return
         self._begin()
-        for epoch in range(self.epoch + 1, total + 1):
+        for epoch in range(self.state.epoch + 1, total + 1):
             self.params.add_facts({"epoch": epoch})
             utils.set_seed(self.params.seed, epoch)
-            self.epoch_started = time.monotonic()
+            self.journal.begin_epoch()
+            self.phase = NOT_READY  # until `batches` is asked, which alone knows what is done of the epoch
             yield epoch
         self._finish()
 
@@ -93,28 +168,74 @@ class Run:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"{self.folder}: cannot be made: {error.strerror}") from None
-        if not self.goes_on:
+        self.lock.acquire()
+        remove_unfinished(self.folder)
+        if self.goes_on:
+            for file, error in self.unreadable:
+                set_aside(file, error)
+        else:
             move_results_aside(self.folder)
+            self.state.restored_from = self.restore_file
             if self.restore_file is not None:  # so that it can go on from here, though what it names was moved
-                self._save_state(is_best=False)
+                self.save()
         path = self.folder / "params.json"
         if not path.exists():
             self.params.save(path)
-        path = self.folder / "run.json"
-        if path.exists():
-            self.sessions = utils.read_json(path).get("sessions", [])
-        project = getattr(self.params, "model_folder", ".")
-        self.sessions.append(provenance(project) | {"started": now(), "first_epoch": self.epoch + 1})
-        self._save_run_json()
-        device = next((p.device for p in self.model.parameters()), "cpu")
-        logging.info("Training %s: %s of %s parameters, on %s", self.folder, type(self.model).__name__,
-                     f"{count_parameters(self.model):,}", device)  # fmt: skip
-        if hasattr(self.params, "data_dir"):
-            logging.info("Model: %s/net.py; data: %s", self.params.model_folder, self.params.data_dir)
+        self.journal.begin_session(self.model, self.state, self.changed)
         if self.goes_on:
-            logging.info("Going on after epoch %d", self.epoch)
+            self.saved_position = self.position()
+            logging.info("Going on %s", self.saved_position)
+            if self.state.best and not (self.folder / "best.pth.tar").exists():
+                logging.warning("best.pth.tar, of epoch %d, is missing; a better epoch makes it", self.state.best.epoch)
         elif self.restore_file is not None:
             logging.info("The weights to begin with are those of %s", self.restore_file)
+        self.begun, self.saved_at = True, time.monotonic()
+
+    def batches(self, dataloader, tally):
+        """An iterator over the batches of the epoch that are still to be done; each is followed by `step_done`.
+
+        Args:
+            dataloader: the training data.
+            tally: what sums up the epoch; gets back what it had summed up when the run was interrupted.
+        """
+        order, self.tally = order_of(dataloader, self.params.seed), tally
+        if self.state.tally is not None:
+            with reading(self.folder / "last.pth.tar"):
+                tally.load_state_dict(self.state.tally.model_dump())
+            self.state.tally = None
+        done = self.state.batches_done
+        if done and not order.can_skip:
+            logging.info("The data loader is not a plain DataLoader: going over %d batches that are done", done)
+        self.phase = NOTHING_NEW
+        return order.batches(self.state.epoch + 1, done) if tally.results is None else iter(())
+
+    def begin_step(self):
+        """To be called before each step: seeds what it draws.
+
+        Raises:
+            EndOfSession: `max_steps` are done.
+        """
+        if self.max_steps is not None and self.state.step >= self.max_steps:
+            raise EndOfSession
+        self.phase, self.signals.in_step, self.gradients_used = NOT_READY, True, False
+        seed_all(self.params.seed, self.state.epoch + 1, self.state.batches_done, MODEL, self.generators)
+
+    def end_step(self, batches):
+        """To be called after each step, with how many batches it was of. Saves when it is time.
+
+        Raises:
+            KeyboardInterrupt, SystemExit: a signal asked for it.
+        """
+        self.state.batches_done += batches
+        self.state.step += 1
+        self.phase, self.signals.in_step = READY, False
+        self.signals.check()
+        if time.monotonic() - self.saved_at > 60 * self.params.checkpoint_minutes and self.can_save_in_epoch:
+            self.save()
+
+    def end_steps(self):
+        """To be called after the last step of an epoch: what follows must not depend on where the run was resumed."""
+        utils.set_seed(self.params.seed)
 
     def record(self, epoch, train_metrics, val_metrics):
         """Keep what an epoch gave: checkpoints, metrics, history, events, a line in the log.
@@ -126,144 +247,70 @@ class Run:
         Raises:
             UserError: the validation loss is NaN, or `params.monitor` names no result.
         """
+        self.phase, self.signals.in_step = NOT_READY, True
         self._check_results(epoch, val_metrics)
-        row = {"epoch": epoch, "learning_rate": self.optimizer.param_groups[0]["lr"]}
+        row = {"epoch": epoch, "learning_rate": float(self.optimizer.param_groups[0]["lr"])}
         row |= {f"train_{name}": value for name, value in train_metrics.items()}
         row |= {f"val_{name}": value for name, value in val_metrics.items()}
-        self.history.append(row)
-        self.epoch = epoch
         monitor, mode = monitored(self.params, val_metrics)
-        is_best = self._is_best(val_metrics[monitor], mode)
+        value = val_metrics[monitor]
+        is_best = is_better(value, self.state.best and self.state.best.value, mode)
         if is_best:
-            self.best = {"epoch": epoch, "monitor": monitor, "value": val_metrics[monitor]}
-            for outdated in self.folder.glob("metrics_*_best.json"):  # of the checkpoint that was best so far
-                outdated.unlink()
-        self._save_state(is_best)
-        if is_best:
-            utils.save_dict_to_json(val_metrics, self.folder / "metrics_val_best_weights.json")
-        utils.save_dict_to_json(val_metrics, self.folder / "metrics_val_last_weights.json")
-        utils.write_whole(self.folder / "history.csv", as_csv(self.history))
-        self._log(row, is_best)
-        self._write_events(epoch, train_metrics, val_metrics)
-        if time.monotonic() - self.pictured > SECONDS_BETWEEN_PICTURES:
-            self._draw()
+            self.state.best = Best(epoch=epoch, monitor=monitor, value=value)
+        self.state.history.append(row)
+        self.state.epoch, self.state.batches_done, self.tally = epoch, 0, None
+        self.save(is_best)
+        self.journal.write_epoch(self.state, is_best, train_metrics, val_metrics)
+        self.signals.in_step = False
+        self.signals.check()
 
     def _check_results(self, epoch, val_metrics):
         if math.isnan(val_metrics["loss"]):
             rate = self.optimizer.param_groups[0]["lr"]
             raise UserError(
                 f"the validation loss became nan in epoch {epoch}, with learning rate {rate:g}; stopped (what was "
-                f"saved up to epoch {epoch - 1} is kept). Try a smaller learning_rate, and --restart"
+                f"saved before is kept). Try a smaller learning_rate, and --restart"
             )
         monitor, _ = monitored(self.params, val_metrics)
-        if self.best and self.best["monitor"] != monitor:
+        if self.state.best and self.state.best.monitor != monitor:
             raise UserError(
-                f"the best checkpoint so far was chosen by {self.best['monitor']}, and now it would be by {monitor}: "
-                f'put "monitor" into params.json, or begin anew with --restart'
+                f"the best checkpoint so far was chosen by {self.state.best.monitor}, and now it would be by "
+                f'{monitor}: put "monitor" into params.json, or begin anew with --restart'
             )
 
-    def _is_best(self, value, mode):
-        """Whether `value` is at least as good as all before (of equals the later is taken, as in CS230's template)."""
-        if math.isnan(value):
-            return self.best is None
-        if self.best is None or math.isnan(self.best["value"]):
-            return True
-        return value >= self.best["value"] if mode == "max" else value <= self.best["value"]
+    def save(self, is_best=False):
+        """Write the checkpoint, of this moment between two steps.
 
-    def _save_state(self, is_best):
-        state = {
-            "epoch": self.epoch,
+        Raises:
+            UserError: it cannot be written; the one before is kept.
+        """
+        self.phase = NOT_READY
+        state = dict(self.state) | {
             "state_dict": self.model.state_dict(),
             "optim_dict": self.optimizer.state_dict(),
-            "history": self.history,
-            "best": self.best,
+            "stateful": {name: part.state_dict() for name, part in self.stateful.items()},
+            "gradients": {} if self.gradients_used else gradients_of(self.model),
+            "best": self.state.best and self.state.best.model_dump(),
             "params": as_json(self.params.stated),
             "dataset": dataset_of(self.params),
-            "restored_from": self.restore_file,
         }
+        if self.tally is not None:
+            try:
+                state["tally"] = self.tally.state_dict()
+            except TypeError as error:
+                logging.warning("No checkpoints within epochs: outputs, labels or a metric hold %s, which they cannot "
+                                "(a metric can have state_dict and load_state_dict)", error)  # fmt: skip
+                self.can_save_in_epoch = False
+                return
         utils.save_checkpoint(state, is_best, self.folder)
+        self.phase, self.saved_at, self.saved_position = NOTHING_NEW, time.monotonic(), self.position()
 
-    def _log(self, row, is_best):
-        names = [name for name in row if name not in ("epoch", "learning_rate")]
-        if not self.logged:
-            for name in self.params.unread:
-                logging.warning("params.json: %s has no effect: nothing has read it%s", name, self.params.meant(name))
-            logging.info("  ".join([" epoch", *names, "seconds"]))
-            self.logged = True
-        cells = [f"{row['epoch']:>6}", *(f"{row[name]:{len(name)}.4f}" for name in names)]
-        seconds = time.monotonic() - self.epoch_started
-        logging.info("  ".join([*cells, f"{seconds:7.1f}"]) + ("  *" if is_best else ""))
-
-    def _write_events(self, epoch, train_metrics, val_metrics):
-        from torch.utils.tensorboard import SummaryWriter  # half a second: not before the first epoch is done
-
-        if self.events is None:
-            self.events = SummaryWriter(self.folder / "tensorboard", purge_step=epoch)
-        for split, results in (("train", train_metrics), ("val", val_metrics)):
-            for name, value in results.items():
-                self.events.add_scalar(f"{name}/{split}", value, epoch)
-
-    def _draw(self):
-        utils.write_whole(self.folder / "curves.png", plot_curves(self.history, self.best))
-        self.pictured = time.monotonic()
-
-    def _save_run_json(self):
-        content = {
-            "model_dir": str(self.folder),
-            "seed": self.params.seed,
-            "params": as_json(self.params.values),
-            "dataset": dataset_of(self.params),
-            "parameters_of_the_model": count_parameters(self.model),
-            "best": self.best,
-            "epochs": self.epoch,
-            "sessions": self.sessions,
-        }
-        utils.write_whole(self.folder / "run.json", json.dumps(content, indent=2) + "\n")
+    def _after_optimizer_step(self, optimizer, args, kwargs):
+        self.gradients_used = type(optimizer).__module__.startswith("torch.optim.")  # others may accumulate them
 
     def _finish(self):
-        self.sessions[-1] |= {"finished": now(), "seconds": round(time.monotonic() - self.started, 1)}
-        self._save_run_json()
-        self._draw()
-        self.events.close()
-        seconds = time.monotonic() - self.started
+        self.journal.draw(self.state)
+        self.journal.end_session(self.model, self.state)
+        best = self.state.best
         logging.info("Done in %.0f seconds. Best %s on val: %.4f, after epoch %d (marked *).",
-                     seconds, self.best["monitor"], self.best["value"], self.best["epoch"])  # fmt: skip
-
-
-def monitored(params, results):
-    """Which of the results of an evaluation selects the best checkpoint, and in which direction.
-
-    Args:
-        params: hyperparameters: `monitor` and `monitor_mode`; where they are not given, accuracy, else loss.
-        results: the names of the results, "loss" and the metrics.
-
-    Returns:
-        (name, "max" or "min")
-
-    Raises:
-        UserError: there is no such result, or its direction cannot be known.
-    """
-    name, mode = params.monitor, params.monitor_mode
-    if name is None:
-        name = "accuracy" if "accuracy" in results else "loss"
-    if name not in results:
-        raise UserError(f"params.json: monitor is {name!r}, but the metrics are {', '.join(results)}")
-    mode = mode or {"accuracy": "max", "loss": "min"}.get(name)
-    if mode is None:
-        raise UserError(f'params.json: monitor is {name!r}; add "monitor_mode": "max" or "min", whichever is better')
-    return name, mode
-
-
-def count_parameters(model):
-    """How many numbers the parameters of a model are."""
-    return sum(p.numel() for p in model.parameters())
-
-
-def as_csv(rows):
-    """Rows (dicts) as the text of a csv file. Floats have all their digits."""
-    text = io.StringIO()
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+                     time.monotonic() - self.journal.started, best.monitor, best.value, best.epoch)  # fmt: skip

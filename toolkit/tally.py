@@ -1,5 +1,6 @@
 """The loss and the metrics of a whole split, collected batch by batch."""
 
+import copy
 import math
 import os
 import time
@@ -9,8 +10,9 @@ import torch
 from tqdm import tqdm
 
 from toolkit.batches import batches_on_device
+from toolkit.order import order_of
 from toolkit.task import is_streaming
-from toolkit.trees import batch_size, describe, tensors, tree_cat, tree_map
+from toolkit.trees import batch_size, describe, from_plain, tensors, to_plain, tree_cat, tree_map
 from utils import UserError
 
 SECONDS_BETWEEN_READINGS = 1.0  # of the loss, where steps are slow
@@ -48,6 +50,7 @@ class Tally:
         self.losses = {"loss": []}  # name -> mean over each batch, read from the device
         self.outputs, self.labels = [], []
         self.kept = 0  # how many of them lie in main memory
+        self.results = None  # once all is computed
         self.read_at = time.monotonic()
         self.bar = tqdm(total=len(dataloader), desc=name, leave=False, disable=None, dynamic_ncols=True)
 
@@ -76,12 +79,45 @@ class Tally:
         waited = time.monotonic() - self.read_at
         if len(self.pending) >= self.params.save_summary_steps or waited > SECONDS_BETWEEN_READINGS:
             self._read()
-        self.bar.update()
+        try:
+            self.bar.update()
+        except OSError:  # the terminal is gone
+            self.bar.disable = True
 
     def compute(self):
         """The results of the split, a dict from name to float: "loss", further parts of the loss, the metrics."""
-        self._read()
+        if self.results is None:
+            self._read()
+            self.results = self._compute()
+            self.outputs, self.labels = [], []
         self.bar.close()
+        return self.results
+
+    def state_dict(self):
+        """All that was collected so far, for a checkpoint: a dict of plain values and tensors.
+
+        Raises:
+            TypeError: outputs, labels or a metric hold something that a checkpoint does not.
+        """
+        self._read()
+        if self.outputs:
+            self.outputs, self.labels, self.kept = [self._cat(self.outputs)], [self._cat(self.labels)], 1
+        metrics = {name: metric_state(metric) for name, metric in self.metrics.items() if is_streaming(metric)}
+        collected = {"sizes": self.sizes, "losses": self.losses, "outputs": self.outputs, "labels": self.labels}
+        return to_plain(collected | {"metrics": metrics, "results": self.results})
+
+    def load_state_dict(self, state):
+        """Go on from what `state_dict` gave."""
+        state = from_plain(state)
+        self.sizes, self.losses = list(state["sizes"]), dict(state["losses"])
+        self.outputs, self.labels, self.results = list(state["outputs"]), list(state["labels"]), state["results"]
+        self.kept = len(self.outputs)
+        for name, metric in self.metrics.items():
+            if is_streaming(metric):
+                load_metric_state(metric, state["metrics"][name])
+        self.bar.update(len(self.sizes))
+
+    def _compute(self):
         if not self.sizes:
             raise UserError(f"{self.name}: the data loader gave no batch")
         total = sum(self.sizes)
@@ -154,6 +190,23 @@ class Tally:
             )
 
 
+def metric_state(metric):
+    """The state of a streaming metric: its state_dict, or else its attributes."""
+    if not hasattr(metric, "state_dict"):
+        return dict(vars(metric))
+    if hasattr(metric, "persistent"):  # torchmetrics: whether its state is part of its state_dict
+        metric.persistent(True)
+    return dict(metric.state_dict())
+
+
+def load_metric_state(metric, state):
+    """Give a streaming metric the state that `metric_state` gave."""
+    if hasattr(metric, "load_state_dict"):
+        metric.load_state_dict(state)
+    else:
+        vars(metric).update(state)
+
+
 def as_number(name, value):
     """The value of a metric as a float.
 
@@ -169,7 +222,7 @@ def as_number(name, value):
 def try_one_batch(model, loss_fn, dataloaders, metrics, params):
     """Put one batch of each split through model, loss and metrics, to find what does not fit before an epoch is spent.
 
-    The model is in evaluation mode and is not changed.
+    The model is in evaluation mode; neither it nor a loss with a state is changed.
 
     Returns:
         The names of the results that an evaluation will have, a list.
@@ -178,8 +231,11 @@ def try_one_batch(model, loss_fn, dataloaders, metrics, params):
         UserError: a batch is not a pair, the loss cannot be minimised, a metric gives no number.
     """
     model.eval()
+    module = getattr(loss_fn, "module", None)
+    state = copy.deepcopy(module.state_dict()) if module is not None else None
     for split, dataloader in dataloaders.items():
-        ((inputs, labels),) = batches_on_device([next(iter(dataloader))], model)
+        batches = order_of(dataloader, params.seed).batches(epoch=0)
+        ((inputs, labels),) = batches_on_device([next(batches)], model)
         outputs = model(inputs)
         tally = Tally(split, {}, [None], params)
         tally.update(outputs, labels, loss_fn(outputs, labels))
@@ -193,6 +249,8 @@ def try_one_batch(model, loss_fn, dataloaders, metrics, params):
                 except Exception:  # one batch may be too little for it: of one class alone, say
                     continue
                 as_number(name, value)
+    if module is not None:
+        module.load_state_dict(state)
     return [*tally.compute(), *metrics]
 
 

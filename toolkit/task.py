@@ -1,5 +1,6 @@
 """The task: the `model/` package that an experiment uses, checked against the contract that the scripts rely on."""
 
+import copy
 import importlib
 import importlib.util
 import inspect
@@ -105,11 +106,12 @@ class Task:
         """The task's loss as a function of (outputs, labels) that gives a scalar tensor.
 
         A third argument of the user's `loss_fn` gets `params`. Of a dict of losses the entry "loss" is returned; the
-        others are its attribute `parts` (a dict from name to scalar tensor), and are logged.
+        others are its attribute `parts` (a dict from name to scalar tensor), and are logged. Its attribute `module` is
+        the user's loss where that has a state to save, else None.
         """
         fn = self._loss_fn
         if isinstance(fn, torch.nn.Module):
-            fn = fn.to(params.device)
+            fn = copy.deepcopy(fn).to(params.device)  # what it learns is of one run
         extra = [params] if takes_params(fn) else []
         file = self.path_of(self.net)
 
@@ -125,6 +127,7 @@ class Task:
             check_loss(loss, file)
             return loss
 
+        loss_fn.module = fn if isinstance(fn, torch.nn.Module) and fn.state_dict() else None
         return loss_fn
 
     def fetch_dataloader(self, types, data_dir, params):
@@ -159,11 +162,7 @@ class UnpackedBatches:
         self.unpack_batch = unpack_batch
 
     def __iter__(self):
-        for batch in self.dataloader:
-            pair = self.unpack_batch(batch)
-            if not isinstance(pair, tuple | list) or len(pair) != 2:
-                raise UserError(f"unpack_batch(batch) should give a pair (inputs, labels), not {describe(pair)}")
-            yield pair
+        return unpacked(self.dataloader, self.unpack_batch)
 
     def __len__(self):
         return len(self.dataloader)
@@ -171,6 +170,15 @@ class UnpackedBatches:
     @property
     def dataset(self):
         return self.dataloader.dataset
+
+
+def unpacked(batches, unpack_batch):
+    """Yield `unpack_batch(batch)` of each of `batches`."""
+    for batch in batches:
+        pair = unpack_batch(batch)
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise UserError(f"unpack_batch(batch) should give a pair (inputs, labels), not {describe(pair)}")
+        yield pair
 
 
 def find_task(model_dir):

@@ -1,5 +1,8 @@
 """Nested tuples, lists and dicts of tensors: what a task may use for inputs, labels and outputs."""
 
+from collections import namedtuple
+
+import numpy as np
 import torch
 
 
@@ -49,6 +52,42 @@ def batch_size(tree):
     """How many samples a batch holds: the first dimension of its first tensor (1 where that is a single number)."""
     found = tensors(tree)
     return len(found[0]) if found and found[0].ndim else 1
+
+
+def to_plain(tree):
+    """`tree` as a checkpoint holds it: of tensors, numbers, strings, tuples, lists and dicts alone. See `from_plain`.
+
+    Raises:
+        TypeError: it holds something else.
+    """
+    if tree is None or type(tree) in (bool, int, float, str, bytes):
+        return tree
+    if isinstance(tree, torch.Tensor):
+        return tree.detach()
+    if isinstance(tree, np.ndarray | np.generic):
+        return {"$numpy": torch.from_numpy(np.array(tree))}
+    if isinstance(tree, dict):
+        return {to_plain(key): to_plain(value) for key, value in tree.items()}
+    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        return {"$namedtuple": type(tree).__name__, "fields": {k: to_plain(v) for k, v in tree._asdict().items()}}
+    if type(tree) in (tuple, list):
+        return type(tree)(to_plain(value) for value in tree)
+    raise TypeError(f"a {type(tree).__name__}")
+
+
+def from_plain(plain):
+    """The tree that `to_plain` made `plain` of."""
+    if isinstance(plain, dict):
+        if "$numpy" in plain:
+            array = plain["$numpy"].numpy()
+            return array if array.ndim else array[()]
+        if "$namedtuple" in plain:
+            fields = {name: from_plain(value) for name, value in plain["fields"].items()}
+            return namedtuple(plain["$namedtuple"], fields)(**fields)
+        return {key: from_plain(value) for key, value in plain.items()}
+    if isinstance(plain, tuple | list):
+        return type(plain)(from_plain(value) for value in plain)
+    return plain
 
 
 def describe(value):

@@ -1,0 +1,107 @@
+"""One process an experiment."""
+
+import json
+import os
+import signal
+import socket
+import sys
+import time
+
+import pytest
+from conftest import ROOT, run_process, snapshot
+from test_stop import start, wait_for
+
+from toolkit.lock import ExperimentLock
+from utils import UserError
+
+
+def test_the_second_process_is_refused_with_host_and_process_id(experiment):
+    experiment.write(num_epochs=100_000)
+    first = start(*experiment.arguments)
+    wait_for(first, lambda: (experiment.folder / "last.pth.tar").exists())
+    second = run_process(sys.executable, ROOT / "train.py", *experiment.arguments)
+    assert second.returncode == 2
+    assert f"process {first.pid} on {socket.gethostname()} (since 20" in second.stderr
+    assert "is training here; wait for it, stop it, or choose another --model_dir" in second.stderr
+    assert second.stderr.count("\n") == 1
+    anew = run_process(sys.executable, ROOT / "train.py", *experiment.arguments, "--restart")
+    assert anew.returncode == 2
+    assert first.poll() is None
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    assert json.loads((experiment.folder / ".lock").read_text())["pid"] == first.pid
+    experiment.write(num_epochs=100_001)
+    third = run_process(sys.executable, ROOT / "train.py", *experiment.arguments, "--max_steps", 1)
+    assert third.returncode == 0, third.stderr
+    assert f"process {first.pid} on {socket.gethostname()}, which trained here, is gone" in third.stdout
+    assert not (experiment.folder / ".lock").exists()
+
+
+def test_workers_that_outlive_a_killed_run_do_not_hold_its_lock(experiment, tmp_path, digits_dir):
+    from test_run import project
+
+    experiment, values = project("hard", tmp_path / "hard", digits_dir)
+    experiment.write(**values | {"num_epochs": 1000, "num_workers": 2})
+    process = start(*experiment.arguments)
+    wait_for(process, lambda: (experiment.folder / "last.pth.tar").exists())
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    again = run_process(sys.executable, ROOT / "train.py", *experiment.arguments, "--max_steps", 1)
+    assert again.returncode == 0, again.stderr
+    process.communicate(timeout=60)
+
+
+def test_a_run_elsewhere_is_not_disturbed_by_evaluating(experiment, call):
+    import evaluate
+    import train
+
+    call(train.main, *experiment.arguments)
+    lock = ExperimentLock(experiment.folder)
+    lock.acquire()
+    before = snapshot(experiment.folder)
+    assert call(evaluate.main, *experiment.arguments)[0] == 0
+    after = snapshot(experiment.folder)
+    assert {name: after[name] for name in before} == before
+    lock.release()
+
+
+@pytest.mark.parametrize("owner, refused", [("dead", False), ("alive", True), ("elsewhere", True), ("garbage", False)])
+def test_a_disk_without_locks(tmp_path, monkeypatch, owner, refused):
+    """On one that has them what is written does not count: the system knows better."""
+    import toolkit.lock
+
+    finished = os.spawnlp(os.P_NOWAIT, "true", "true")
+    os.waitpid(finished, 0)
+    owners = {
+        "dead": {"host": socket.gethostname(), "pid": finished},
+        "alive": {"host": socket.gethostname(), "pid": os.getppid()},
+        "elsewhere": {"host": "another", "pid": 1},
+        "garbage": {"pid": []},
+    }
+    (tmp_path / ".lock").write_text(json.dumps(owners[owner] | {"since": "2026-01-01"} if owner != "garbage" else []))
+    lock = ExperimentLock(tmp_path)
+    lock.acquire()  # the process is not there, or is no owner: the file is not locked
+    lock.release()
+    (tmp_path / ".lock").write_text(json.dumps(owners[owner] | {"since": "2026-01-01"}))
+
+    def no_locks(file):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(toolkit.lock, "take", no_locks)
+    if refused:
+        with pytest.raises(UserError, match=r"training here; .*if it is surely gone: delete .*\.lock"):
+            lock.acquire()
+    else:
+        lock.acquire()
+        assert json.loads((tmp_path / ".lock").read_text())["pid"] == os.getpid()
+        lock.release()
+
+
+def test_the_lock_is_free_at_once_when_its_holder_lets_go(tmp_path):
+    for _ in range(3):
+        lock = ExperimentLock(tmp_path)
+        lock.acquire()
+        lock.acquire()  # again, by the same: nothing happens
+        lock.release()
+        assert not (tmp_path / ".lock").exists()
+    time.sleep(0)

@@ -1,0 +1,269 @@
+"""A run that was interrupted is the run that was not, to the last bit."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, Experiment, snapshot
+from PIL import Image
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+import train
+import utils
+from toolkit.trees import tensors
+
+EACH_STEP = 1e-9  # minutes between checkpoints
+
+
+def outcome(folder):
+    """All that a run gave, to be compared to the bit."""
+    state = utils.read_checkpoint(folder / "last.pth.tar")
+    best = utils.read_checkpoint(folder / "best.pth.tar")
+    texts = {f.name: f.read_text() for f in [folder / "history.csv", *folder.glob("metrics_*.json")]}
+    return texts, [t.numpy().tobytes() for t in tensors((state, best))], state["step"], best["epoch"]
+
+
+def photos(folder):
+    """Real digits as JPEG files in CS230's layout."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    for split, indices in (("train", range(161)), ("val", range(161, 200))):
+        place = folder / f"{split}_signs"
+        place.mkdir(parents=True)
+        for i in indices:
+            image = Image.fromarray((digits.images[i] * 15).astype(np.uint8)).resize((40, 40)).convert("RGB")
+            image.save(place / f"{digits.target[i]}_IMG_{i}.jpg")
+    return folder
+
+
+def project(kind, tmp_path, digits_dir):
+    """An Experiment of the template, of a project of 2018 (PIL and transforms), or of one that is hard to resume."""
+    if kind == "template":
+        experiment = Experiment(tmp_path / "experiment", digits_dir)
+        return experiment, {"num_epochs": 3, "random_shift": 1, "random_flip": True, "batch_size": 137}
+    shutil.copytree(ROOT / "tests" / f"{kind}_project", tmp_path / "project")
+    data = photos(tmp_path / "data") if kind == "classic" else digits_dir
+    experiment = Experiment(tmp_path / "project" / "experiments" / "one", data)
+    values = json.loads((tmp_path / "project" / "experiments" / "base_model" / "params.json").read_text())
+    return experiment, values
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("kind", ["template", "classic", "hard"])
+def test_a_run_stopped_anywhere_goes_on_to_the_same_bits(call, tmp_path, digits_dir, kind, workers):
+    if kind == "template" and workers:
+        pytest.skip("its images are in memory: there is nothing for workers to do")
+    experiment, values = project(kind, tmp_path, digits_dir)
+    straight = tmp_path / "straight"
+    experiment.write(**values | {"num_workers": workers})
+    arguments = experiment.arguments
+    assert call(train.main, *arguments)[0] == 0
+    shutil.copytree(experiment.folder, straight)
+    total = utils.read_checkpoint(straight / "last.pth.tar")["step"]
+    assert total == values["num_epochs"] * -(-total // values["num_epochs"])
+    per_epoch = total // values["num_epochs"]
+    # in the middle of an epoch twice, after its last step, in the next one, and with another number of workers
+    assert call(train.main, *arguments, "--restart", "--max_steps", 1)[0] == 0
+    assert call(train.main, *arguments, "--max_steps", per_epoch - 1)[0] == 0
+    other = 2 - workers if kind != "template" else 0
+    experiment.write(**values | {"num_workers": other, "checkpoint_minutes": EACH_STEP})
+    assert call(train.main, *arguments, "--max_steps", per_epoch)[0] == 0
+    code, out, err = call(train.main, *arguments, "--max_steps", per_epoch + 2)
+    assert "Stopped after" in out
+    experiment.write(**values | {"num_workers": workers})
+    code, out, err = call(train.main, *arguments)
+    assert (code, err) == (0, "")
+    assert "Going on in epoch 2 after batch 2" in out
+    assert outcome(experiment.folder) == outcome(straight)
+
+
+class Stop(KeyboardInterrupt):
+    pass
+
+
+@pytest.mark.parametrize("kind", ["template", "hard"])
+def test_interrupted_in_the_evaluation_it_trains_nothing_twice(call, tmp_path, digits_dir, kind, monkeypatch):
+    experiment, values = project(kind, tmp_path, digits_dir)
+    experiment.write(**values | {"num_workers": 0})
+    call(train.main, *experiment.arguments)
+    straight = outcome(experiment.folder)
+    evaluate = train.evaluate
+    monkeypatch.setattr(train, "evaluate", lambda *a: (_ for _ in ()).throw(Stop))
+    code, out, _ = call(train.main, *experiment.arguments, "--restart")
+    assert code == 130
+    assert "saved in epoch 1 after batch" in out
+    assert not (experiment.folder / "history.csv").exists()
+    monkeypatch.setattr(train, "evaluate", evaluate)
+    assert call(train.main, *experiment.arguments)[0] == 0
+    assert outcome(experiment.folder) == straight
+
+
+class Items(IterableDataset):
+    def __iter__(self):
+        for i in torch.randperm(60).tolist():
+            yield torch.rand(3) + i / 60, i % 2
+
+    def __len__(self):
+        return 60
+
+
+class OwnBatches:
+    """As CS230's template for texts: an iterator of the user's own, on Python's generator."""
+
+    def __iter__(self):
+        import random
+
+        order = list(range(60))
+        random.shuffle(order)
+        for start in range(0, 60, 7):
+            chosen = torch.tensor(order[start : start + 7])
+            yield torch.rand(len(chosen), 3) + chosen[:, None] / 60, chosen % 2
+
+    def __len__(self):
+        return 9
+
+
+class Noisy(Dataset):
+    def __len__(self):
+        return 60
+
+    def __getitem__(self, i):
+        return torch.rand(3) + i / 60, i % 2
+
+
+class Subclassed(DataLoader):
+    pass
+
+
+LOADERS = {
+    "tensors": lambda: DataLoader(TensorDataset(torch.linspace(0, 1, 180).view(60, 3), torch.arange(60) % 2), 7, shuffle=True),
+    "a subclass of DataLoader": lambda: Subclassed(Noisy(), 7, shuffle=True),
+    "an iterable dataset": lambda: DataLoader(Items(), 7),
+    "persistent workers": lambda: DataLoader(Noisy(), 7, shuffle=True, num_workers=2, persistent_workers=True),
+    "batches of one's own": OwnBatches,
+    "a generator": lambda: DataLoader(Noisy(), 7, shuffle=True, generator=torch.Generator().manual_seed(3)),
+}  # fmt: skip
+
+
+class Small(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.5), nn.Linear(8, 2))
+
+    def forward(self, x):
+        return self.layers(x) * (0.5 + np.random.rand())  # a model may draw from numpy
+
+
+def session(folder, loader, max_steps=None, **values):
+    """Train as the library's functions are called from a notebook, with a schedule, a scaler and a moving average."""
+    utils.set_logger()
+    folder.mkdir(exist_ok=True)
+    content = {"num_epochs": 3, "learning_rate": 0.1, "checkpoint_minutes": EACH_STEP} | values
+    (folder / "params.json").write_text(json.dumps(content))
+    params = utils.Params(folder / "params.json")
+    utils.set_seed(params.seed)
+    model = Small()
+    average = torch.optim.swa_utils.AveragedModel(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=params.learning_rate, momentum=0.9)
+    optimizer.register_step_post_hook(lambda *a: average.update_parameters(model))
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, total_iters=20)
+    optimizer.register_step_post_hook(lambda *a: schedule.step())
+    scaler = torch.amp.GradScaler("cpu")
+    stateful = {"schedule": schedule, "scaler": scaler, "average": average}
+    metrics = {"accuracy": lambda outputs, labels: float((outputs.argmax(1) == labels).mean())}
+    train.train_and_evaluate(
+        model, loader, loader, optimizer, nn.functional.cross_entropy, metrics, params, folder,
+        max_steps=max_steps, stateful=stateful,
+    )  # fmt: skip
+    return average
+
+
+@pytest.mark.parametrize("name", LOADERS)
+def test_any_loader_and_all_that_has_a_state_resume_exactly(tmp_path, name):
+    straight = session(tmp_path / "straight", LOADERS[name]())
+    for steps in (4, 9, 13, None):
+        average = session(tmp_path / "stopped", LOADERS[name](), steps)
+    assert outcome(tmp_path / "stopped") == outcome(tmp_path / "straight")
+    assert all(torch.equal(a, b) for a, b in zip(average.parameters(), straight.parameters(), strict=True))
+    lines = (tmp_path / "straight" / "history.csv").read_text().splitlines()
+    assert len({line.split(",")[1] for line in lines[1:]}) == 3  # the schedule was at work
+
+
+def test_what_else_is_saved_must_be_there_again(tmp_path):
+    loader = LOADERS["tensors"]()
+    session(tmp_path / "run", loader, 4)
+    before = snapshot(tmp_path / "run")
+    state = utils.read_checkpoint(tmp_path / "run" / "last.pth.tar")
+    del state["stateful"]["scaler"]
+    torch.save(state, tmp_path / "run" / "last.pth.tar")
+    with pytest.raises(
+        utils.UserError, match="holds the state of average, schedule besides .* but there is average, s"
+    ):
+        session(tmp_path / "run", loader)
+    assert before.keys() == snapshot(tmp_path / "run").keys()
+
+
+def test_a_new_learning_rate_holds_from_there_on_and_the_schedule_follows(tmp_path, caplog):
+    loader = LOADERS["tensors"]()
+    session(tmp_path / "run", loader, 9, learning_rate=0.1)
+    first = utils.read_checkpoint(tmp_path / "run" / "last.pth.tar")
+    caplog.set_level("INFO")
+    session(tmp_path / "run", loader, 10, learning_rate=0.2, num_epochs=4)
+    second = utils.read_checkpoint(tmp_path / "run" / "last.pth.tar")
+    assert "learning_rate  0.1  ->  0.2  the new value holds from here on" in caplog.text
+    assert "num_epochs     3    ->  4    so many epochs in all" in caplog.text
+    assert second["stateful"]["schedule"]["base_lrs"] == [0.2]
+    ratio = second["optim_dict"]["param_groups"][0]["lr"] / first["optim_dict"]["param_groups"][0]["lr"]
+    assert 1.8 < ratio < 2  # twice as much, and a step further on the way down
+    sessions = json.loads((tmp_path / "run" / "run.json").read_text())["sessions"]
+    assert sessions[1]["changed_params"] == {"learning_rate": [0.1, 0.2], "num_epochs": [3, 4]}
+
+
+class Odd(nn.Module):
+    """Outputs that hold what a checkpoint does not: an object of a class."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+
+    def forward(self, x):
+        return {"logits": self.layer(x), "note": slice(3)}
+
+
+def test_outputs_that_a_checkpoint_cannot_hold_leave_those_at_the_end_of_epochs(tmp_path, caplog):
+    (tmp_path / "params.json").write_text(
+        json.dumps({"num_epochs": 2, "checkpoint_minutes": EACH_STEP, "monitor": "loss"})
+    )
+    params = utils.Params(tmp_path / "params.json")
+    model, loader = Odd(), LOADERS["tensors"]()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def loss_fn(outputs, labels):
+        return nn.functional.cross_entropy(outputs["logits"], labels)
+
+    metrics = {"m": lambda outputs, labels: 0.0}
+    train.train_and_evaluate(model, loader, loader, optimizer, loss_fn, metrics, params, tmp_path, max_steps=12)
+    assert "No checkpoints within epochs: outputs, labels or a metric hold a slice" in caplog.text
+    assert utils.read_checkpoint(tmp_path / "last.pth.tar")["epoch"] == 1
+
+
+def test_a_crash_in_the_users_code_keeps_what_was_done(tmp_path):
+    class Broken(OwnBatches):
+        def __iter__(self):
+            for number, batch in enumerate(super().__iter__()):
+                if number == 5 and self.broken:
+                    raise RuntimeError("a corrupt file")
+                yield batch
+
+    loader, good = Broken(), OwnBatches()
+    loader.broken = True
+    with pytest.raises(RuntimeError, match="a corrupt file"):
+        session(tmp_path / "run", loader, checkpoint_minutes=1e9)
+    assert utils.read_checkpoint(tmp_path / "run" / "last.pth.tar")["batches_done"] == 4
+    session(tmp_path / "run", good, checkpoint_minutes=1e9)
+    session(tmp_path / "straight", good, checkpoint_minutes=1e9)
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "straight")

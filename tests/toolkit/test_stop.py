@@ -1,0 +1,132 @@
+"""Ctrl-C and the signals of schedulers, sent to real processes."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT, run_process
+from test_run import outcome, project
+
+import utils
+
+
+def start(*arguments, **options):
+    """train.py in a process group of its own, as a terminal starts it."""
+    command = [sys.executable, str(ROOT / "train.py"), *map(str, arguments)]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"}, **options,
+    )  # fmt: skip
+
+
+def wait_for(process, condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def logged(experiment, text):
+    log = experiment.folder / "train.log"
+    return log.exists() and text in log.read_text()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("name, code", [("SIGINT", 130), ("SIGTERM", 143), ("SIGUSR1", 143), ("SIGHUP", 129)])
+def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(tmp_path, digits_dir, name, code, workers):
+    if name in ("SIGUSR1", "SIGHUP") and workers:
+        pytest.skip("as SIGTERM")
+    experiment, values = project("hard", tmp_path, digits_dir)
+    experiment.write(**values | {"num_epochs": 1000, "num_workers": workers})
+    process = start(*experiment.arguments)
+    wait_for(process, lambda: (experiment.folder / "last.pth.tar").exists())
+    time.sleep(0.1)
+    os.killpg(process.pid, getattr(signal, name))  # to the workers, too, as a terminal and schedulers do
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert "Traceback" not in err
+    assert re.search(rf"Stopped by {name}; saved (after|in) epoch .*\. The same command goes on\.", out)
+    state = utils.read_checkpoint(experiment.folder / "last.pth.tar")
+    assert state["step"] > 0
+    assert not list(experiment.folder.glob(".*"))  # no lock, nothing half-written
+    done = (
+        f"after epoch {state['epoch']}" if not state["batches_done"] else f"in epoch {state['epoch'] + 1} after batch"
+    )
+    experiment.write(**values | {"num_epochs": state["epoch"] + 1})
+    again = run_process(sys.executable, ROOT / "train.py", *experiment.arguments)
+    assert again.returncode == 0, again.stderr
+    assert f"Going on {done}" in again.stdout
+    resumed = outcome(experiment.folder)
+    straight = run_process(sys.executable, ROOT / "train.py", *experiment.arguments, "--restart")
+    assert straight.returncode == 0, straight.stderr
+    assert outcome(experiment.folder) == resumed
+
+
+SLOW_STEP = """
+import time
+inner = loss_fn
+def loss_fn(outputs, labels):
+    if len(labels) > 1 and torch.is_grad_enabled():
+        open("in-a-step", "w").close()
+        time.sleep({seconds})
+    return inner(outputs, labels)
+"""
+
+
+def slow(experiment, seconds):
+    from test_errors import NET, own_model
+
+    own_model(experiment, net=NET + SLOW_STEP.format(seconds=seconds))
+    experiment.write(batch_size=700)
+
+
+def test_a_second_ctrl_c_leaves_at_once_and_the_last_checkpoint_is_intact(experiment, tmp_path):
+    slow(experiment, seconds=3)
+    run_process(sys.executable, ROOT / "train.py", *experiment.arguments, "--max_steps", 1, cwd=tmp_path)
+    before = (experiment.folder / "last.pth.tar").read_bytes()
+    (tmp_path / "in-a-step").unlink()
+    process = start(*experiment.arguments, cwd=tmp_path)
+    wait_for(process, lambda: logged(experiment, "Going on in epoch 1 after batch 1"))
+    (tmp_path / "in-a-step").unlink(missing_ok=True)
+    wait_for(process, (tmp_path / "in-a-step").exists)
+    process.send_signal(signal.SIGINT)
+    assert process.stderr.readline() == "\n"
+    assert process.stderr.readline() == "finishing the step, then saving (Ctrl-C again leaves at once)\n"
+    started = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert time.monotonic() - started < 2.5
+    assert (process.returncode, err.strip()) == (130, "interrupted")
+    assert (experiment.folder / "last.pth.tar").read_bytes() == before
+    assert not list(experiment.folder.glob(".*"))
+
+
+def test_a_scheduler_that_asks_twice_gets_a_saved_run(experiment, tmp_path):
+    slow(experiment, seconds=1)
+    process = start(*experiment.arguments, cwd=tmp_path)
+    wait_for(process, lambda: logged(experiment, "Model:"))
+    (tmp_path / "in-a-step").unlink(missing_ok=True)
+    wait_for(process, (tmp_path / "in-a-step").exists)
+    process.send_signal(signal.SIGUSR1)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert "Stopped by SIGUSR1; saved in epoch 1 after batch" in out
+    assert utils.read_checkpoint(experiment.folder / "last.pth.tar")["step"] >= 1
+
+
+def test_nohup_is_respected(experiment, tmp_path):
+    slow(experiment, seconds=0.3)
+    process = start(
+        *experiment.arguments, cwd=tmp_path, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    )
+    wait_for(process, (tmp_path / "in-a-step").exists)
+    process.send_signal(signal.SIGHUP)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "")

@@ -1,0 +1,170 @@
+"""What a run leaves beside its checkpoints: results, the log's lines, events, curves, and what reproduces it."""
+
+import contextlib
+import csv
+import io
+import json
+import logging
+import time
+from pathlib import Path
+
+import utils
+from toolkit.events import EventFile
+from toolkit.experiment import as_json, dataset_of
+from toolkit.plots import plot_curves
+from toolkit.provenance import now, provenance
+from utils import UserError
+
+SECONDS_BETWEEN_PICTURES = 60
+
+
+class Journal:
+    """The record of a run in its folder: history.csv, metrics, train.log, tensorboard/, curves.png, run.json.
+
+    Args:
+        folder: the experiment's folder.
+        params: hyperparameters.
+    """
+
+    def __init__(self, folder, params):
+        self.folder, self.params = Path(folder), params
+        self.sessions, self.events = [], None
+        self.headed, self.can_draw, self.can_write_events = False, True, True
+        self.started = self.pictured = self.epoch_started = time.monotonic()
+
+    def begin_session(self, model, state, changed):
+        """Note in run.json what this process is.
+
+        Args:
+            model: the network.
+            state: TrainState that it begins with.
+            changed: what differs from the params of the session before, a dict from name to [then, now].
+        """
+        self.sessions = self.read_sessions()
+        project = getattr(self.params, "model_folder", ".")
+        began = {"started": now(), "first_epoch": state.epoch + 1, "first_step": state.step + 1}
+        self.sessions.append(provenance(project) | began | ({"changed_params": changed} if changed else {}))
+        self.write_run_json(model, state)
+        device = next((p.device for p in model.parameters()), "cpu")
+        logging.info("Training %s: %s of %s parameters, on %s", self.folder, type(model).__name__,
+                     f"{count_parameters(model):,}", device)  # fmt: skip
+        if hasattr(self.params, "data_dir"):
+            logging.info("Model: %s/net.py; data: %s", self.params.model_folder, self.params.data_dir)
+
+    def begin_epoch(self):
+        """Start the clock of an epoch."""
+        self.epoch_started = time.monotonic()
+
+    def write_epoch(self, state, is_best, train_metrics, val_metrics):
+        """Write down what the epoch that has just ended gave."""
+        self.write_results(state, is_best)
+        self._log(state.history[-1], is_best)
+        if self.can_write_events:
+            self._write_events(state.epoch, train_metrics, val_metrics)
+        if time.monotonic() - self.pictured > SECONDS_BETWEEN_PICTURES:
+            self.draw(state)
+
+    def write_results(self, state, is_best):
+        """Write the validation metrics of the last epoch, which may be the best too, and history.csv after them."""
+        row = state.history[-1]
+        metrics = {name.removeprefix("val_"): value for name, value in row.items() if name.startswith("val_")}
+        if is_best:
+            utils.save_dict_to_json(metrics, self.folder / "metrics_val_best_weights.json")
+        utils.save_dict_to_json(metrics, self.folder / "metrics_val_last_weights.json")
+        utils.write_whole(self.folder / "history.csv", as_csv(state.history))
+
+    def is_complete(self, state):
+        """Whether all that is written down of a finished run is there, and as `state` has it."""
+        try:
+            history = (self.folder / "history.csv").read_bytes()
+            return history == as_csv(state.history).encode() and "finished" in self.read_sessions()[-1]
+        except (OSError, LookupError, TypeError):
+            return False
+
+    def read_sessions(self):
+        """The sessions that run.json lists so far."""
+        path = self.folder / "run.json"
+        if not path.exists():
+            return []
+        try:
+            sessions = utils.read_json(path).get("sessions")
+        except UserError as error:
+            logging.warning("%s; a new one is begun", error)
+            sessions = None
+        return sessions if isinstance(sessions, list) else []
+
+    def draw(self, state):
+        """Draw curves.png. Where it cannot be written the training goes on."""
+        self.pictured = time.monotonic()
+        if self.can_draw:
+            try:
+                utils.write_whole(self.folder / "curves.png", plot_curves(state.history, state.best.model_dump()))
+            except UserError as error:
+                logging.warning("%s; going on without pictures", error)
+                self.can_draw = False
+
+    def write_run_json(self, model, state):
+        """Write run.json, what reproduces the run."""
+        content = {
+            "model_dir": str(self.folder),
+            "seed": self.params.seed,
+            "params": as_json(self.params.values),
+            "dataset": dataset_of(self.params),
+            "parameters_of_the_model": count_parameters(model),
+            "best": state.best and state.best.model_dump(),
+            "epochs": state.epoch,
+            "steps": state.step,
+            "sessions": self.sessions,
+        }
+        utils.write_whole(self.folder / "run.json", json.dumps(content, indent=2) + "\n")
+
+    def end_session(self, model, state):
+        """Note in run.json when and where this process ended."""
+        seconds = round(time.monotonic() - self.started, 1)
+        self.sessions[-1] |= {"finished": now(), "seconds": seconds, "last_step": state.step}
+        self.write_run_json(model, state)
+
+    def close(self):
+        """Close the file of events."""
+        if self.events is not None:
+            with contextlib.suppress(OSError):  # what is left to be written was said to be lost
+                self.events.close()
+
+    def _log(self, row, is_best):
+        names = [name for name in row if name not in ("epoch", "learning_rate")]
+        if not self.headed:
+            for name in self.params.unread:
+                logging.warning("params.json: %s has no effect: nothing has read it%s", name, self.params.meant(name))
+            logging.info("  ".join([" epoch", *names, "seconds"]))
+            self.headed = True
+        cells = [f"{row['epoch']:>6}", *(f"{row[name]:{len(name)}.4f}" for name in names)]
+        seconds = time.monotonic() - self.epoch_started
+        logging.info("  ".join([*cells, f"{seconds:7.1f}"]) + ("  *" if is_best else ""))
+
+    def _write_events(self, epoch, train_metrics, val_metrics):
+        scalars = {f"{name}/train": value for name, value in train_metrics.items()}
+        scalars |= {f"{name}/val": value for name, value in val_metrics.items()}
+        try:
+            if self.events is None:
+                self.events = EventFile(self.folder / "tensorboard", first_step=epoch)
+            self.events.write(scalars, epoch)
+        except OSError as error:
+            logging.warning(
+                "%s: cannot be written: %s; going on without it", self.folder / "tensorboard", error.strerror
+            )
+            self.can_write_events = False
+
+
+def count_parameters(model):
+    """How many numbers the parameters of a model are."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def as_csv(rows):
+    """Rows (dicts) as the text of a csv file. Floats have all their digits."""
+    text = io.StringIO()
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

@@ -1,0 +1,130 @@
+"""One process an experiment: a lock on its folder that a process which died, however it died, does not hold."""
+
+import contextlib
+import json
+import logging
+import os
+import socket
+from pathlib import Path
+
+from toolkit.provenance import now
+from utils import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+    import msvcrt
+
+FAR_BEHIND = 2**30  # the byte that is locked on Windows, so that what is written in the file can be read
+
+
+class ExperimentLock:
+    """The lock of an experiment's folder: the file `.lock` in it, locked by the operating system.
+
+    The operating system frees it when the process ends, killed or not; the file says who holds it, for people. On a
+    shared disk it holds between machines, too, where the disk has locks; where it has none, what is written decides.
+
+    Args:
+        folder: the experiment's folder.
+    """
+
+    def __init__(self, folder):
+        self.folder, self.path = Path(folder), Path(folder) / ".lock"
+        self.file = None
+
+    def acquire(self):
+        """Take the lock, at once, if it is not held already by this object.
+
+        Raises:
+            UserError: another process has it, or the file cannot be made.
+        """
+        if self.file is not None:
+            return
+        while self.file is None:
+            try:
+                file = open(self.path, "a+", encoding="utf-8")  # noqa: SIM115 (open as long as it is held)
+            except OSError as error:
+                raise UserError(f"{self.path}: cannot be made: {error.strerror}") from None
+            file.seek(0)
+            owner = read_owner(file)
+            try:
+                take(file)
+            except BlockingIOError:
+                self._refuse(file, owner)
+            except OSError:  # a disk without locks
+                if is_alive(owner):
+                    self._refuse(file, owner)
+            if is_the_same(file, self.path):  # its owner may have removed it just before it was taken here
+                self.file = file
+            else:
+                file.close()
+        if owner:
+            logging.info("%s: process %s on %s, which trained here, is gone", self.folder, owner["pid"], owner["host"])
+        self.file.truncate(0)
+        self.file.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": now()}) + "\n")
+        self.file.flush()
+
+    def release(self):
+        """Give the lock back, if it is held."""
+        if self.file is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(self.path)
+            with contextlib.suppress(OSError):
+                self.file.close()
+            self.file = None
+
+    def _refuse(self, file, owner):
+        file.close()
+        who = "process {pid} on {host} (since {since})".format(**owner) if owner else "another process"
+        raise UserError(
+            f"{self.folder}: {who} is training here; wait for it, stop it, or choose another --model_dir "
+            f"(if it is surely gone: delete {self.path})"
+        )
+
+
+def take(file):
+    """Lock an open file for this process.
+
+    Raises:
+        BlockingIOError: another process has locked it.
+        OSError: the disk has no locks.
+    """
+    try:
+        if fcntl:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock: worker processes would hold that, too
+        else:
+            file.seek(FAR_BEHIND)
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    except PermissionError as error:  # what some systems say
+        raise BlockingIOError from error
+
+
+def is_the_same(file, path):
+    """Whether an open file is still the one at `path`."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except OSError:
+        return False
+
+
+def read_owner(file):
+    """Who wrote the lock file, a dict with "host", "pid" and "since", or None."""
+    try:
+        owner = json.loads(file.read())
+        return owner if {"host", "pid", "since"} <= owner.keys() else None
+    except (ValueError, AttributeError):
+        return None
+
+
+def is_alive(owner):
+    """Whether the owner of a lock is running, as far as can be told from here."""
+    if owner is None or owner["host"] != socket.gethostname():
+        return owner is not None
+    try:
+        os.kill(int(owner["pid"]), 0)
+    except (ProcessLookupError, ValueError, OverflowError):
+        return False
+    except OSError:
+        return True
+    return True

@@ -1,0 +1,38 @@
+"""Which result of an evaluation selects the best checkpoint."""
+
+import math
+
+from utils import UserError
+
+
+def is_better(value, best, mode):
+    """Whether `value` is at least as good as `best` (of equals the later is taken, as in CS230's template)."""
+    if math.isnan(value):
+        return best is None
+    if best is None or math.isnan(best):
+        return True
+    return value >= best if mode == "max" else value <= best
+
+
+def monitored(params, results):
+    """Which of the results of an evaluation selects the best checkpoint, and in which direction.
+
+    Args:
+        params: hyperparameters: `monitor` and `monitor_mode`; where they are not given, accuracy, else loss.
+        results: the names of the results, "loss" and the metrics.
+
+    Returns:
+        (name, "max" or "min")
+
+    Raises:
+        UserError: there is no such result, or its direction cannot be known.
+    """
+    name, mode = params.monitor, params.monitor_mode
+    if name is None:
+        name = "accuracy" if "accuracy" in results else "loss"
+    if name not in results:
+        raise UserError(f"params.json: monitor is {name!r}, but the metrics are {', '.join(results)}")
+    mode = mode or {"accuracy": "max", "loss": "min"}.get(name)
+    if mode is None:
+        raise UserError(f'params.json: monitor is {name!r}; add "monitor_mode": "max" or "min", whichever is better')
+    return name, mode

@@ -1,0 +1,106 @@
+"""Giving a model, its optimizer and the rest the state that a checkpoint holds, or saying what does not fit."""
+
+import contextlib
+
+from torch import optim
+
+import utils
+from utils import UserError
+
+# those whose state is tensors of the shape of their parameter, or single numbers
+PLAIN_OPTIMIZERS = (optim.SGD, optim.Adam, optim.AdamW, optim.NAdam, optim.RAdam, optim.Adamax, optim.RMSprop,
+                    optim.Adagrad, optim.Adadelta, optim.ASGD, optim.Rprop)  # fmt: skip
+
+
+def restore(state, file, model, optimizer, stateful):
+    """Load a TrainState.
+
+    Args:
+        state: the TrainState.
+        file: the checkpoint it was read from, for messages.
+        model, optimizer: what is loaded into.
+        stateful: dict from name to what else has a load_state_dict.
+
+    Raises:
+        UserError: something does not fit.
+    """
+    utils.load_weights(state.model_dump(include={"state_dict", "optim_dict"}), file, model, optimizer)
+    check_optimizer(optimizer, file)
+    if state.stateful.keys() != stateful.keys() and state.params:  # CS230's have no params and nothing else
+        theirs, ours = (", ".join(sorted(names)) or "nothing" for names in (state.stateful, stateful))
+        raise UserError(f"{file}: holds the state of {theirs} besides model and optimizer, but there is {ours}")
+    with reading(file):
+        for name, part_state in state.stateful.items():
+            stateful[name].load_state_dict(part_state)
+        parameters = dict(model.named_parameters())
+        for name, gradient in state.gradients.items():
+            parameters[name].grad = gradient.to(parameters[name]).view_as(parameters[name])
+
+
+def restore_loss(state, file, loss_fn):
+    """Give a loss of the Task that has weights of its own those that a checkpoint's dict holds.
+
+    Raises:
+        UserError: it holds none, or others.
+    """
+    if loss_fn.module is not None:
+        with reading(file):
+            loss_fn.module.load_state_dict(state["stateful"]["loss"])
+
+
+@contextlib.contextmanager
+def reading(file):
+    """What fails in here fails because the content of `file`, a checkpoint, is not what it was when it was written.
+
+    Raises:
+        UserError: something failed.
+    """
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).split("\n")[0]
+        raise UserError(f"{file}: does not fit, or is damaged: {reason}; --restart begins anew") from None
+
+
+def check_optimizer(optimizer, file):
+    """Make sure that the state that an optimizer has been given is one that it can go on from.
+
+    Raises:
+        UserError: it is not; `file` is where it came from.
+    """
+    wrong = [name for group in optimizer.param_groups for name, default in optimizer.defaults.items()
+             if not is_like(group.get(name), default)]  # fmt: skip
+    if type(optimizer) in PLAIN_OPTIMIZERS:
+        names = set().union(*optimizer.state.values())
+        for parameter, values in optimizer.state.items():
+            wrong += names - values.keys()
+            wrong += [k for k, v in values.items() if getattr(v, "shape", ()) not in ((), parameter.shape)]
+            wrong += [k for k, v in values.items() if isinstance(v, str | bytes | dict | list | tuple)]
+    if wrong:
+        raise UserError(f"{file}: is damaged: {wrong[0]} of the optimizer; --restart begins anew")
+
+
+def is_like(value, default):
+    """Whether a value can stand where an optimizer has `default`."""
+    if isinstance(default, tuple):
+        return isinstance(value, tuple | list) and len(value) == len(default)
+    number = isinstance(default, int | float) and not isinstance(default, bool)
+    return not isinstance(value, str | bytes | dict | list) and (value is not None or not number)
+
+
+def change_learning_rate(optimizer, others, then, now):
+    """Make the learning rates of an optimizer, and of schedules among `others`, those of the new value `now`."""
+
+    def new(rate):
+        return now if rate == then else rate * now / then
+
+    for group in optimizer.param_groups:
+        group.update({name: new(group[name]) for name in ("lr", "initial_lr") if name in group})
+    for schedule in others:
+        if hasattr(schedule, "base_lrs"):
+            schedule.base_lrs = [new(rate) for rate in schedule.base_lrs]
+
+
+def gradients_of(model):
+    """The gradients that the parameters of a model have, a dict by name."""
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}

@@ -1,0 +1,90 @@
+"""What a run is made of: the one state that `last.pth.tar` holds, and that going on needs, and needs nothing else."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from utils import UserError
+
+
+class Best(BaseModel):
+    """Which epoch was best so far, and by what."""
+
+    model_config = ConfigDict(strict=True)
+
+    epoch: int = Field(ge=0)
+    monitor: str
+    value: float
+
+
+class TallyState(BaseModel):
+    """What was collected of the epoch that is under way; see Tally."""
+
+    model_config = ConfigDict(strict=True)
+
+    sizes: list[int]
+    losses: dict[str, list[float]]
+    outputs: list[Any]
+    labels: list[Any]
+    metrics: dict[str, Any]
+    results: dict[str, float] | None
+
+    @model_validator(mode="after")
+    def fits_together(self):
+        if any(len(means) != len(self.sizes) for means in self.losses.values()):
+            raise ValueError("not as many losses as batches")
+        return self
+
+
+class TrainState(BaseModel):
+    """The state of a run. Random generators are not in it: they are seeded by (seed, epoch, number of the batch).
+
+    Nor is the patience of early stopping: it is the number of epochs since `best`.
+    """
+
+    model_config = ConfigDict(strict=True)
+
+    epoch: int = Field(0, ge=0, description="epochs that are finished")
+    batches_done: int = Field(0, ge=0, description="position in the epoch after that: batches trained on")
+    step: int = Field(0, ge=0, description="steps since the beginning of the run")
+    state_dict: dict[str, Any] = Field({}, description="of the model")
+    optim_dict: dict[str, Any] = Field({}, description="of the optimizer")
+    stateful: dict[str, dict[str, Any]] = Field(
+        {}, description="by name: schedule, gradient scaler, moving average, ..."
+    )
+    gradients: dict[str, Any] = Field({}, description="by parameter, where they are still being accumulated")
+    tally: TallyState | None = Field(None, description="losses, outputs and labels of the epoch so far")
+    history: list[dict[str, int | float]] = Field([], description="results, one dict an epoch")
+    best: Best | None = Field(None, description="the epoch of best.pth.tar")
+    params: dict[str, Any] = Field({}, description="hyperparameters, as params.json and the declared defaults say")
+    dataset: dict[str, Any] = Field({}, description="fingerprint and facts of the data")
+    restored_from: str | None = Field(None, description="the checkpoint whose weights the run began with")
+
+    @model_validator(mode="after")
+    def fits_together(self):
+        if not all("epoch" in row and "val_loss" in row for row in self.history):
+            raise ValueError("history: a row without epoch or val_loss")
+        if self.history and self.history[-1]["epoch"] != self.epoch:
+            raise ValueError("history: does not end with the last epoch")
+        steps = 0 if self.tally is None else len(self.tally.sizes)
+        if not steps <= self.batches_done <= 2 * steps:  # a lone last sample is joined to the batch before it
+            raise ValueError("tally: is not of as many batches as are done")
+        return self
+
+
+def read_state(content, file):
+    """The TrainState in `content`, the dict of a checkpoint (CS230's have state_dict, optim_dict and epoch alone).
+
+    Raises:
+        UserError: it is not what train.py writes.
+    """
+    known = {name: content[name] for name in TrainState.model_fields if name in content}
+    for name in ("params", "dataset", "history", "stateful", "gradients"):
+        if known.get(name, 0) is None:
+            del known[name]
+    try:
+        return TrainState.model_validate(known)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(f"{file}: is damaged: {where}: {first['msg']}; --restart begins anew") from None
