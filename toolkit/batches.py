@@ -3,6 +3,7 @@
 import torch
 
 from toolkit.order import order_of
+from toolkit.stop import check_for_stop
 from toolkit.trees import batch_size, describe, tree_cat, tree_map
 from utils import UserError
 
@@ -30,6 +31,7 @@ def batches_on_device(dataloader, model, run=None, tally=None, seed=None):
     else:
         batches = dataloader if seed is None else order_of(dataloader, seed).batches(epoch=0)
     for batch in batches:
+        check_for_stop()
         if not isinstance(batch, tuple | list) or len(batch) != 2:
             raise UserError(
                 f"a batch of the data loader should be a pair (inputs, labels), not {describe(batch)}; "

@@ -7,6 +7,7 @@ again what is done; for any number of worker processes.
 
 import copy
 import itertools
+import os
 import random
 import sys
 
@@ -107,7 +108,7 @@ class SeededBatches(Dataset):
 
     def __init__(self, dataset, seed):
         self.dataset, self.seed = dataset, seed
-        self.generators = generators_of(dataset)
+        self.generators, self.process = [], None
 
     def __len__(self):
         return len(self.dataset)
@@ -122,6 +123,8 @@ class SeededBatches(Dataset):
         return [self.dataset[index] for index in indices]
 
     def _begin(self, key):
+        if self.process != os.getpid():  # a worker has its own ones
+            self.generators, self.process = generators_of(self.dataset), os.getpid()
         epoch, number, indices = key
         seed_all(self.seed, epoch, number, LOADER, self.generators)
         return indices

@@ -95,6 +95,8 @@ class Run:
         with self.undo:
             if kind is not None and self.begun and not self.signals.at_once:
                 self._leave(error)
+            if isinstance(error, Exception):
+                self.signals.check()  # it failed because a worker got the signal, too
         return kind is EndOfSession
 
     def _leave(self, error):
@@ -138,7 +140,7 @@ class Run:
         restore(state, file, self.model, self.optimizer, self.stateful)
         if "learning_rate" in self.changed:
             change_learning_rate(self.optimizer, self.stateful.values(), *self.changed["learning_rate"])
-        self.state = state
+        self.state, self.gradients_used = state, not state.gradients
 
     def epochs(self):
         """Yield the numbers of the epochs that are still to be done, 1 to `params.num_epochs`.

@@ -5,6 +5,10 @@ import signal
 import threading
 
 SIGNALS = {"SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 143, "SIGHUP": 129}  # exit codes; Slurm sends SIGUSR1 if asked to
+# functions of Python and torch in which an exception is printed and forgotten, or leaves worker processes half made
+NOT_WITHIN = {"__del__", "_launch", "_get_iterator", "_reset", "_shutdown_workers"}
+
+_entered = []  # the StopSignals that are in force, the innermost last
 
 
 class StopSignals:
@@ -26,17 +30,21 @@ class StopSignals:
                 number = getattr(signal, name, None)
                 if number is not None and signal.getsignal(number) != signal.SIG_IGN:  # as nohup asks for
                     self.before[number] = signal.signal(number, self._handle)
+        _entered.append(self)
         return self
 
     def __exit__(self, *error):
+        _entered.remove(self)
         for number, handler in self.before.items():
             signal.signal(number, handler)
         self.before.clear()
 
     def check(self):
-        """Raise what a signal during the step that has just ended asked for."""
+        """Raise what a signal asked for that could not take effect when it came."""
+        if self.received == "SIGINT":
+            raise KeyboardInterrupt
         if self.received is not None:
-            self._raise()
+            raise SystemExit(SIGNALS[self.received])
 
     def _handle(self, number, frame):
         if os.getpid() != self.pid:  # a worker process, which the main one will end
@@ -44,16 +52,25 @@ class StopSignals:
         name = signal.Signals(number).name
         if self.received is None:
             self.received = name
-            if hasattr(signal, "SIGCHLD"):  # workers that got it too end, which torch would raise an error for
-                self.before.setdefault(signal.SIGCHLD, signal.signal(signal.SIGCHLD, signal.SIG_DFL))
-            if not self.in_step:
-                self._raise()
-            os.write(2, b"\nfinishing the step, then saving (Ctrl-C again leaves at once)\n")
+            if hasattr(signal, "SIGCHLD") and name != "SIGINT":  # workers that got it too die: torch would raise that
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            if self.in_step:
+                os.write(2, b"\nfinishing the step, then saving (Ctrl-C again leaves at once)\n")
+            elif not NOT_WITHIN.intersection(callers(frame)):
+                self.check()
         elif name == "SIGINT":
             self.received, self.at_once = name, True
-            self._raise()
+            self.check()
 
-    def _raise(self):
-        if self.received == "SIGINT":
-            raise KeyboardInterrupt
-        raise SystemExit(SIGNALS[self.received])
+
+def callers(frame):
+    """Yield the names of the functions that are being run, the innermost first."""
+    while frame is not None:
+        yield frame.f_code.co_name
+        frame = frame.f_back
+
+
+def check_for_stop():
+    """Raise what a signal asked for since the last step, where signals are looked after at all."""
+    if _entered:
+        _entered[-1].check()

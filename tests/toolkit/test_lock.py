@@ -4,12 +4,10 @@ import json
 import os
 import signal
 import socket
-import sys
-import time
 
 import pytest
-from conftest import ROOT, run_process, snapshot
-from test_stop import start, wait_for
+from conftest import snapshot
+from test_stop import finished, start, wait_for
 
 from toolkit.lock import ExperimentLock
 from utils import UserError
@@ -19,35 +17,34 @@ def test_the_second_process_is_refused_with_host_and_process_id(experiment):
     experiment.write(num_epochs=100_000)
     first = start(*experiment.arguments)
     wait_for(first, lambda: (experiment.folder / "last.pth.tar").exists())
-    second = run_process(sys.executable, ROOT / "train.py", *experiment.arguments)
-    assert second.returncode == 2
-    assert f"process {first.pid} on {socket.gethostname()} (since 20" in second.stderr
-    assert "is training here; wait for it, stop it, or choose another --model_dir" in second.stderr
-    assert second.stderr.count("\n") == 1
-    anew = run_process(sys.executable, ROOT / "train.py", *experiment.arguments, "--restart")
-    assert anew.returncode == 2
+    for more in ([], ["--restart"]):
+        code, _, err = finished(*experiment.arguments, *more)
+        assert code == 2
+        assert f"process {first.pid} on {socket.gethostname()} (since 20" in err
+        assert "is training here; wait for it, stop it, or choose another --model_dir" in err
+        assert err.count("\n") == 1
     assert first.poll() is None
     first.send_signal(signal.SIGKILL)
     first.communicate()
     assert json.loads((experiment.folder / ".lock").read_text())["pid"] == first.pid
     experiment.write(num_epochs=100_001)
-    third = run_process(sys.executable, ROOT / "train.py", *experiment.arguments, "--max_steps", 1)
-    assert third.returncode == 0, third.stderr
-    assert f"process {first.pid} on {socket.gethostname()}, which trained here, is gone" in third.stdout
+    code, out, err = finished(*experiment.arguments, "--max_steps", 1)
+    assert (code, err) == (0, "")
+    assert f"process {first.pid} on {socket.gethostname()}, which trained here, is gone" in out
     assert not (experiment.folder / ".lock").exists()
 
 
-def test_workers_that_outlive_a_killed_run_do_not_hold_its_lock(experiment, tmp_path, digits_dir):
+def test_workers_that_outlive_a_killed_run_do_not_hold_its_lock(tmp_path, digits_dir):
     from test_run import project
 
-    experiment, values = project("hard", tmp_path / "hard", digits_dir)
+    experiment, values = project("hard", tmp_path, digits_dir)
     experiment.write(**values | {"num_epochs": 1000, "num_workers": 2})
     process = start(*experiment.arguments)
     wait_for(process, lambda: (experiment.folder / "last.pth.tar").exists())
     process.send_signal(signal.SIGKILL)
     process.wait()
-    again = run_process(sys.executable, ROOT / "train.py", *experiment.arguments, "--max_steps", 1)
-    assert again.returncode == 0, again.stderr
+    code, _, err = finished(*experiment.arguments, "--max_steps", 1)
+    assert (code, err) == (0, "")
     process.communicate(timeout=60)
 
 
@@ -104,4 +101,3 @@ def test_the_lock_is_free_at_once_when_its_holder_lets_go(tmp_path):
         lock.acquire()  # again, by the same: nothing happens
         lock.release()
         assert not (tmp_path / ".lock").exists()
-    time.sleep(0)

@@ -85,10 +85,11 @@ class Stop(KeyboardInterrupt):
     pass
 
 
+@pytest.mark.parametrize("epochs", [1, 2])
 @pytest.mark.parametrize("kind", ["template", "hard"])
-def test_interrupted_in_the_evaluation_it_trains_nothing_twice(call, tmp_path, digits_dir, kind, monkeypatch):
+def test_interrupted_in_the_evaluation_it_trains_nothing_twice(call, tmp_path, digits_dir, kind, epochs, monkeypatch):
     experiment, values = project(kind, tmp_path, digits_dir)
-    experiment.write(**values | {"num_workers": 0})
+    experiment.write(**values | {"num_workers": 0, "num_epochs": epochs})
     call(train.main, *experiment.arguments)
     straight = outcome(experiment.folder)
     evaluate = train.evaluate

@@ -3,24 +3,24 @@
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
-from conftest import ROOT, run_process
+from processes import Script
 from test_run import outcome, project
 
 import utils
 
 
 def start(*arguments, **options):
-    """train.py in a process group of its own, as a terminal starts it."""
-    command = [sys.executable, str(ROOT / "train.py"), *map(str, arguments)]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"}, **options,
-    )  # fmt: skip
+    return Script("train", *arguments, **options)
+
+
+def finished(*arguments, **options):
+    """Run train.py to its end: gives (exit code, output, errors)."""
+    process = start(*arguments, **options)
+    out, err = process.communicate()
+    return process.returncode, out, err
 
 
 def wait_for(process, condition):
@@ -58,12 +58,11 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(tmp_path, digits
         f"after epoch {state['epoch']}" if not state["batches_done"] else f"in epoch {state['epoch'] + 1} after batch"
     )
     experiment.write(**values | {"num_epochs": state["epoch"] + 1})
-    again = run_process(sys.executable, ROOT / "train.py", *experiment.arguments)
-    assert again.returncode == 0, again.stderr
-    assert f"Going on {done}" in again.stdout
+    code, out, err = finished(*experiment.arguments)
+    assert (code, err) == (0, "")
+    assert f"Going on {done}" in out
     resumed = outcome(experiment.folder)
-    straight = run_process(sys.executable, ROOT / "train.py", *experiment.arguments, "--restart")
-    assert straight.returncode == 0, straight.stderr
+    assert finished(*experiment.arguments, "--restart")[0] == 0
     assert outcome(experiment.folder) == resumed
 
 
@@ -86,8 +85,8 @@ def slow(experiment, seconds):
 
 
 def test_a_second_ctrl_c_leaves_at_once_and_the_last_checkpoint_is_intact(experiment, tmp_path):
-    slow(experiment, seconds=3)
-    run_process(sys.executable, ROOT / "train.py", *experiment.arguments, "--max_steps", 1, cwd=tmp_path)
+    slow(experiment, seconds=2)
+    finished(*experiment.arguments, "--max_steps", 1, cwd=tmp_path)
     before = (experiment.folder / "last.pth.tar").read_bytes()
     (tmp_path / "in-a-step").unlink()
     process = start(*experiment.arguments, cwd=tmp_path)
@@ -95,13 +94,13 @@ def test_a_second_ctrl_c_leaves_at_once_and_the_last_checkpoint_is_intact(experi
     (tmp_path / "in-a-step").unlink(missing_ok=True)
     wait_for(process, (tmp_path / "in-a-step").exists)
     process.send_signal(signal.SIGINT)
-    assert process.stderr.readline() == "\n"
-    assert process.stderr.readline() == "finishing the step, then saving (Ctrl-C again leaves at once)\n"
+    message = "\nfinishing the step, then saving (Ctrl-C again leaves at once)\n"
+    wait_for(process, lambda: process.err == message)
     started = time.monotonic()
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
-    assert time.monotonic() - started < 2.5
-    assert (process.returncode, err.strip()) == (130, "interrupted")
+    assert time.monotonic() - started < 1.5
+    assert (process.returncode, err) == (130, message + "\ninterrupted\n")
     assert (experiment.folder / "last.pth.tar").read_bytes() == before
     assert not list(experiment.folder.glob(".*"))
 
@@ -123,9 +122,7 @@ def test_a_scheduler_that_asks_twice_gets_a_saved_run(experiment, tmp_path):
 
 def test_nohup_is_respected(experiment, tmp_path):
     slow(experiment, seconds=0.3)
-    process = start(
-        *experiment.arguments, cwd=tmp_path, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    )
+    process = start(*experiment.arguments, cwd=tmp_path, ignored=["SIGHUP"])
     wait_for(process, (tmp_path / "in-a-step").exists)
     process.send_signal(signal.SIGHUP)
     _, err = process.communicate(timeout=60)
