@@ -3,6 +3,7 @@
 python train.py                                                  # experiments/base_model
 python train.py --model_dir experiments/base_model
 python train.py --model_dir experiments/wide --from experiments/base_model num_channels=64 learning_rate=3e-4
+python train.py --model_dir experiments/wide --verify_resume      # would it go on exactly where a crash left it?
 python train.py --list_params                                    # what params.json can hold
 """
 
@@ -91,6 +92,7 @@ def parse_arguments(argv):
     parser.add_argument("--partial", action="store_true", help="of --restore_file, take the weights that fit")
     parser.add_argument("--restart", action="store_true", help="begin anew; earlier results are moved aside")
     parser.add_argument("--max_steps", type=int, metavar="N", help="stop, as Ctrl-C does, when N steps are done in all")
+    parser.add_argument("--verify_resume", action="store_true", help="prove that this experiment resumes exactly")
     parser.add_argument("--from", dest="params_from", metavar="EXPERIMENT", help="take the params.json of another one")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="with --from: values that differ from it")
     parser.add_argument("--list_params", action="store_true", help="print the hyperparameters, and do nothing else")
@@ -103,10 +105,20 @@ def main(argv=None):
         print(params_table(find_task(args.model_dir).hyperparameters))
         return
     utils.set_logger()
+    if args.verify_resume and args.params_from:
+        raise UserError("--verify_resume is of an experiment that is there: not with --from")
+    if args.partial and not args.restore_file:
+        raise UserError("--partial is of the checkpoint that --restore_file names; name one")
     if args.overrides and not args.params_from:
         raise UserError(f"{args.overrides[0]}: values on the command line need --from <experiment>")
     overrides = parse_overrides(args.overrides)
     task, params, data_dir = set_up(args.model_dir, args.data_dir, args.device, args.params_from, overrides)
+
+    if args.verify_resume:
+        from toolkit.verify import verify_resume
+
+        verify_resume(task, params, data_dir, args.model_dir)
+        return
 
     utils.set_seed(params.seed)
     dataloaders = task.fetch_dataloader(["train", "val"], data_dir, params)

@@ -35,7 +35,7 @@ def test_the_second_process_is_refused_with_host_and_process_id(experiment):
 
 
 def test_workers_that_outlive_a_killed_run_do_not_hold_its_lock(tmp_path, digits_dir):
-    from test_run import project
+    from projects import project
 
     experiment, values = project("hard", tmp_path, digits_dir)
     experiment.write(**values | {"num_epochs": 1000, "num_workers": 2})

@@ -7,7 +7,7 @@ import time
 
 import pytest
 from processes import Script
-from test_run import outcome, project
+from projects import outcome, project
 
 import utils
 

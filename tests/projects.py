@@ -1,0 +1,47 @@
+"""Experiments of three kinds of project, to be interrupted, and what came of them, to be compared."""
+
+import json
+import shutil
+
+import numpy as np
+from conftest import ROOT, Experiment
+from PIL import Image
+
+import utils
+from toolkit.trees import tensors
+
+EACH_STEP = 1e-9  # minutes between checkpoints
+
+
+def outcome(folder):
+    """All that a run gave, to be compared to the bit."""
+    state = utils.read_checkpoint(folder / "last.pth.tar")
+    best = utils.read_checkpoint(folder / "best.pth.tar")
+    texts = {f.name: f.read_text() for f in [folder / "history.csv", *folder.glob("metrics_*.json")]}
+    return texts, [t.numpy().tobytes() for t in tensors((state, best))], state["step"], best["epoch"]
+
+
+def photos(folder):
+    """Real digits as JPEG files in CS230's layout."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    for split, indices in (("train", range(161)), ("val", range(161, 200))):
+        place = folder / f"{split}_signs"
+        place.mkdir(parents=True)
+        for i in indices:
+            image = Image.fromarray((digits.images[i] * 15).astype(np.uint8)).resize((40, 40)).convert("RGB")
+            image.save(place / f"{digits.target[i]}_IMG_{i}.jpg")
+    return folder
+
+
+def project(kind, tmp_path, digits_dir):
+    """An Experiment of the template, of a project of 2018 (PIL and transforms), or of one that is hard to resume."""
+    if kind == "template":
+        experiment = Experiment(tmp_path / "experiment", digits_dir)
+        return experiment, {"num_epochs": 3, "random_shift": 1, "random_flip": True, "batch_size": 137}
+    shutil.copytree(ROOT / "tests" / f"{kind}_project", tmp_path / "project")
+    data = photos(tmp_path / "data") if kind == "classic" else digits_dir
+    experiment = Experiment(tmp_path / "project" / "experiments" / "one", data)
+    values = json.loads((tmp_path / "project" / "experiments" / "base_model" / "params.json").read_text())
+    return experiment, values
