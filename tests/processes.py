@@ -3,12 +3,14 @@
 As real to kill as those that a shell starts, and started in a tenth of the time.
 """
 
+import ctypes
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,13 +28,16 @@ class Script:
         arguments: of the command line.
         cwd: the folder it runs in.
         ignored: names of signals that it begins with being ignored.
+        fault: arguments of fault_arm of benchmarks/faults.c, where that is preloaded: (folder, after, error, once).
     """
 
-    def __init__(self, script, *arguments, cwd=".", ignored=()):
+    def __init__(self, script, *arguments, cwd=".", ignored=(), fault=None):
         folder = tempfile.mkdtemp(prefix="script-")
         self.files = [os.path.join(folder, name) for name in ("out", "err")]
+        for name in self.files:
+            Path(name).touch()
         arguments = [str(argument) for argument in arguments]
-        self.process = context.Process(target=run, args=(script, arguments, str(cwd), self.files, ignored))
+        self.process = context.Process(target=run, args=(script, arguments, str(cwd), self.files, ignored, fault))
         self.process.start()
         self.pid = self.process.pid
 
@@ -59,7 +64,7 @@ class Script:
     @property
     def err(self):
         """What it has written to stderr so far."""
-        return Path(self.files[1]).read_text() if os.path.exists(self.files[1]) else ""
+        return Path(self.files[1]).read_text()
 
     def communicate(self, timeout=120):
         self.wait(timeout)
@@ -70,7 +75,7 @@ class Script:
         return texts
 
 
-def run(script, arguments, cwd, files, ignored):
+def run(script, arguments, cwd, files, ignored, fault):
     import importlib
 
     import torch
@@ -80,11 +85,33 @@ def run(script, arguments, cwd, files, ignored):
     os.setsid()
     os.chdir(cwd)
     for name, number in zip(files, (1, 2), strict=True):
-        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+        os.dup2(os.open(name, os.O_WRONLY | os.O_APPEND), number)
     for name in ignored:
         signal.signal(getattr(signal, name), signal.SIG_IGN)
     multiprocessing.set_start_method(None, force=True)  # for its workers: the platform's, not this one's
     torch.set_num_threads(1)
     sys.path.insert(0, str(ROOT))
     sys.argv = [f"{script}.py", *arguments]
+    if fault:
+        folder, *numbers = fault
+        ctypes.CDLL(None).fault_arm(str(folder).encode(), *map(int, numbers))
     run_script(importlib.import_module(script).main)
+
+
+def start(*arguments, **options):
+    return Script("train", *arguments, **options)
+
+
+def finished(*arguments, **options):
+    """Run train.py to its end: gives (exit code, output, errors)."""
+    process = start(*arguments, **options)
+    out, err = process.communicate()
+    return process.returncode, out, err
+
+
+def wait_for(process, condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

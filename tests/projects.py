@@ -8,17 +8,24 @@ from conftest import ROOT, Experiment
 from PIL import Image
 
 import utils
-from toolkit.trees import tensors
+from toolkit.verify import as_bits, pairs
 
 EACH_STEP = 1e-9  # minutes between checkpoints
 
 
 def outcome(folder):
-    """All that a run gave, to be compared to the bit."""
-    state = utils.read_checkpoint(folder / "last.pth.tar")
-    best = utils.read_checkpoint(folder / "best.pth.tar")
-    texts = {f.name: f.read_text() for f in [folder / "history.csv", *folder.glob("metrics_*.json")]}
-    return texts, [t.numpy().tobytes() for t in tensors((state, best))], state["step"], best["epoch"]
+    """All that a run gave, to be compared to the bit: a dict by name."""
+    found = {f.name: f.read_text() for f in [folder / "history.csv", *folder.glob("metrics_*.json")]}
+    for name in ("last", "best"):
+        state = utils.read_checkpoint(folder / f"{name}.pth.tar")
+        for path, value, _ in pairs(state, state, name):
+            found[path] = (value.shape, as_bits(value).numpy().tobytes()) if hasattr(value, "shape") else repr(value)
+    return found
+
+
+def differences(one, other):
+    """The names of what differs between two outcomes."""
+    return sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
 
 
 def photos(folder):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import sys
 import pytest
 import torch
 from conftest import ROOT, copy_of, run_process, snapshot
+from processes import finished, start, wait_for
+from projects import differences, outcome
 
 import evaluate
 import train
@@ -155,6 +158,7 @@ BAD_CHECKPOINTS = {
 def trained(tmp_path_factory, digits_dir):
     from conftest import Experiment
 
+    torch.set_num_threads(1)  # the bits depend on it
     experiment = Experiment(tmp_path_factory.mktemp("trained") / "experiment", digits_dir)
     train.main(experiment.arguments)
     return experiment
@@ -215,6 +219,119 @@ def test_going_on_with_other_data_is_refused(call, trained, tmp_path):
     code, _, err = call(train.main, "--model_dir", folder, "--data_dir", data)
     assert "was trained on another dataset (the same classes, other images); --restart begins anew" in err
     assert (code, err.count("\n"), snapshot(folder)) == (2, 1, before)
+
+
+def damaged(folder, name="last.pth.tar"):
+    file = folder / name
+    file.write_bytes(file.read_bytes()[:3000])
+
+
+def test_a_last_checkpoint_that_cannot_be_read_is_set_aside_and_the_one_before_it_used(call, trained, tmp_path):
+    folder = copy_of(trained.folder, tmp_path / "experiment")
+    damaged(folder)
+    code, out, err = call(train.main, "--model_dir", folder, "--data_dir", trained.data_dir)
+    assert (code, err) == (0, "")
+    assert "last.pth.tar: cannot be read, it may be cut short" in out
+    assert "it is now unreadable-1-last.pth.tar; going on from the one before it" in out
+    assert "Going on after epoch 1" in out
+    assert len((folder / "unreadable-1-last.pth.tar").read_bytes()) == 3000
+    assert not differences(outcome(folder), outcome(trained.folder))
+
+
+def test_where_no_checkpoint_can_be_read_nothing_is_touched(call, trained, tmp_path):
+    folder = copy_of(trained.folder, tmp_path / "experiment")
+    damaged(folder)
+    damaged(folder, "previous.pth.tar")
+    before = snapshot(folder)
+    code, _, err = call(train.main, "--model_dir", folder, "--data_dir", trained.data_dir)
+    assert "last.pth.tar: cannot be read, it may be cut short" in err
+    assert "--restart begins anew" in err
+    assert (code, err.count("\n"), snapshot(folder)) == (2, 1, before)
+    code, _, _ = call(train.main, "--model_dir", folder, "--data_dir", trained.data_dir, "--restart")
+    assert code == 0
+    assert snapshot(folder / "replaced-1")["last.pth.tar"] == before["last.pth.tar"]
+
+
+@pytest.mark.parametrize("name", ["curves.png", "tensorboard", "train.log"])
+def test_what_can_be_done_without_does_not_stop_the_training(call, experiment, name):
+    """A folder or a file where the other should be: it cannot be written, whoever tries."""
+    blocked = experiment.folder / (f".{name}.{os.getpid()}.tmp" if name == "curves.png" else name)
+    blocked.write_text("in the way") if name == "tensorboard" else (blocked / "in the way").mkdir(parents=True)
+    if name == "train.log":
+        import utils
+
+        utils.set_logger(blocked)
+        code, out, err = call(lambda argv: train.train_and_evaluate(*classic(experiment)))
+        utils.set_logger()
+    else:
+        code, out, err = call(train.main, *experiment.arguments)
+    assert (code, err) == (0, "")
+    assert f"{name}: cannot be written: " in out
+    assert out.count("cannot be written") == 1
+    assert "going on without" in out
+    assert len((experiment.folder / "history.csv").read_text().splitlines()) == 3
+
+
+def classic(experiment):
+    import utils
+    from model import data_loader, net
+
+    params = utils.Params(experiment.folder / "params.json", declared=net.Hyperparameters)
+    params.add_facts(json.loads((experiment.data_dir / "dataset.json").read_text()) | {"cuda": False})
+    loaders = data_loader.fetch_dataloader(["train", "val"], experiment.data_dir, params)
+    model = net.Net(params)
+    optimizer = torch.optim.Adam(model.parameters(), lr=params.learning_rate)
+    return model, loaders["train"], loaders["val"], optimizer, net.loss_fn, net.metrics, params, experiment.folder
+
+
+def test_an_experiment_that_vanishes_while_it_is_trained(experiment, tmp_path):
+    experiment.write(num_epochs=100_000)
+    process = start(*experiment.arguments)
+    wait_for(process, (experiment.folder / "history.csv").exists)
+    experiment.folder.rename(tmp_path / "elsewhere")
+    out, err = process.communicate()
+    assert process.returncode == 2
+    assert re.fullmatch(
+        r"error: .*/experiment(: is gone; what was saved|/.*: cannot be written: No such file) .*\n", err
+    )
+    elsewhere = ["--model_dir", tmp_path / "elsewhere", "--data_dir", experiment.data_dir]
+    code, out, err = finished(*elsewhere, "--max_steps", 1)
+    assert code == 0, err
+    assert "Going on" in out
+
+
+def test_partial_takes_what_fits_and_lists_the_rest(call, trained, tmp_path):
+    other = type(trained)(tmp_path / "other", trained.data_dir)
+    best = trained.folder / "best.pth.tar"
+    old = "nn.Linear(4 * width, params.num_classes),"
+    own_model(other, net=NET.replace(old, "nn.Linear(4 * width, 50), nn.Linear(50, params.num_classes),"))
+    code, _, err = call(train.main, *other.arguments, "--restore_file", best)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "weights of another architecture: head.4.weight is (10, 16) there and (50, 16) in the model (and" in err
+    code, out, err = call(train.main, *other.arguments, "--restore_file", best, "--partial")
+    assert (code, err) == (0, "")
+    assert "best.pth.tar: 22 of 26 weights taken; not taken:" in out
+    assert "  head.4.weight is (10, 16) there and (50, 16) in the model" in out
+    assert "  head.5.weight is missing there" in out
+    code, _, err = call(train.main, *other.arguments, "--partial")
+    assert "--partial is of the checkpoint that --restore_file names" in err
+
+
+def test_an_evaluation_of_a_checkpoint_that_is_replaced_meanwhile_is_not_kept(call, trained, tmp_path, monkeypatch):
+    folder = copy_of(trained.folder, tmp_path / "experiment")
+    evaluated = evaluate.evaluate
+
+    def and_then_a_better_epoch(*arguments):
+        results = evaluated(*arguments)
+        shutil.copy(folder / "best.pth.tar", folder / "new")
+        os.replace(folder / "new", folder / "best.pth.tar")
+        return results
+
+    monkeypatch.setattr(evaluate, "evaluate", and_then_a_better_epoch)
+    code, _, err = call(evaluate.main, "--model_dir", folder, "--data_dir", trained.data_dir)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "best.pth.tar: was replaced while it was evaluated, nothing is kept of that; evaluate it again" in err
+    assert not (folder / "metrics_test_best.json").exists()
 
 
 def read_only(folder):

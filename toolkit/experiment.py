@@ -187,7 +187,8 @@ def remove_unfinished(folder):
     """Delete what a process that was killed while writing left; to be called by the only process that trains there."""
     for file in Path(folder).glob(".*.tmp"):
         if not file.name.startswith(".metrics_"):  # evaluate.py may be writing that
-            file.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                file.unlink()
 
 
 def as_json(values):

@@ -73,11 +73,22 @@ class Journal:
         utils.save_dict_to_json(metrics, self.folder / "metrics_val_last_weights.json")
         utils.write_whole(self.folder / "history.csv", as_csv(state.history))
 
+    def mend(self, state):
+        """Write again what a process that was killed, or could not write, just after an epoch left out."""
+        if not state.history or state.batches_done:
+            return
+        is_best = False
+        if state.best.epoch == state.epoch and not (self.folder / "metrics_val_best_weights.json").exists():
+            with contextlib.suppress(UserError):  # of the next epoch, if that was being saved
+                is_best = utils.read_checkpoint(self.folder / "best.pth.tar").get("epoch") == state.epoch
+        self.write_results(state, is_best)
+
     def is_complete(self, state):
         """Whether all that is written down of a finished run is there, and as `state` has it."""
         try:
             history = (self.folder / "history.csv").read_bytes()
-            return history == as_csv(state.history).encode() and "finished" in self.read_sessions()[-1]
+            best = (self.folder / "metrics_val_best_weights.json").exists()
+            return best and history == as_csv(state.history).encode() and "finished" in self.read_sessions()[-1]
         except (OSError, LookupError, TypeError):
             return False
 

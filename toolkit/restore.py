@@ -2,12 +2,13 @@
 
 import contextlib
 
+import torch
 from torch import optim
 
 import utils
 from utils import UserError
 
-# those whose state is tensors of the shape of their parameter, or single numbers
+# those whose state is tensors of the shape of their parameter, and some numbers
 PLAIN_OPTIMIZERS = (optim.SGD, optim.Adam, optim.AdamW, optim.NAdam, optim.RAdam, optim.Adamax, optim.RMSprop,
                     optim.Adagrad, optim.Adadelta, optim.ASGD, optim.Rprop)  # fmt: skip
 
@@ -74,10 +75,16 @@ def check_optimizer(optimizer, file):
         names = set().union(*optimizer.state.values())
         for parameter, values in optimizer.state.items():
             wrong += names - values.keys()
-            wrong += [k for k, v in values.items() if getattr(v, "shape", ()) not in ((), parameter.shape)]
-            wrong += [k for k, v in values.items() if isinstance(v, str | bytes | dict | list | tuple)]
+            wrong += [k for k, v in values.items() if v is not None and not is_state_of(parameter, k, v)]
     if wrong:
         raise UserError(f"{file}: is damaged: {wrong[0]} of the optimizer; --restart begins anew")
+
+
+def is_state_of(parameter, name, value):
+    """Whether a value can be what one of PLAIN_OPTIMIZERS keeps of a parameter under a name."""
+    if name in ("step", "eta", "mu", "mu_product"):
+        return isinstance(value, int | float | torch.Tensor) and getattr(value, "shape", ()) == ()
+    return isinstance(value, torch.Tensor) and value.shape == getattr(parameter, "shape", None)
 
 
 def is_like(value, default):

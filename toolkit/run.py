@@ -153,7 +153,6 @@ class Run:
             logging.info("(a larger num_epochs goes on, --restart begins anew)")
             if self.state.history and not self.journal.is_complete(self.state):  # killed when all but that was done
                 self._begin()
-                self.journal.write_results(self.state, is_best=False)
                 self._finish()
             return
         self._begin()
@@ -187,6 +186,7 @@ class Run:
         if self.goes_on:
             self.saved_position = self.position()
             logging.info("Going on %s", self.saved_position)
+            self.journal.mend(self.state)
             if self.state.best and not (self.folder / "best.pth.tar").exists():
                 logging.warning("best.pth.tar, of epoch %d, is missing; a better epoch makes it", self.state.best.epoch)
         elif self.restore_file is not None:
@@ -287,6 +287,8 @@ class Run:
             UserError: it cannot be written; the one before is kept.
         """
         self.phase = NOT_READY
+        if not self.folder.is_dir():
+            raise UserError(f"{self.folder}: is gone; what was saved {self.saved_position} is wherever it was moved to")
         state = dict(self.state) | {
             "state_dict": self.model.state_dict(),
             "optim_dict": self.optimizer.state_dict(),

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from utils import UserError
 
@@ -31,7 +31,7 @@ class TallyState(BaseModel):
 
     @model_validator(mode="after")
     def fits_together(self):
-        if any(len(means) != len(self.sizes) for means in self.losses.values()):
+        if "loss" not in self.losses or any(len(means) != len(self.sizes) for means in self.losses.values()):
             raise ValueError("not as many losses as batches")
         return self
 
@@ -56,16 +56,18 @@ class TrainState(BaseModel):
     tally: TallyState | None = Field(None, description="losses, outputs and labels of the epoch so far")
     history: list[dict[str, int | float]] = Field([], description="results, one dict an epoch")
     best: Best | None = Field(None, description="the epoch of best.pth.tar")
-    params: dict[str, Any] = Field({}, description="hyperparameters, as params.json and the declared defaults say")
-    dataset: dict[str, Any] = Field({}, description="fingerprint and facts of the data")
+    params: dict[str, JsonValue] = Field(
+        {}, description="hyperparameters, as params.json and the declared defaults say"
+    )
+    dataset: dict[str, JsonValue] = Field({}, description="fingerprint and facts of the data")
     restored_from: str | None = Field(None, description="the checkpoint whose weights the run began with")
 
     @model_validator(mode="after")
     def fits_together(self):
         if not all("epoch" in row and "val_loss" in row for row in self.history):
             raise ValueError("history: a row without epoch or val_loss")
-        if self.history and self.history[-1]["epoch"] != self.epoch:
-            raise ValueError("history: does not end with the last epoch")
+        if self.history and (self.best is None or self.history[-1]["epoch"] != self.epoch):
+            raise ValueError("history: does not end with the last epoch, or has no best one")
         steps = 0 if self.tally is None else len(self.tally.sizes)
         if not steps <= self.batches_done <= 2 * steps:  # a lone last sample is joined to the batch before it
             raise ValueError("tally: is not of as many batches as are done")

@@ -22,8 +22,8 @@ MOST_WAITING = 600  # seconds for a process to begin training, or to end
 EACH_STEP, NEVER = 1e-9, 1e9  # minutes between checkpoints
 BATCHES = 4  # that are loaded to see whether they depend on those before them
 
-OWN_DRAWS = """likely cause: the data loader's items or order depend on what was loaded before, as with a random generator \
-that the code keeps to itself; draw from torch, numpy or random"""
+OWN_DRAWS = """likely cause: the items or order of the data loader depend on what was loaded before, as with a random \
+generator that the code keeps to itself; draw from torch, numpy or random"""
 NOT_DETERMINISTIC = """likely cause: an operation that is not deterministic on this device, or something that no seed \
 governs, such as the time"""
 UNKNOWN = "likely cause: something that model, loss or optimizer keep, and that is not in their state_dict"

@@ -7,7 +7,7 @@ import socket
 
 import pytest
 from conftest import snapshot
-from test_stop import finished, start, wait_for
+from processes import finished, start, wait_for
 
 from toolkit.lock import ExperimentLock
 from utils import UserError

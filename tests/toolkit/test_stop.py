@@ -6,29 +6,10 @@ import signal
 import time
 
 import pytest
-from processes import Script
+from processes import finished, start, wait_for
 from projects import outcome, project
 
 import utils
-
-
-def start(*arguments, **options):
-    return Script("train", *arguments, **options)
-
-
-def finished(*arguments, **options):
-    """Run train.py to its end: gives (exit code, output, errors)."""
-    process = start(*arguments, **options)
-    out, err = process.communicate()
-    return process.returncode, out, err
-
-
-def wait_for(process, condition):
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def logged(experiment, text):

@@ -1,0 +1,18 @@
+"""The short form of benchmarks/faults.py: every kind of fault, some of each."""
+
+import re
+import sys
+
+from conftest import ROOT, run_process
+
+
+def test_whatever_goes_wrong_nothing_is_lost():
+    counts = ["--kills", 6, "--write_errors", 6, "--params", 12, "--checkpoints", 12]
+    done = run_process(sys.executable, ROOT / "benchmarks" / "faults.py", *counts)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = re.findall(r"^\| (\w[\w .]+?) +\| +(\d+) \|.*\| +(\d+) \|$", done.stdout, re.MULTILINE)
+    assert [failures for _, _, failures in rows] == ["0"] * 4
+    numbers = {name: int(number) for name, number, _ in rows}
+    assert numbers["killed"] >= 6
+    assert numbers["mutated params.json"] == numbers["mutated checkpoints"] == 12
+    assert numbers["write errors"] >= 6 or "not possible here" in done.stdout
