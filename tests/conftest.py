@@ -13,6 +13,7 @@ import torch
 from toolkit.builder import build
 from toolkit.cli import run_script
 from toolkit.sources import digits
+from toolkit.task import import_model_package
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = {"num_channels": 4, "num_epochs": 2, "batch_size": 64, "learning_rate": 0.01}
@@ -31,6 +32,7 @@ def in_tmp_path(tmp_path, monkeypatch):
     """Each test runs in a folder of its own, so that nothing is left in the repository."""
     monkeypatch.chdir(tmp_path)
     torch.set_num_threads(1)
+    import_model_package(ROOT / "model")  # the test before may have used another one
 
 
 @pytest.fixture

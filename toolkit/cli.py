@@ -10,10 +10,10 @@ import traceback
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 import utils
 from toolkit.dataset import read_facts
+from toolkit.tally import close_bars
 from toolkit.task import find_task
 from utils import Params, UserError
 
@@ -26,8 +26,7 @@ def run_script(main):
     try:
         main()
     except UserError as error:
-        for bar in list(getattr(tqdm, "_instances", ())):
-            bar.close()
+        close_bars()
         print(f"error: {error}", file=sys.stderr)
         note_in_log(f"error: {error}")
         sys.exit(2)

@@ -129,10 +129,10 @@ class Journal:
         }
         utils.write_whole(self.folder / "run.json", json.dumps(content, indent=2) + "\n")
 
-    def end_session(self, model, state):
-        """Note in run.json when and where this process ended."""
+    def end_session(self, model, state, how):
+        """Note in run.json when, where and how ("finished" or "stopped") this process ended."""
         seconds = round(time.monotonic() - self.started, 1)
-        self.sessions[-1] |= {"finished": now(), "seconds": seconds, "last_step": state.step}
+        self.sessions[-1] |= {how: now(), "seconds": seconds, "last_step": state.step}
         self.write_run_json(model, state)
 
     def close(self):

@@ -36,3 +36,29 @@ def monitored(params, results):
     if mode is None:
         raise UserError(f'params.json: monitor is {name!r}; add "monitor_mode": "max" or "min", whichever is better')
     return name, mode
+
+
+def check_results(results, best, epoch, optimizer, params):
+    """Make sure that an epoch's results can be compared with those before.
+
+    Args:
+        results: those of the validation, a dict from name to float.
+        best: the Best so far, or None.
+        epoch: the epoch's number.
+        optimizer: for the learning rate, in the message.
+        params: hyperparameters.
+
+    Raises:
+        UserError: the loss is NaN, or `params.monitor` is none of the results, or another one than before.
+    """
+    if math.isnan(results["loss"]):
+        raise UserError(
+            f"the validation loss became nan in epoch {epoch}, with learning rate {optimizer.param_groups[0]['lr']:g}; "
+            f"stopped (what was saved before is kept). Try a smaller learning_rate, and --restart"
+        )
+    monitor, _ = monitored(params, results)
+    if best and best.monitor != monitor:
+        raise UserError(
+            f"the best checkpoint so far was chosen by {best.monitor}, and now it would be by {monitor}: "
+            f'put "monitor" into params.json, or begin anew with --restart'
+        )

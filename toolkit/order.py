@@ -91,13 +91,13 @@ class NumberedBatches:
         self.epoch, self.start = 0, 0
 
     def __iter__(self):
-        seed_all(self.seed, self.epoch, 0, ORDER, self.generators)
+        epoch, start = self.epoch, self.start
+        seed_all(self.seed, epoch, 0, ORDER, self.generators)
         for sampler in (self.sampler, getattr(self.sampler, "sampler", None)):
             if hasattr(sampler, "set_epoch"):
-                sampler.set_epoch(self.epoch)
+                sampler.set_epoch(epoch)
         order = list(self.sampler)  # all of it now: what a sampler draws must not mix with what the steps draw
-        for number in range(self.start, len(order)):
-            yield self.epoch, number, order[number]
+        return iter([(epoch, number, order[number]) for number in range(start, len(order))])
 
     def __len__(self):
         return len(self.sampler)

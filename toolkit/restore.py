@@ -1,4 +1,4 @@
-"""Giving a model, its optimizer and the rest the state that a checkpoint holds, or saying what does not fit."""
+"""What a checkpoint holds of a model, its optimizer and the rest: collecting it, and giving it back if it fits."""
 
 import contextlib
 
@@ -11,6 +11,21 @@ from utils import UserError
 # those whose state is tensors of the shape of their parameter, and some numbers
 PLAIN_OPTIMIZERS = (optim.SGD, optim.Adam, optim.AdamW, optim.NAdam, optim.RAdam, optim.Adamax, optim.RMSprop,
                     optim.Adagrad, optim.Adadelta, optim.ASGD, optim.Rprop)  # fmt: skip
+
+
+LARGE = ("state_dict", "optim_dict", "stateful", "gradients")  # what of a TrainState lies in the model and the rest
+
+
+def collect(state, model, optimizer, stateful, with_gradients):
+    """A TrainState as a checkpoint's dict, with what model, optimizer and the rest hold at present; see `restore`."""
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return dict(state) | {
+        "state_dict": model.state_dict(),
+        "optim_dict": optimizer.state_dict(),
+        "stateful": {name: part.state_dict() for name, part in stateful.items()},
+        "gradients": gradients if with_gradients else {},
+        "best": state.best and state.best.model_dump(),
+    }
 
 
 def restore(state, file, model, optimizer, stateful):
@@ -106,8 +121,3 @@ def change_learning_rate(optimizer, others, then, now):
     for schedule in others:
         if hasattr(schedule, "base_lrs"):
             schedule.base_lrs = [new(rate) for rate in schedule.base_lrs]
-
-
-def gradients_of(model):
-    """The gradients that the parameters of a model have, a dict by name."""
-    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import math
 import sys
 import time
 from pathlib import Path
@@ -21,11 +20,12 @@ from toolkit.experiment import (
 )
 from toolkit.journal import Journal
 from toolkit.lock import ExperimentLock
-from toolkit.monitor import is_better, monitored
+from toolkit.monitor import check_results, is_better, monitored
 from toolkit.order import MODEL, generators_of, order_of, seed_all
-from toolkit.restore import change_learning_rate, gradients_of, reading, restore
+from toolkit.restore import LARGE, change_learning_rate, collect, reading, restore
 from toolkit.state import Best, TrainState
 from toolkit.stop import StopSignals
+from toolkit.tally import close_bars
 from utils import UserError
 
 # Whether what the model and the optimizer hold at this moment is a state that a run can go on from.
@@ -101,23 +101,20 @@ class Run:
 
     def _leave(self, error):
         """Save what is done, and say how to go on."""
+        close_bars()
         try:
             if self.phase == READY:
                 self.save()
-            self.journal.end_session(self.model, self.state)
+            self.journal.end_session(self.model, self.state, "stopped")
         except UserError as problem:
             logging.error("%s", problem)
+        if isinstance(error, UserError):  # says itself what to do
+            return
         again = "The same command without --restart" if "--restart" in sys.argv else "The same command"
         why = self.signals.received or ("an error" if isinstance(error, Exception) else "request")
         why = f"after {self.max_steps} steps" if isinstance(error, EndOfSession) else f"by {why}"
         saved = f"saved {self.saved_position}" if self.saved_position else "nothing is saved yet"
         logging.info("Stopped %s; %s. %s goes on.", why, saved, again)
-
-    def position(self):
-        """Where the run stands, in words."""
-        if not self.state.batches_done:
-            return f"after epoch {self.state.epoch}"
-        return f"in epoch {self.state.epoch + 1} after batch {self.state.batches_done}"
 
     def _restore(self):
         if not self.restart:
@@ -140,7 +137,8 @@ class Run:
         restore(state, file, self.model, self.optimizer, self.stateful)
         if "learning_rate" in self.changed:
             change_learning_rate(self.optimizer, self.stateful.values(), *self.changed["learning_rate"])
-        self.state, self.gradients_used = state, not state.gradients
+        self.gradients_used = not state.gradients
+        self.state = state.model_copy(update={name: {} for name in LARGE})
 
     def epochs(self):
         """Yield the numbers of the epochs that are still to be done, 1 to `params.num_epochs`.
@@ -184,7 +182,7 @@ class Run:
             self.params.save(path)
         self.journal.begin_session(self.model, self.state, self.changed)
         if self.goes_on:
-            self.saved_position = self.position()
+            self.saved_position = self.state.position
             logging.info("Going on %s", self.saved_position)
             self.journal.mend(self.state)
             if self.state.best and not (self.folder / "best.pth.tar").exists():
@@ -233,7 +231,10 @@ class Run:
         self.phase, self.signals.in_step = READY, False
         self.signals.check()
         if time.monotonic() - self.saved_at > 60 * self.params.checkpoint_minutes and self.can_save_in_epoch:
+            self.signals.in_step = True
             self.save()
+            self.signals.in_step = False
+            self.signals.check()
 
     def end_steps(self):
         """To be called after the last step of an epoch: what follows must not depend on where the run was resumed."""
@@ -250,7 +251,7 @@ class Run:
             UserError: the validation loss is NaN, or `params.monitor` names no result.
         """
         self.phase, self.signals.in_step = NOT_READY, True
-        self._check_results(epoch, val_metrics)
+        check_results(val_metrics, self.state.best, epoch, self.optimizer, self.params)
         row = {"epoch": epoch, "learning_rate": float(self.optimizer.param_groups[0]["lr"])}
         row |= {f"train_{name}": value for name, value in train_metrics.items()}
         row |= {f"val_{name}": value for name, value in val_metrics.items()}
@@ -266,20 +267,6 @@ class Run:
         self.signals.in_step = False
         self.signals.check()
 
-    def _check_results(self, epoch, val_metrics):
-        if math.isnan(val_metrics["loss"]):
-            rate = self.optimizer.param_groups[0]["lr"]
-            raise UserError(
-                f"the validation loss became nan in epoch {epoch}, with learning rate {rate:g}; stopped (what was "
-                f"saved before is kept). Try a smaller learning_rate, and --restart"
-            )
-        monitor, _ = monitored(self.params, val_metrics)
-        if self.state.best and self.state.best.monitor != monitor:
-            raise UserError(
-                f"the best checkpoint so far was chosen by {self.state.best.monitor}, and now it would be by "
-                f'{monitor}: put "monitor" into params.json, or begin anew with --restart'
-            )
-
     def save(self, is_best=False):
         """Write the checkpoint, of this moment between two steps.
 
@@ -289,15 +276,8 @@ class Run:
         self.phase = NOT_READY
         if not self.folder.is_dir():
             raise UserError(f"{self.folder}: is gone; what was saved {self.saved_position} is wherever it was moved to")
-        state = dict(self.state) | {
-            "state_dict": self.model.state_dict(),
-            "optim_dict": self.optimizer.state_dict(),
-            "stateful": {name: part.state_dict() for name, part in self.stateful.items()},
-            "gradients": {} if self.gradients_used else gradients_of(self.model),
-            "best": self.state.best and self.state.best.model_dump(),
-            "params": as_json(self.params.stated),
-            "dataset": dataset_of(self.params),
-        }
+        state = collect(self.state, self.model, self.optimizer, self.stateful, not self.gradients_used)
+        state |= {"params": as_json(self.params.stated), "dataset": dataset_of(self.params)}
         if self.tally is not None:
             try:
                 state["tally"] = self.tally.state_dict()
@@ -307,14 +287,14 @@ class Run:
                 self.can_save_in_epoch = False
                 return
         utils.save_checkpoint(state, is_best, self.folder)
-        self.phase, self.saved_at, self.saved_position = NOTHING_NEW, time.monotonic(), self.position()
+        self.phase, self.saved_at, self.saved_position = NOTHING_NEW, time.monotonic(), self.state.position
 
     def _after_optimizer_step(self, optimizer, args, kwargs):
         self.gradients_used = type(optimizer).__module__.startswith("torch.optim.")  # others may accumulate them
 
     def _finish(self):
         self.journal.draw(self.state)
-        self.journal.end_session(self.model, self.state)
+        self.journal.end_session(self.model, self.state, "finished")
         best = self.state.best
         logging.info("Done in %.0f seconds. Best %s on val: %.4f, after epoch %d (marked *).",
                      time.monotonic() - self.journal.started, best.monitor, best.value, best.epoch)  # fmt: skip

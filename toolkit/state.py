@@ -62,6 +62,13 @@ class TrainState(BaseModel):
     dataset: dict[str, JsonValue] = Field({}, description="fingerprint and facts of the data")
     restored_from: str | None = Field(None, description="the checkpoint whose weights the run began with")
 
+    @property
+    def position(self):
+        """Where the run stands, in words."""
+        if not self.batches_done:
+            return f"after epoch {self.epoch}"
+        return f"in epoch {self.epoch + 1} after batch {self.batches_done}"
+
     @model_validator(mode="after")
     def fits_together(self):
         if not all("epoch" in row and "val_loss" in row for row in self.history):
