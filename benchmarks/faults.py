@@ -144,8 +144,12 @@ def fail_to_write(project, folder, rng):
     """Let a call that writes fail, and go on. Returns the name of the error and the exit code."""
     experiment = project.copy(folder)
     name, once = rng.choice(["ENOSPC", "EIO", "EACCES"]), rng.random() < 0.3
-    fault = (experiment, rng.randrange(WRITING_CALLS), getattr(errno, name), once)
-    process = Script("train", *project.arguments(folder), fault=fault)
+    calls, more = WRITING_CALLS, []
+    if rng.random() < 0.3:  # while an earlier run is moved aside
+        Script("train", *project.arguments(folder), "--max_steps", 3).communicate()
+        calls, more = WRITING_CALLS // 10, ["--restart"]
+    fault = (experiment, rng.randrange(calls), getattr(errno, name), once)
+    process = Script("train", *project.arguments(folder), *more, fault=fault)
     out, err = process.communicate()
     assert process.returncode in (0, 2), f"exit code {process.returncode} after {fault}: {out}\n{err}"
     assert "Traceback" not in out + err, err

@@ -39,7 +39,7 @@ def run_mutations(strategy, spoil, project, folder, total, seed_number):
     codes, failures, numbers = [], [], itertools.count()
 
     @seed(seed_number)
-    @settings(max_examples=total, deadline=None, database=None, phases=[Phase.generate],
+    @settings(max_examples=max(total, 1), deadline=None, database=None, phases=[Phase.generate],
               suppress_health_check=list(HealthCheck))  # fmt: skip
     @given(strategy)
     def mutated(mutation):

@@ -121,12 +121,15 @@ def read_last(folder):
         UserError: there are some, and none can be read.
     """
     unreadable = []
-    for file in (folder / "last.pth.tar", folder / "previous.pth.tar"):
-        if file.exists():
-            try:
-                return read_state(utils.read_checkpoint(file), file), file, unreadable
-            except UserError as error:
-                unreadable.append((file, error))
+    for file in [file for file in (folder / "last.pth.tar", folder / "previous.pth.tar") if file.exists()]:
+        try:
+            state = read_state(utils.read_checkpoint(file), file)
+        except UserError as error:
+            unreadable.append((file, error))
+        else:
+            if file.name != "last.pth.tar" and not unreadable:
+                logging.warning("%s is missing; going on from the one before it", folder / "last.pth.tar")
+            return state, file, unreadable
     if unreadable:
         raise UserError(f"{unreadable[0][1]} (--restart begins anew, and moves it aside)")
     return None, None, []

@@ -165,18 +165,17 @@ class Run:
     def _begin(self):
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"{self.folder}: cannot be made: {error.strerror}") from None
-        self.lock.acquire()
-        remove_unfinished(self.folder)
-        if self.goes_on:
-            for file, error in self.unreadable:
+            self.lock.acquire()
+            remove_unfinished(self.folder)
+            for file, error in self.unreadable if self.goes_on else ():
                 set_aside(file, error)
-        else:
-            move_results_aside(self.folder)
-            self.state.restored_from = self.restore_file
-            if self.restore_file is not None:  # so that it can go on from here, though what it names was moved
-                self.save()
+            if not self.goes_on:
+                move_results_aside(self.folder)
+        except OSError as error:
+            raise UserError(f"{self.folder}: cannot be written to: {error.strerror}") from None
+        self.state.restored_from = self.restore_file if not self.goes_on else self.state.restored_from
+        if not self.goes_on and self.restore_file is not None:  # to go on from here, though what it names was moved
+            self.save()
         path = self.folder / "params.json"
         if not path.exists():
             self.params.save(path)
