@@ -300,7 +300,7 @@ def save_dict_to_json(d, json_path):
 def save_checkpoint(state, is_best, checkpoint):
     """Save `state` as `last.pth.tar` in the folder `checkpoint`, and as `best.pth.tar` before that if `is_best`.
 
-    What was last becomes `previous.pth.tar`. The metrics of the checkpoint that was best until now are removed.
+    What was last becomes `previous.pth.tar`. Metrics of checkpoints that are replaced are removed.
 
     Args:
         state: dict with "epoch", "state_dict" (of the model), "optim_dict" (of the optimizer), and whatever else of
@@ -317,7 +317,8 @@ def save_checkpoint(state, is_best, checkpoint):
     torch.save(state, content)
     if is_best:
         write_whole(folder / "best.pth.tar", content.getbuffer(), outdates=["metrics_*_best*.json"])
-    write_whole(folder / "last.pth.tar", content.getbuffer(), keep="previous.pth.tar")
+    outdates = ["metrics_*_last.json", "metrics_*_previous.json"]  # of evaluate.py
+    write_whole(folder / "last.pth.tar", content.getbuffer(), keep="previous.pth.tar", outdates=outdates)
 
 
 def read_checkpoint(path):

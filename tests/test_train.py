@@ -177,6 +177,18 @@ def test_the_bundled_dataset_is_built_where_it_is_missing(call, experiment):
     assert made == json.loads((Path(experiment.data_dir) / "dataset.json").read_text())
 
 
+def test_odd_names_of_folders_are_names_and_nothing_else(experiment, tmp_path):
+    """Everything that gets a path is given it as it is: scripts, worker processes, git, messages."""
+    odd = tmp_path / "it's; touch was-run $(touch was-run) & 'ü'"
+    experiment.folder.rename(odd)
+    arguments = ["--model_dir", odd, "--data_dir", experiment.data_dir, "--device", "cpu"]
+    for script in ("train.py", "evaluate.py"):
+        done = run_process(sys.executable, ROOT / script, *arguments, cwd=tmp_path)
+        assert (done.returncode, done.stderr) == (0, "")
+    assert (odd / "metrics_test_best.json").exists()
+    assert not (tmp_path / "was-run").exists()
+
+
 def test_a_new_experiment_from_an_old_one(call, experiment, tmp_path):
     wide = tmp_path / "wide"
     arguments = ["--model_dir", wide, "--data_dir", experiment.data_dir, "--device", "cpu"]
