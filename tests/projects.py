@@ -18,6 +18,7 @@ def outcome(folder):
     found = {f.name: f.read_text() for f in [folder / "history.csv", *folder.glob("metrics_*.json")]}
     for name in ("last", "best"):
         state = utils.read_checkpoint(folder / f"{name}.pth.tar")
+        del state["params"]  # some may change on the way
         for path, value, _ in pairs(state, state, name):
             found[path] = (value.shape, as_bits(value).numpy().tobytes()) if hasattr(value, "shape") else repr(value)
     return found
