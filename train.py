@@ -8,6 +8,7 @@ python train.py --list_params                                    # what params.j
 """
 
 import argparse
+import logging
 import shlex
 from pathlib import Path
 
@@ -33,7 +34,8 @@ def train(model, optimizer, loss_fn, dataloader, metrics, params, *, run=None):
         dataloader: the training data, batches of (inputs, labels).
         metrics: dict from name to a function of all outputs and labels of the epoch.
         params: hyperparameters.
-        run: the run that this epoch is part of, which may be in the middle of it, and saves on the way.
+        run: the run that this epoch is part of, which may be in the middle of it (after `run.state.batches_done`
+            batches), and saves on the way.
 
     Returns:
         dict from name to float: "loss" and the metrics, over all samples of the epoch, each as the model was when it
@@ -86,7 +88,8 @@ def train_and_evaluate(
 
 
 def parse_arguments(argv):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+                                     allow_abbrev=False)  # fmt: skip
     add_common_arguments(parser)
     parser.add_argument("--restore_file", help="begin with the weights of this checkpoint: best, last, or a path")
     parser.add_argument("--partial", action="store_true", help="of --restore_file, take the weights that fit")
@@ -105,8 +108,13 @@ def main(argv=None):
         print(params_table(find_task(args.model_dir).hyperparameters))
         return
     utils.set_logger()
-    if args.verify_resume and args.params_from:
-        raise UserError("--verify_resume is of an experiment that is there: not with --from")
+    others = [args.params_from, args.restore_file, args.restart, args.max_steps is not None]
+    if args.verify_resume and any(others):
+        raise UserError(
+            "--verify_resume is of an experiment as it is: without --from, --restore_file, --restart, --max_steps"
+        )
+    if args.max_steps is not None and args.max_steps < 1:
+        raise UserError(f"--max_steps is {args.max_steps}, should be 1 or more")
     if args.partial and not args.restore_file:
         raise UserError("--partial is of the checkpoint that --restore_file names; name one")
     if args.overrides and not args.params_from:
@@ -146,7 +154,7 @@ def main(argv=None):
     )
     data = ["--data_dir", args.data_dir] if args.data_dir else []
     if (Path(args.model_dir) / "best.pth.tar").exists():
-        print("Next:", shlex.join(["python", "evaluate.py", "--model_dir", args.model_dir, *data]))
+        logging.info("Next: %s", shlex.join(["python", "evaluate.py", "--model_dir", args.model_dir, *data]))
 
 
 if __name__ == "__main__":

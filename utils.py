@@ -1,7 +1,6 @@
 """The helpers that every script shares: hyperparameters, logging, files written whole, checkpoints, seeds.
 
 params = Params("experiments/base_model/params.json")
-params.learning_rate                              # from the file, or the declared default
 save_checkpoint(state, is_best, "experiments/base_model")
 load_checkpoint("experiments/base_model/best.pth.tar", model, optimizer)
 """
@@ -212,7 +211,7 @@ class RunningAverage:
 
 
 class LogFile(logging.FileHandler):
-    """A log file. Where it cannot be written to, that is said once, and the training goes on."""
+    """A log file; one that cannot be opened is handled as one that cannot be written to."""
 
     def emit(self, record):
         try:
@@ -220,9 +219,12 @@ class LogFile(logging.FileHandler):
         except OSError:
             self.handleError(record)
 
-    def handleError(self, record):
-        logging.getLogger().removeHandler(self)
-        logging.warning("%s: cannot be written: %s; going on without it", self.baseFilename, sys.exc_info()[1])
+
+def go_on_without(handler):
+    """Stop logging to what cannot be written to any more, and say so where that is possible."""
+    logging.getLogger().removeHandler(handler)
+    what = getattr(handler, "baseFilename", "the terminal")
+    logging.warning("%s: cannot be written: %s; going on without it", what, sys.exc_info()[1])
 
 
 def set_logger(log_path=None):
@@ -240,6 +242,7 @@ def set_logger(log_path=None):
         handlers.append((LogFile(log_path, encoding="utf-8", delay=True), "%(asctime)s %(levelname)s %(message)s"))
     for handler, layout in handlers:
         handler.ours = True
+        handler.handleError = lambda record, handler=handler: go_on_without(handler)
         handler.setFormatter(logging.Formatter(layout))
         logger.addHandler(handler)
 
@@ -249,7 +252,6 @@ def open_whole(path, mode="wb", *, keep=None, outdates=()):
     """Open a file that appears whole or not at all: written aside, synced to the disk, then renamed to `path`.
 
     What was there is kept beside it under the name `keep`; what the patterns `outdates` match is deleted with it.
-
     Raises:
         UserError: it cannot be written (no space, no permission, no such folder); what was at `path` is kept.
     """
@@ -329,10 +331,10 @@ def read_checkpoint(path):
     Raises:
         UserError: missing, cut short, not a checkpoint, or with code in it.
     """
-    if not os.path.isfile(path):
-        raise UserError(f"{path}: no such checkpoint")
-    if not os.access(path, os.R_OK):
-        raise UserError(f"{path}: cannot be read: permission denied")
+    if not os.path.isfile(path) or not os.access(path, os.R_OK):
+        raise UserError(
+            f"{path}: {'cannot be read: permission denied' if os.path.isfile(path) else 'no such checkpoint'}"
+        )
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
@@ -360,7 +362,7 @@ def load_checkpoint(checkpoint, model, optimizer=None, *, partial=False):
 
 
 def load_weights(state, checkpoint, model, optimizer=None, partial=False):
-    """Do what `load_checkpoint` does with the dict `state`, which was read from the file `checkpoint`."""
+    """As `load_checkpoint`, with the dict `state` that was read from the file `checkpoint`."""
     theirs, ours = state["state_dict"], model.state_dict()
     fitting = {k: v for k, v in theirs.items() if k in ours and shape(v) == shape(ours[k])}
     changed = [k for k in ours if k in theirs and k not in fitting]

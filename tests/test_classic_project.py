@@ -85,13 +85,16 @@ def test_an_original_last_checkpoint_is_gone_on_from(project, tmp_path):
     shutil.copytree(project, folder)
     experiment = folder / "experiments" / "base_model"
     state = torch.load(experiment / "last.pth.tar", weights_only=True)
-    for name in ("history.csv", "run.json", "best.pth.tar"):
+    for name in ("history.csv", "run.json"):
         (experiment / name).unlink()
+    best = (experiment / "best.pth.tar").read_bytes()
     torch.save({key: state[key] for key in ("state_dict", "optim_dict")} | {"epoch": 2}, experiment / "last.pth.tar")
     done = run(folder, "train.py")
     assert done.returncode == 0, done.stderr
     assert "Going on after epoch 2" in done.stdout
     assert (experiment / "best.pth.tar").exists()
+    assert (experiment / "replaced-1" / "best.pth.tar").read_bytes() == best  # nobody knows how good it was
+    assert (experiment / "replaced-1" / "metrics_val_best_weights.json").exists()
 
 
 def test_worker_processes_that_are_spawned_find_the_projects_own_model(project, tmp_path):

@@ -79,6 +79,10 @@ MISTAKES = {
     "mistyped": (params(learning_rte=0.1), [], "nothing knows the key learning_rte (did you mean learning_rate?)"),
     "a fact": (params(num_classes=6), [], "num_classes is 6, but the dataset has 10"),
     "missing key": (net("width = params.num_channels", "width = params.net_width"), [], "has no key 'net_width', which model/net.py:"),
+    "no step": (NO_CHANGE, ["--max_steps", "0"], "--max_steps is 0, should be 1 or more"),
+    "verified with options": (NO_CHANGE, ["--verify_resume", "--restart"], "--verify_resume is of an experiment as it is: without --from"),
+    "no length": (loader("return dataloaders", "return {s: DataLoader(NoLength()) for s in types}\n\n\nclass NoLength(torch.utils.data.IterableDataset):\n    def __iter__(self):\n        yield 1"), [], "the loader of 'train' has no length"),
+    "an optimizer that cannot be saved": (net("metrics = {", "def make_optimizer(model, params):\n    optimizer = torch.optim.SGD(model.parameters(), 0.1)\n    optimizer.param_groups[0]['what'] = slice(3)\n    return optimizer\n\n\nmetrics = {"), [], "optim_dict/param_groups/what of the checkpoint would hold a slice"),
     "no dataset named": (NO_CHANGE, ["--data_dir", None], 'which dataset? Add "dataset"'),
     "dataset missing": (NO_CHANGE, ["--data_dir", "data/none"], "data/none: no such dataset; build_dataset.py makes one"),
     "mistyped and part of a known key": (params(num_epoch=3), [], "nothing knows the key num_epoch (did you mean num_epochs?)"),
@@ -291,9 +295,7 @@ def test_an_experiment_that_vanishes_while_it_is_trained(experiment, tmp_path):
     experiment.folder.rename(tmp_path / "elsewhere")
     out, err = process.communicate()
     assert process.returncode == 2
-    assert re.fullmatch(
-        r"error: .*/experiment(: is gone; what was saved|/.*: cannot be written: No such file) .*\n", err
-    )
+    assert re.fullmatch(r"error: .*/experiment(: was moved or replaced|/.*: cannot be written: No such file).*\n", err)
     elsewhere = ["--model_dir", tmp_path / "elsewhere", "--data_dir", experiment.data_dir]
     code, out, err = finished(*elsewhere, "--max_steps", 1)
     assert code == 0, err

@@ -108,6 +108,8 @@ def choose_device(name=None):
             raise RuntimeError(f"no device that models are trained on: {name}")
         device = torch.device(name)
         torch.empty(0, device=device)
+        if device.type == "cuda" and device.index is not None:
+            torch.cuda.set_device(device)
     except (RuntimeError, AssertionError) as error:
         there = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
         there += ["mps", "cpu"] if torch.backends.mps.is_available() else ["cpu"]

@@ -68,12 +68,13 @@ def check_same_data(theirs, params, file, way_out, allow=False):
     return False
 
 
-def changed_params(theirs, params):
+def changed_params(theirs, params, best=None):
     """What differs between the hyperparameters of a checkpoint and the present ones; said in the log, key by key.
 
     Args:
         theirs: the checkpoint's, a dict.
         params: the present hyperparameters.
+        best: the Best of the checkpoint, or None.
 
     Returns:
         (changed, refused): two dicts from name to [then, now]; what is refused would make it another run.
@@ -83,6 +84,8 @@ def changed_params(theirs, params):
     names = sorted(name for name in names if not name.startswith(("$", "_")))
     differ = {name: [theirs.get(name), ours.get(name)] for name in names if theirs.get(name) != ours.get(name)}
     allowed = {k: v for k, v in MAY_CHANGE.items() if k != "dataset" or hasattr(params, "fingerprint")}
+    if best is not None and params.monitor == best.monitor and theirs.get("monitor") is None:
+        allowed["monitor"] = "as it was by default"
     changed = {name: values for name, values in differ.items() if name in allowed}
     refused = {name: values for name, values in differ.items() if name not in allowed}
     if differ:
@@ -170,13 +173,13 @@ def name_of(checkpoint, model_dir):
     return name if folder == Path(model_dir).resolve() else f"{folder.name}_{name}"
 
 
-def move_results_aside(model_dir):
+def move_results_aside(model_dir, patterns=RESULTS):
     """Move what an earlier run left in an experiment's folder to a folder `replaced-<n>` in it. Nothing is deleted.
 
     A run that has no checkpoint and no result left nothing that is worth it.
     """
     folder = Path(model_dir)
-    results = list(dict.fromkeys(path for pattern in RESULTS for path in sorted(folder.glob(pattern))))
+    results = list(dict.fromkeys(path for pattern in patterns for path in sorted(folder.glob(pattern))))
     if not any(path.name not in ("run.json", "tensorboard") for path in results):
         return
     aside = free_name(folder, "replaced")

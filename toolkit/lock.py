@@ -65,11 +65,17 @@ class ExperimentLock:
         self.file.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": now()}) + "\n")
         self.file.flush()
 
+    @property
+    def is_held(self):
+        """Whether this process has the lock of what is now at the folder's path: it may have been moved away."""
+        return self.file is not None and is_the_same(self.file, self.path)
+
     def release(self):
         """Give the lock back, if it is held."""
         if self.file is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(self.path)
+            if self.is_held:
+                with contextlib.suppress(OSError):
+                    os.unlink(self.path)
             with contextlib.suppress(OSError):
                 self.file.close()
             self.file = None

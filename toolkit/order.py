@@ -7,6 +7,7 @@ again what is done; for any number of worker processes.
 
 import copy
 import itertools
+import logging
 import os
 import random
 import sys
@@ -17,6 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from toolkit.task import UnpackedBatches, unpacked
+from utils import UserError
 
 ORDER, LOADER, MODEL = range(3)  # streams of random numbers: for the order of an epoch, a batch's items, a batch's step
 GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
@@ -70,8 +72,26 @@ class EpochOrder:
             batches = itertools.islice(self._from_the_beginning(epoch), start, None)
         return batches if self.unpack_batch is None else unpacked(batches, self.unpack_batch)
 
+    @staticmethod
+    def check_replay(done, changed):
+        """Say that `done` batches will be gone over; with another number of workers they may not be those that were.
+
+        Raises:
+            UserError: num_workers is among `changed`, a dict by name of [then, now].
+        """
+        if "num_workers" in changed:
+            raise UserError(
+                f"num_workers: a data loader that is not a plain DataLoader cannot go on with another number in the "
+                f"middle of an epoch; put back {changed['num_workers'][0]} until the epoch is over"
+            )
+        logging.info("The data loader is not a plain DataLoader: going over %d batches that are done", done)
+
     def _from_the_beginning(self, epoch):
         seed_all(self.seed, epoch, 0, ORDER, self.generators)
+        if (
+            getattr(self.inner, "_iterator", None) is not None
+        ):  # a DataLoader's workers that persist remember their draws
+            self.inner._iterator = None
         batches = iter(self.inner)
         for number in itertools.count():
             seed_all(self.seed, epoch, number, LOADER)
@@ -129,10 +149,16 @@ class SeededBatches(Dataset):
         seed_all(self.seed, epoch, number, LOADER, self.generators)
         return indices
 
-    def __getattr__(self, name):  # for a worker_init_fn, which asks for the dataset's attributes
+    def __getattr__(self, name):  # for a worker_init_fn, which reads and sets the dataset's attributes
         if name.startswith("__") or "dataset" not in vars(self):
             raise AttributeError(name)
         return getattr(self.dataset, name)
+
+    def __setattr__(self, name, value):
+        if name in ("dataset", "seed", "generators", "process"):
+            vars(self)[name] = value
+        else:
+            setattr(self.dataset, name, value)
 
 
 def seed_all(seed, epoch, number, stream, generators=()):
@@ -148,7 +174,8 @@ def seed_all(seed, epoch, number, stream, generators=()):
         torch.cuda.default_generators[torch.cuda.current_device()].manual_seed(value)
     elif MPS:
         torch.mps.manual_seed(value)
-    for generator in generators:
+    for place, generator in enumerate(generators, start=1):
+        value = mix(seed, epoch, number, stream, place)
         if isinstance(generator, torch.Generator):
             generator.manual_seed(value)
         elif isinstance(generator, np.random.Generator):

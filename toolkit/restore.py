@@ -2,6 +2,7 @@
 
 import contextlib
 
+import numpy as np
 import torch
 from torch import optim
 
@@ -13,19 +14,45 @@ PLAIN_OPTIMIZERS = (optim.SGD, optim.Adam, optim.AdamW, optim.NAdam, optim.RAdam
                     optim.Adagrad, optim.Adadelta, optim.ASGD, optim.Rprop)  # fmt: skip
 
 
+RATES = ("lr", "initial_lr", "max_lr", "min_lr")  # in a parameter group; the last two of OneCycleLR
 LARGE = ("state_dict", "optim_dict", "stateful", "gradients")  # what of a TrainState lies in the model and the rest
 
 
 def collect(state, model, optimizer, stateful, with_gradients):
-    """A TrainState as a checkpoint's dict, with what model, optimizer and the rest hold at present; see `restore`."""
+    """A TrainState as a checkpoint's dict, with what model, optimizer and the rest hold at present; see `restore`.
+
+    Raises:
+        UserError: one of them holds what could not be read again without running code.
+    """
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    held = {"state_dict": model, "optim_dict": optimizer}
     return dict(state) | {
-        "state_dict": model.state_dict(),
-        "optim_dict": optimizer.state_dict(),
-        "stateful": {name: part.state_dict() for name, part in stateful.items()},
+        **{name: readable(thing.state_dict(), name) for name, thing in held.items()},
+        "stateful": {name: readable(thing.state_dict(), name) for name, thing in stateful.items()},
         "gradients": gradients if with_gradients else {},
         "best": state.best and state.best.model_dump(),
     }
+
+
+def readable(tree, path):
+    """A nested dict, list or tuple as a checkpoint may hold it: numbers of numpy's are made Python's.
+
+    Raises:
+        UserError: there is something else than tensors, numbers and strings in it.
+    """
+    if isinstance(tree, dict):
+        return {readable(key, path): readable(value, f"{path}/{key}") for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        values = (readable(value, path) for value in tree)
+        return tuple(values) if isinstance(tree, tuple) else list(values)
+    if isinstance(tree, np.generic):
+        return tree.item()
+    if tree is None or isinstance(tree, torch.Tensor) or type(tree) in (bool, int, float, complex, str, bytes):
+        return tree
+    raise UserError(
+        f"{path} of the checkpoint would hold a {type(tree).__name__}, which could not be read again safely; a "
+        f"state_dict should hold tensors, numbers and strings, in dicts and lists"
+    )
 
 
 def restore(state, file, model, optimizer, stateful):
@@ -107,7 +134,9 @@ def is_like(value, default):
     if isinstance(default, tuple):
         return isinstance(value, tuple | list) and len(value) == len(default)
     number = isinstance(default, int | float) and not isinstance(default, bool)
-    return not isinstance(value, str | bytes | dict | list) and (value is not None or not number)
+    if isinstance(value, str | bytes | dict | list):
+        return isinstance(value, type(default))
+    return value is not None or not number
 
 
 def change_learning_rate(optimizer, others, then, now):
@@ -117,7 +146,9 @@ def change_learning_rate(optimizer, others, then, now):
         return now if rate == then else rate * now / then
 
     for group in optimizer.param_groups:
-        group.update({name: new(group[name]) for name in ("lr", "initial_lr") if name in group})
-    for schedule in others:
+        group.update({name: new(group[name]) for name in RATES if name in group})
+    schedules = list(others)
+    for schedule in schedules:
+        schedules += getattr(schedule, "_schedulers", ())  # those that a SequentialLR or ChainedScheduler is made of
         if hasattr(schedule, "base_lrs"):
             schedule.base_lrs = [new(rate) for rate in schedule.base_lrs]

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import sys
 import time
 from pathlib import Path
 
@@ -28,7 +27,7 @@ from toolkit.stop import StopSignals
 from toolkit.tally import close_bars
 from utils import UserError
 
-# Whether what the model and the optimizer hold at this moment is a state that a run can go on from.
+# whether what model and optimizer hold at this moment is a state that a run can go on from
 NOTHING_NEW, READY, NOT_READY = "nothing new", "ready", "not ready"
 
 
@@ -48,7 +47,7 @@ class Run:
     ```
 
     Args:
-        model, optimizer: what is trained; a run that goes on gives them the state of its last checkpoint.
+        model, optimizer: what is trained; they get the state of the last checkpoint.
         params: hyperparameters.
         model_dir: the experiment's folder.
         restore_file: name in the folder, or path, of a checkpoint whose weights a new run begins with. A run that was
@@ -60,8 +59,7 @@ class Run:
             moving average, a loss with weights.
 
     Raises:
-        UserError: another process trains there, a checkpoint is damaged or does not fit, or the run had other data or
-            hyperparameters.
+        UserError: another process trains there, or a checkpoint is damaged, does not fit, or is of another run.
     """
 
     def __init__(self, model, optimizer, params, model_dir, restore_file=None, *, restart=False, partial=False,
@@ -75,8 +73,7 @@ class Run:
         self.phase, self.can_save_in_epoch, self.gradients_used = NOTHING_NEW, True, True
         self.tally, self.generators = None, generators_of(model)
         self.signals, self.lock, self.journal = StopSignals(), ExperimentLock(model_dir), Journal(model_dir, params)
-        self.saved_at, self.saved_position = time.monotonic(), None
-        self.begun = False
+        self.begun, self.saved_at, self.saved_position = False, time.monotonic(), None
 
     def __enter__(self):
         with contextlib.ExitStack() as undo:
@@ -85,8 +82,8 @@ class Run:
             if self.folder.is_dir():  # else there is nothing to read, and nothing is made before all is checked
                 self.lock.acquire()
             self._restore()
-            self.hook = self.optimizer.register_step_post_hook(self._after_optimizer_step)
-            undo.callback(self.hook.remove)
+            collect(self.state, self.model, self.optimizer, self.stateful, False)  # what cannot be saved is said now
+            undo.callback(self.optimizer.register_step_post_hook(self._after_optimizer_step).remove)
             undo.callback(self.journal.close)
             self.undo = undo.pop_all()
         return self
@@ -102,17 +99,20 @@ class Run:
     def _leave(self, error):
         """Save what is done, and say how to go on."""
         close_bars()
+        self.signals.in_step = True  # what comes now is Ctrl-C for the second time, or has to wait
         try:
             if self.phase == READY:
                 self.save()
-            self.journal.end_session(self.model, self.state, "stopped")
+            if self.lock.is_held:  # else the folder is not that of this run any more
+                self.journal.end_session(self.model, self.state, "stopped")
         except UserError as problem:
             logging.error("%s", problem)
         if isinstance(error, UserError):  # says itself what to do
             return
-        again = "The same command without --restart" if "--restart" in sys.argv else "The same command"
-        why = self.signals.received or ("an error" if isinstance(error, Exception) else "request")
-        why = f"after {self.max_steps} steps" if isinstance(error, EndOfSession) else f"by {why}"
+        why = "by " + (self.signals.received or ("an error" if isinstance(error, Exception) else "request"))
+        again = "The same command" + (" without --restart" if self.restart else "")
+        if isinstance(error, EndOfSession):
+            why, again = f"after {self.state.step} steps", "The same command without --max_steps"
         saved = f"saved {self.saved_position}" if self.saved_position else "nothing is saved yet"
         logging.info("Stopped %s; %s. %s goes on.", why, saved, again)
 
@@ -128,7 +128,7 @@ class Run:
 
     def _resume(self, state, file):
         check_same_data(state.dataset, self.params, file, way_out="--restart begins anew on this one")
-        self.changed, refused = changed_params(state.params, self.params)
+        self.changed, refused = changed_params(state.params, self.params, state.best)
         if refused:
             raise UserError(
                 f"{file}: is of a run with another {', '.join(refused)}: put back what params.json had, begin anew "
@@ -171,6 +171,8 @@ class Run:
                 set_aside(file, error)
             if not self.goes_on:
                 move_results_aside(self.folder)
+            elif self.state.best is None:  # of CS230's template: what it calls best is not known to be worse
+                move_results_aside(self.folder, ["best.pth.tar", "metrics_*_best*.json"])
         except OSError as error:
             raise UserError(f"{self.folder}: cannot be written to: {error.strerror}") from None
         self.state.restored_from = self.restore_file if not self.goes_on else self.state.restored_from
@@ -191,7 +193,7 @@ class Run:
         self.begun, self.saved_at = True, time.monotonic()
 
     def batches(self, dataloader, tally):
-        """An iterator over the batches of the epoch that are still to be done; each is followed by `step_done`.
+        """An iterator over the batches of the epoch that are still to be done; see `begin_step` and `end_step`.
 
         Args:
             dataloader: the training data.
@@ -204,7 +206,7 @@ class Run:
             self.state.tally = None
         done = self.state.batches_done
         if done and not order.can_skip:
-            logging.info("The data loader is not a plain DataLoader: going over %d batches that are done", done)
+            order.check_replay(done, self.changed)
         self.phase = NOTHING_NEW
         return order.batches(self.state.epoch + 1, done) if tally.results is None else iter(())
 
@@ -273,8 +275,8 @@ class Run:
             UserError: it cannot be written; the one before is kept.
         """
         self.phase = NOT_READY
-        if not self.folder.is_dir():
-            raise UserError(f"{self.folder}: is gone; what was saved {self.saved_position} is wherever it was moved to")
+        if not self.lock.is_held:
+            raise UserError(f"{self.folder}: was moved or replaced while it was trained; nothing more is written")
         state = collect(self.state, self.model, self.optimizer, self.stateful, not self.gradients_used)
         state |= {"params": as_json(self.params.stated), "dataset": dataset_of(self.params)}
         if self.tally is not None:

@@ -37,10 +37,7 @@ class TallyState(BaseModel):
 
 
 class TrainState(BaseModel):
-    """The state of a run. Random generators are not in it: they are seeded by (seed, epoch, number of the batch).
-
-    Nor is the patience of early stopping: it is the number of epochs since `best`.
-    """
+    """The state of a run. Random generators are not in it: they are seeded by (seed, epoch, number of the batch)."""
 
     model_config = ConfigDict(strict=True)
 

@@ -1,12 +1,13 @@
 """Ctrl-C and the signals of schedulers: a step is finished before they take effect."""
 
+import contextlib
 import os
 import signal
 import threading
 
 SIGNALS = {"SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 143, "SIGHUP": 129}  # exit codes; Slurm sends SIGUSR1 if asked to
-# functions of Python and torch in which an exception is printed and forgotten, or leaves worker processes half made
-NOT_WITHIN = {"__del__", "_launch", "_get_iterator", "_reset", "_shutdown_workers"}
+# functions in which an exception is printed and forgotten, or leaves workers or what was collected half made
+NOT_WITHIN = {"__del__", "_launch", "_get_iterator", "_reset", "_shutdown_workers", "_read_losses"}
 
 _entered = []  # the StopSignals that are in force, the innermost last
 
@@ -52,10 +53,11 @@ class StopSignals:
         name = signal.Signals(number).name
         if self.received is None:
             self.received = name
-            if hasattr(signal, "SIGCHLD") and name != "SIGINT":  # workers that got it too die: torch would raise that
+            if hasattr(signal, "SIGCHLD"):  # worker processes that got it, too, may die, which torch would raise now
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             if self.in_step:
-                os.write(2, b"\nfinishing the step, then saving (Ctrl-C again leaves at once)\n")
+                with contextlib.suppress(OSError):  # the terminal may be gone, and that be the reason
+                    os.write(2, b"\nfinishing the step, then saving (Ctrl-C again leaves at once)\n")
             elif not NOT_WITHIN.intersection(callers(frame)):
                 self.check()
         elif name == "SIGINT":

@@ -3,6 +3,7 @@
 import copy
 import math
 import os
+import sys
 import time
 
 import numpy as np
@@ -52,7 +53,9 @@ class Tally:
         self.kept = 0  # how many of them lie in main memory
         self.results = None  # once all is computed
         self.read_at = time.monotonic()
-        self.bar = tqdm(total=len(dataloader), desc=name, leave=False, disable=None, dynamic_ncols=True)
+        self.bar = tqdm(
+            total=len(dataloader), desc=name, leave=False, disable=sys.stderr is None or None, dynamic_ncols=True
+        )
 
     def update(self, outputs, labels, loss):
         """Take in a batch.
@@ -78,7 +81,7 @@ class Tally:
             self.labels.append(labels)
         waited = time.monotonic() - self.read_at
         if len(self.pending) >= self.params.save_summary_steps or waited > SECONDS_BETWEEN_READINGS:
-            self._read()
+            self._read_losses()
         try:
             self.bar.update()
         except OSError:  # the terminal is gone
@@ -87,7 +90,7 @@ class Tally:
     def compute(self):
         """The results of the split, a dict from name to float: "loss", further parts of the loss, the metrics."""
         if self.results is None:
-            self._read()
+            self._read_losses()
             self.results = self._compute()
             self.outputs, self.labels = [], []
         self.bar.close()
@@ -99,7 +102,7 @@ class Tally:
         Raises:
             TypeError: outputs, labels or a metric hold something that a checkpoint does not.
         """
-        self._read()
+        self._read_losses()
         if self.outputs:
             self.outputs, self.labels, self.kept = [self._cat(self.outputs)], [self._cat(self.labels)], 1
         metrics = {name: metric_state(metric) for name, metric in self.metrics.items() if is_streaming(metric)}
@@ -130,7 +133,7 @@ class Tally:
             results[name] = as_number(name, metric.compute() if is_streaming(metric) else metric(outputs, labels))
         return results
 
-    def _read(self):
+    def _read_losses(self):
         """Bring the losses since the last reading (and, from a GPU, the outputs) to main memory."""
         self.read_at = time.monotonic()
         if not self.pending:
@@ -191,20 +194,23 @@ class Tally:
 
 
 def metric_state(metric):
-    """The state of a streaming metric: its state_dict, or else its attributes."""
-    if not hasattr(metric, "state_dict"):
-        return dict(vars(metric))
-    if hasattr(metric, "persistent"):  # torchmetrics: whether its state is part of its state_dict
-        metric.persistent(True)
-    return dict(metric.state_dict())
+    """The state of a streaming metric: its attributes, or what its state_dict gives; of an nn.Module, both."""
+    if isinstance(metric, torch.nn.Module):
+        torchmetrics = [module for module in metric.modules() if hasattr(module, "persistent")]
+        for module in torchmetrics:
+            module.persistent(True)  # its state is to be part of the state_dict
+        held = {} if torchmetrics else {k: v for k, v in vars(metric).items() if not k.startswith("_")}
+        return {"state_dict": dict(metric.state_dict()), "attributes": held}
+    if hasattr(metric, "state_dict"):
+        return {"state_dict": metric.state_dict()}
+    return {"attributes": dict(vars(metric))}
 
 
 def load_metric_state(metric, state):
     """Give a streaming metric the state that `metric_state` gave."""
-    if hasattr(metric, "load_state_dict"):
-        metric.load_state_dict(state)
-    else:
-        vars(metric).update(state)
+    if "state_dict" in state:
+        metric.load_state_dict(state["state_dict"])
+    vars(metric).update(state.get("attributes", {}))
 
 
 def close_bars():

@@ -148,7 +148,11 @@ class Task:
             if not hasattr(loaders[split], "__iter__") or not hasattr(loaders[split], "__len__"):
                 found = describe(loaders[split])
                 raise UserError(f"{file}: fetch_dataloader should give a DataLoader for {split!r}, not {found}")
-            if not len(loaders[split]):
+            try:
+                length = len(loaders[split])
+            except TypeError as error:
+                raise UserError(f"{file}: the loader of {split!r} has no length: {error}; give it a __len__") from None
+            if not length:
                 raise UserError(f"{data_dir}: the {split} split has no batches")
         unpack = getattr(self.net, "unpack_batch", None)
         return {split: UnpackedBatches(loader, unpack) if unpack else loader for split, loader in loaders.items()}

@@ -63,7 +63,8 @@ def to_plain(tree):
     if tree is None or type(tree) in (bool, int, float, str, bytes):
         return tree
     if isinstance(tree, torch.Tensor):
-        return tree.detach()
+        on_cpu = tree.device.type == "cpu"
+        return tree.detach() if on_cpu else {"$device": tree.device.type, "tensor": tree.detach().cpu()}
     if isinstance(tree, np.ndarray | np.generic):
         return {"$numpy": torch.from_numpy(np.array(tree))}
     if isinstance(tree, dict):
@@ -78,6 +79,8 @@ def to_plain(tree):
 def from_plain(plain):
     """The tree that `to_plain` made `plain` of."""
     if isinstance(plain, dict):
+        if "$device" in plain:
+            return plain["tensor"].to(plain["$device"])
         if "$numpy" in plain:
             array = plain["$numpy"].numpy()
             return array if array.ndim else array[()]

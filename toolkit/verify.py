@@ -13,6 +13,7 @@ import torch
 import utils
 from toolkit.batches import batches_on_device
 from toolkit.order import EpochOrder
+from toolkit.stop import StopSignals
 from toolkit.trees import tensors
 from utils import UserError
 
@@ -39,12 +40,18 @@ def verify_resume(task, params, data_dir, model_dir):
     Raises:
         UserError: what came out differs: what, where first, and what the likely cause is.
     """
-    with tempfile.TemporaryDirectory(prefix=".verify-", dir=model_dir) as folder:
+    for left in Path(model_dir).glob(".verify-*"):  # by one that was killed
+        shutil.rmtree(left)
+    with StopSignals(), tempfile.TemporaryDirectory(prefix=".verify-", dir=model_dir) as folder:
         trial = Trial(folder, model_dir, task, params, data_dir)
         logging.info("Training for some steps without an interruption ...")
         straight = trial.train("straight", seconds=SECONDS_OF_TRAINING)
+        if straight is None or straight["step"] < 2:
+            logging.info("A step takes long; two of them ...")
+            shutil.rmtree(trial.folder / "straight")
+            straight = trial.train("straight", max_steps=2)
         steps = straight["step"]
-        for kill_at in (steps // 2, 1):
+        for kill_at in (max(1, steps // 2), 1):
             logging.info("The same %d steps again, killed on the way ...", steps)
             killed_at = trial.train("killed", kill_at=kill_at, checkpoint_minutes=EACH_STEP)["step"]
             if killed_at < steps:
@@ -92,7 +99,7 @@ class Trial:
             checkpoint_minutes: time between its checkpoints.
 
         Returns:
-            Its checkpoint, a dict.
+            Its checkpoint, a dict, or None where it has none yet.
         """
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
@@ -110,7 +117,8 @@ class Trial:
             if not killed and process.returncode not in (0, 143):
                 output.seek(0)
                 raise UserError(f"training failed:\n{output.read().strip()}")
-        return utils.read_checkpoint(folder / "last.pth.tar")
+        last = folder / "last.pth.tar"
+        return utils.read_checkpoint(last) if last.exists() else None
 
     def _watch(self, process, folder, seconds, kill_at):
         """Wait for the end of a process, or for the moment to end it. Returns whether it is to be killed."""
@@ -152,7 +160,8 @@ def first_difference(one, other):
         for number, (loss, other_loss) in enumerate(losses):
             if not same(loss, other_loss):
                 return f"the loss of batch {number + 1} of epoch {one['epoch'] + 1} is {loss} and {other_loss}"
-    for name in ("state_dict", "optim_dict", "stateful"):
+    tallies = ["tally"] if one["batches_done"] == other["batches_done"] and one["epoch"] == other["epoch"] else []
+    for name in ["state_dict", "optim_dict", "stateful", "gradients", *tallies]:
         for path, value, other_value in pairs(one[name], other[name], name):
             if not same(value, other_value):
                 return f"{path} differs"

@@ -122,6 +122,42 @@ def test_generators_are_found_in_modules_and_nested_attributes():
     assert generators_of(DataLoader(Noise(), 2)) != []
 
 
+def test_two_generators_of_one_dataset_draw_different_numbers():
+    dataset = Noise()
+    dataset.other = np.random.default_rng(0)
+    list(EpochOrder(DataLoader(dataset, 20), seed=1).batches(1))
+    assert dataset.other.random() != np.random.default_rng(0).random()
+    assert dataset.other.random() != dataset.generator.random()
+    rows = []
+    for number in range(5):
+        seed_all(1, 1, number, 0, [dataset.generator, dataset.other])
+        rows.append((dataset.generator.random(), dataset.other.random()))
+    assert len({value for row in rows for value in row}) == 10
+
+
+class OpenedByWorkers(Dataset):
+    """As one that reads a file which each worker opens for itself."""
+
+    file = None
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        return self.file[index]
+
+
+def open_file(worker):
+    dataset = torch.utils.data.get_worker_info().dataset
+    assert dataset.file is None
+    dataset.file = list(range(100, 108))
+
+
+def test_a_worker_init_fn_sets_attributes_of_the_dataset():
+    loader = DataLoader(OpenedByWorkers(), 4, num_workers=2, worker_init_fn=open_file)
+    assert torch.cat(list(EpochOrder(loader, seed=1).batches(1))).tolist() == list(range(100, 108))
+
+
 def test_streams_and_numbers_give_different_values():
     values = {
         mix(seed, epoch, number, stream)

@@ -107,6 +107,7 @@ LOADERS = {
     "tensors": lambda: DataLoader(TensorDataset(torch.linspace(0, 1, 180).view(60, 3), torch.arange(60) % 2), 7, shuffle=True),
     "a subclass of DataLoader": lambda: Subclassed(Noisy(), 7, shuffle=True),
     "an iterable dataset": lambda: DataLoader(Items(), 7),
+    "an iterable dataset with persistent workers": lambda: DataLoader(Items(), 7, num_workers=1, persistent_workers=True),
     "persistent workers": lambda: DataLoader(Noisy(), 7, shuffle=True, num_workers=2, persistent_workers=True),
     "batches of one's own": OwnBatches,
     "a generator": lambda: DataLoader(Noisy(), 7, shuffle=True, generator=torch.Generator().manual_seed(3)),
@@ -120,6 +121,9 @@ class Small(nn.Module):
 
     def forward(self, x):
         return self.layers(x) * (0.5 + np.random.rand())  # a model may draw from numpy
+
+
+METRICS = {"accuracy": lambda outputs, labels: float((outputs.argmax(1) == labels).mean())}
 
 
 def session(folder, loader, max_steps=None, **values):
@@ -138,9 +142,8 @@ def session(folder, loader, max_steps=None, **values):
     optimizer.register_step_post_hook(lambda *a: schedule.step())
     scaler = torch.amp.GradScaler("cpu")
     stateful = {"schedule": schedule, "scaler": scaler, "average": average}
-    metrics = {"accuracy": lambda outputs, labels: float((outputs.argmax(1) == labels).mean())}
     train.train_and_evaluate(
-        model, loader, loader, optimizer, nn.functional.cross_entropy, metrics, params, folder,
+        model, loader, loader, optimizer, nn.functional.cross_entropy, METRICS, params, folder,
         max_steps=max_steps, stateful=stateful,
     )  # fmt: skip
     return average
@@ -231,3 +234,153 @@ def test_a_crash_in_the_users_code_keeps_what_was_done(tmp_path):
     session(tmp_path / "run", good, checkpoint_minutes=1e9)
     session(tmp_path / "straight", good, checkpoint_minutes=1e9)
     assert outcome(tmp_path / "run") == outcome(tmp_path / "straight")
+
+
+def test_numbers_of_numpy_in_learning_rates_and_schedules_can_be_saved_and_read_again(call, experiment):
+    from test_errors import NET, own_model
+
+    optimizer = """def make_optimizer(model, params):
+    return torch.optim.Adam(model.parameters(), lr=params.learning_rate * np.sqrt(params.batch_size / 32))
+
+
+metrics = {"""
+    own_model(experiment, net=NET.replace("metrics = {", optimizer))
+    assert call(train.main, *experiment.arguments, "--max_steps", 5)[0] == 0
+    code, out, err = call(train.main, *experiment.arguments)
+    assert (code, err) == (0, "")
+    assert "Going on in epoch 1 after batch 5" in out
+
+
+@pytest.mark.parametrize("make", [
+    lambda p: torch.optim.Adagrad(p, 0.1), lambda p: torch.optim.LBFGS(p, 0.1, line_search_fn="strong_wolfe"),
+    lambda p: torch.optim.RMSprop(p, 0.1, momentum=0.5), lambda p: torch.optim.NAdam(p), lambda p: torch.optim.Rprop(p),
+    lambda p: torch.optim.AdamW(p, betas=(0.8, 0.9), amsgrad=True), lambda p: torch.optim.ASGD(p), lambda p: torch.optim.Adafactor(p),
+])  # fmt: skip
+def test_all_optimizers_are_gone_on_with(make, tmp_path):
+    from toolkit.restore import collect, restore
+    from toolkit.state import TrainState, read_state
+
+    def built():
+        torch.manual_seed(0)
+        model = nn.Linear(3, 2)
+        return model, make(model.parameters())
+
+    def step(model, optimizer):
+        def closure():
+            optimizer.zero_grad()
+            loss = model(torch.ones(4, 3)).square().sum()
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+
+    model, optimizer = built()
+    step(model, optimizer)
+    utils.save_checkpoint(collect(TrainState(), model, optimizer, {}, False), False, tmp_path)
+    other, other_optimizer = built()
+    file = tmp_path / "last.pth.tar"
+    restore(read_state(utils.read_checkpoint(file), file), file, other, other_optimizer, {})
+    for pair in ((model, optimizer), (other, other_optimizer)):
+        step(*pair)
+    assert torch.equal(model.weight, other.weight)
+
+
+def test_a_signal_while_a_checkpoint_is_written_waits_for_it(tmp_path, monkeypatch):
+    import os
+    import signal
+
+    saved = utils.save_checkpoint
+
+    def interrupted(state, *arguments):
+        if state["step"] == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        saved(state, *arguments)
+
+    monkeypatch.setattr(utils, "save_checkpoint", interrupted)
+    with pytest.raises(SystemExit):
+        session(tmp_path / "run", LOADERS["tensors"]())
+    assert utils.read_checkpoint(tmp_path / "run" / "last.pth.tar")["step"] == 5
+
+
+def test_an_experiment_that_was_replaced_by_another_is_not_written_to(tmp_path, monkeypatch):
+    run = tmp_path / "run"
+
+    class Moved(OwnBatches):
+        def __iter__(self):
+            for number, batch in enumerate(super().__iter__()):
+                if number == 4 and not (tmp_path / "moved").exists():
+                    run.rename(tmp_path / "moved")
+                    run.mkdir()
+                    (run / ".lock").write_text("of another process")
+                yield batch
+
+    with pytest.raises(utils.UserError, match="run: was moved or replaced while it was trained"):
+        session(run, Moved())
+    assert [file.name for file in run.iterdir()] == [".lock"]
+    assert utils.read_checkpoint(tmp_path / "moved" / "last.pth.tar")["batches_done"] == 3
+
+
+class ModuleMetric(nn.Module):
+    """In torchmetrics' protocol, with what it sums up in attributes that no state_dict knows."""
+
+    def reset(self):
+        self.right = self.total = 0
+
+    def update(self, outputs, labels):
+        self.right += (outputs.argmax(1) == labels).sum().item()
+        self.total += len(labels)
+
+    def compute(self):
+        return self.right / self.total
+
+
+def test_a_metric_that_is_a_module_resumes(tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), "METRICS", {"accuracy": ModuleMetric()})
+    session(tmp_path / "straight", LOADERS["tensors"]())
+    for steps in (4, None):
+        session(tmp_path / "stopped", LOADERS["tensors"](), steps)
+    assert outcome(tmp_path / "stopped") == outcome(tmp_path / "straight")
+
+
+def test_another_number_of_workers_is_refused_where_it_would_be_other_batches(tmp_path):
+    loader = LOADERS["batches of one's own"]()
+    session(tmp_path / "run", loader, 4, num_workers=0)
+    with pytest.raises(
+        utils.UserError, match="num_workers: a data loader that is not a plain DataLoader cannot go on with another"
+    ):
+        session(tmp_path / "run", loader, num_workers=2)
+    session(tmp_path / "run", loader, 9, num_workers=0)
+    session(tmp_path / "run", loader, 12, num_workers=0)
+
+
+def test_naming_the_monitor_that_was_the_default_is_no_change(tmp_path):
+    loader = LOADERS["tensors"]()
+    session(tmp_path / "run", loader, 10)
+    with pytest.raises(utils.UserError, match="of a run with another monitor"):
+        session(tmp_path / "run", loader, 12, monitor="loss")
+    session(tmp_path / "run", loader, 12, monitor="accuracy")
+
+
+@pytest.mark.parametrize("make", [
+    lambda o: torch.optim.lr_scheduler.OneCycleLR(o, max_lr=0.1, total_steps=100),
+    lambda o: torch.optim.lr_scheduler.SequentialLR(
+        o, [torch.optim.lr_scheduler.LinearLR(o), torch.optim.lr_scheduler.LambdaLR(o, lambda n: 0.9**n)], [5]
+    ),
+    lambda o: torch.optim.lr_scheduler.StepLR(o, 3), lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 20),
+])  # fmt: skip
+def test_schedules_follow_a_new_learning_rate(make):
+    from toolkit.restore import change_learning_rate
+
+    rates = []
+    for change in (False, True):
+        optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
+        schedule = make(optimizer)
+        rates.append([])
+        for step in range(12):
+            if step == 6 and change:
+                change_learning_rate(optimizer, [schedule], 0.1, 0.2)
+            optimizer.step()
+            schedule.step()
+            rates[-1].append(optimizer.param_groups[0]["lr"])
+    assert rates[1][:6] == rates[0][:6]
+    assert rates[1][6:] == pytest.approx([2 * rate for rate in rates[0][6:]], rel=0.01)

@@ -3,9 +3,12 @@
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
+from conftest import ROOT
 from processes import finished, start, wait_for
 from projects import outcome, project
 
@@ -108,3 +111,20 @@ def test_nohup_is_respected(experiment, tmp_path):
     process.send_signal(signal.SIGHUP)
     _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (0, "")
+
+
+def test_a_terminal_that_is_gone_is_no_reason_to_lose_the_step(experiment, tmp_path):
+    """SIGHUP comes when the terminal is closed: nothing can be written to it any more."""
+    slow(experiment, seconds=1)
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, ROOT / "train.py", *experiment.arguments]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=writing, stderr=writing)
+    os.close(writing)
+    wait_for(process, lambda: logged(experiment, "Model:"))
+    (tmp_path / "in-a-step").unlink(missing_ok=True)
+    wait_for(process, (tmp_path / "in-a-step").exists)
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(timeout=60) == 129
+    assert utils.read_checkpoint(experiment.folder / "last.pth.tar")["step"] >= 1
+    assert logged(experiment, "Stopped by SIGHUP; saved in epoch 1 after batch")
