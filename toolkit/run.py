@@ -42,7 +42,6 @@ class Run:
     with Run(model, optimizer, params, model_dir) as run:
         for epoch in run.epochs():
             train_metrics = train(..., run=run)     # takes its batches from `run.batches`
-            ...
             run.record(epoch, train_metrics, val_metrics)
     ```
 
