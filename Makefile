@@ -37,7 +37,7 @@ train: setup
 	@echo "  change   model/net.py, model/data_loader.py and $(EXPERIMENT)/params.json are yours"
 
 test: setup
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow

@@ -61,9 +61,10 @@ class ExperimentLock:
                 file.close()
         if owner:
             logging.info("%s: process %s on %s, which trained here, is gone", self.folder, owner["pid"], owner["host"])
-        self.file.truncate(0)
-        self.file.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": now()}) + "\n")
-        self.file.flush()
+        with contextlib.suppress(OSError):  # on a full disk: nobody can read who has it, but it is taken
+            self.file.truncate(0)
+            self.file.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": now()}) + "\n")
+            self.file.flush()
 
     @property
     def is_held(self):
