@@ -361,6 +361,7 @@ def test_naming_the_monitor_that_was_the_default_is_no_change(tmp_path):
     session(tmp_path / "run", loader, 12, monitor="accuracy")
 
 
+@pytest.mark.filterwarnings("ignore:The epoch parameter in")  # torch 2.6 warns of what its own SequentialLR does
 @pytest.mark.parametrize("make", [
     lambda o: torch.optim.lr_scheduler.OneCycleLR(o, max_lr=0.1, total_steps=100),
     lambda o: torch.optim.lr_scheduler.SequentialLR(
