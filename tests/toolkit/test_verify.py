@@ -45,7 +45,7 @@ NOT_EXACT = {
     ),
     "images that get darker": (
         {"loader": LOADER.replace("return self.images[indices]", "self.count = getattr(self, 'count', 0) + 1\n        return self.images[indices] // self.count")},
-        ["steps is not exact", "items or order depend on what was loaded before"],
+        ["steps is not exact", "items or order of the data loader depend on what was loaded before"],
     ),
     "the time": (
         {"net": NET.replace("return F.cross_entropy(outputs, labels)", "import time\n    return F.cross_entropy(outputs, labels) * (1 + time.time_ns() % 10)")},
