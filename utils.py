@@ -252,6 +252,7 @@ def open_whole(path, mode="wb", *, keep=None, outdates=()):
     """Open a file that appears whole or not at all: written aside, synced to the disk, then renamed to `path`.
 
     What was there is kept beside it under the name `keep`; what the patterns `outdates` match is deleted with it.
+
     Raises:
         UserError: it cannot be written (no space, no permission, no such folder); what was at `path` is kept.
     """
@@ -331,10 +332,9 @@ def read_checkpoint(path):
     Raises:
         UserError: missing, cut short, not a checkpoint, or with code in it.
     """
-    if not os.path.isfile(path) or not os.access(path, os.R_OK):
-        raise UserError(
-            f"{path}: {'cannot be read: permission denied' if os.path.isfile(path) else 'no such checkpoint'}"
-        )
+    there = os.path.isfile(path)
+    if not there or not os.access(path, os.R_OK):
+        raise UserError(f"{path}: {'cannot be read: permission denied' if there else 'no such checkpoint'}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:

@@ -170,7 +170,7 @@ class Run:
                 set_aside(file, error)
             if not self.goes_on:
                 move_results_aside(self.folder)
-            elif self.state.best is None:  # of CS230's template: what it calls best is not known to be worse
+            elif not self.state.params:  # of CS230's template: what it calls best is not known to be worse
                 move_results_aside(self.folder, ["best.pth.tar", "metrics_*_best*.json"])
         except OSError as error:
             raise UserError(f"{self.folder}: cannot be written to: {error.strerror}") from None

@@ -320,6 +320,19 @@ def test_an_experiment_that_was_replaced_by_another_is_not_written_to(tmp_path, 
     assert utils.read_checkpoint(tmp_path / "moved" / "last.pth.tar")["batches_done"] == 3
 
 
+def test_a_first_best_that_was_written_just_before_a_kill_is_written_again_and_leaves_no_trace(tmp_path):
+    """Killed between best.pth.tar and last.pth.tar at the end of the first epoch: the run itself knows of no best yet."""
+    loader = LOADERS["tensors"]()
+    session(tmp_path / "straight", loader)
+    session(tmp_path / "run", loader, 9)
+    shutil.copy(tmp_path / "run" / "previous.pth.tar", tmp_path / "run" / "last.pth.tar")
+    assert (tmp_path / "run" / "best.pth.tar").exists()
+    assert utils.read_checkpoint(tmp_path / "run" / "last.pth.tar")["best"] is None
+    session(tmp_path / "run", loader)
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "straight")
+    assert not list((tmp_path / "run").glob("replaced-*"))
+
+
 class ModuleMetric(nn.Module):
     """In torchmetrics' protocol, with what it sums up in attributes that no state_dict knows."""
 
