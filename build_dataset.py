@@ -19,8 +19,8 @@ from tabulate import tabulate
 
 import utils
 from toolkit.builder import build
-from toolkit.cli import run_script
 from toolkit.dataset import SPLITS
+from toolkit.script import run_script
 from toolkit.sources import digits, folder, torchvision_set
 from utils import UserError
 

@@ -13,9 +13,10 @@ from tabulate import tabulate
 
 import utils
 from toolkit.batches import batches_on_device
-from toolkit.cli import add_common_arguments, run_script, set_up
+from toolkit.cli import add_common_arguments, set_up
 from toolkit.experiment import check_same_data, find_checkpoint, name_of, version_of
 from toolkit.restore import restore_loss
+from toolkit.script import run_script
 from toolkit.tally import Tally
 from utils import UserError
 

@@ -15,10 +15,11 @@ from pathlib import Path
 import utils
 from evaluate import evaluate
 from toolkit.batches import batches_on_device
-from toolkit.cli import add_common_arguments, parse_overrides, run_script, set_up
+from toolkit.cli import add_common_arguments, parse_overrides, set_up
 from toolkit.declared import params_table
 from toolkit.monitor import monitored
 from toolkit.run import Run
+from toolkit.script import run_script
 from toolkit.tally import Tally, try_one_batch
 from toolkit.task import find_task
 from utils import UserError

@@ -1,9 +1,4 @@
-"""The helpers that every script shares: hyperparameters, logging, files written whole, checkpoints, seeds.
-
-params = Params("experiments/base_model/params.json")
-save_checkpoint(state, is_best, "experiments/base_model")
-load_checkpoint("experiments/base_model/best.pth.tar", model, optimizer)
-"""
+"""The helpers that every script shares: hyperparameters, logging, files written whole, checkpoints, seeds."""
 
 import contextlib
 import difflib
@@ -18,7 +13,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 
@@ -174,11 +168,11 @@ def read_json(path, what="file"):
     """
 
     def unique(pairs):
-        names = [name for name, _ in pairs]
-        twice = {name for name in names if names.count(name) > 1}
-        if twice:
-            raise UserError(f"{path}: the key {min(twice)!r} stands there twice; keep one")
-        return dict(pairs)
+        content = dict(pairs)
+        if len(content) < len(pairs):
+            twice = next(name for name, _ in pairs if [name for name, _ in pairs].count(name) > 1)
+            raise UserError(f"{path}: the key {twice!r} stands there twice; keep one")
+        return content
 
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8-sig"), object_pairs_hook=unique)
@@ -314,6 +308,8 @@ def save_checkpoint(state, is_best, checkpoint):
     Raises:
         UserError: the files cannot be written; the previous ones are kept.
     """
+    import torch  # here, and not above: what only reads results starts without it
+
     folder = Path(checkpoint)
     folder.mkdir(parents=True, exist_ok=True)
     content = io.BytesIO()
@@ -332,6 +328,8 @@ def read_checkpoint(path):
     Raises:
         UserError: missing, cut short, not a checkpoint, or with code in it.
     """
+    import torch
+
     there = os.path.isfile(path)
     if not there or not os.access(path, os.R_OK):
         raise UserError(f"{path}: {'cannot be read: permission denied' if there else 'no such checkpoint'}")
@@ -352,9 +350,7 @@ def load_checkpoint(checkpoint, model, optimizer=None, *, partial=False):
     """Load the weights in the file `checkpoint` into `model`, and the optimizer's state where one is given.
 
     Returns the checkpoint's dict. With `partial`, the weights that fit are taken, and the others listed in the log.
-
-    Raises:
-        UserError: as `read_checkpoint`, or the weights are of another architecture.
+    Raises UserError as `read_checkpoint` does, or where the weights are of another architecture.
     """
     state = read_checkpoint(checkpoint)
     load_weights(state, checkpoint, model, optimizer, partial)
@@ -365,8 +361,8 @@ def load_weights(state, checkpoint, model, optimizer=None, partial=False):
     """As `load_checkpoint`, with the dict `state` that was read from the file `checkpoint`."""
     theirs, ours = state["state_dict"], model.state_dict()
     fitting = {k: v for k, v in theirs.items() if k in ours and shape(v) == shape(ours[k])}
-    changed = [k for k in ours if k in theirs and k not in fitting]
-    shapes = [f"{k} is {shape(theirs[k])} there and {shape(ours[k])} in the model" for k in changed]
+    shapes = [f"{k} is {shape(theirs[k])} there and {shape(v)} in the model" for k, v in ours.items()
+              if k in theirs and k not in fitting]  # fmt: skip
     missing = [f"{k} is missing there" for k in ours if k not in theirs and not k.endswith("num_batches_tracked")]
     unexpected = [f"the model has no {k}" for k in theirs if k not in ours]
     differences = shapes + missing + unexpected
@@ -389,11 +385,13 @@ def load_weights(state, checkpoint, model, optimizer=None, partial=False):
 
 def shape(value):
     """The shape of an entry of a state dict, a tuple; the name of its type where it is not a tensor."""
-    return tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
+    return tuple(value.shape) if hasattr(value, "shape") else type(value).__name__
 
 
 def set_seed(seed, epoch=0):
     """Seed torch (on every device), numpy and random as a function of (seed, epoch) alone."""
+    import torch
+
     mixed = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
     random.seed(mixed)
     np.random.seed(mixed)

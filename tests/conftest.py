@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from toolkit.builder import build
-from toolkit.cli import run_script
+from toolkit.script import run_script
 from toolkit.sources import digits
 from toolkit.task import import_model_package
 

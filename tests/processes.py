@@ -80,7 +80,7 @@ def run(script, arguments, cwd, files, ignored, fault):
 
     import torch
 
-    from toolkit.cli import run_script
+    from toolkit.script import run_script
 
     os.setsid()
     os.chdir(cwd)

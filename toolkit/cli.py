@@ -1,52 +1,18 @@
-"""What the scripts share on the command line: common arguments, setting up an experiment, how a script ends."""
+"""What the scripts share on the command line: common arguments, setting up an experiment."""
 
 import json
 import logging
 import os
 import re
-import sys
 import tempfile
-import traceback
 from pathlib import Path
 
 import torch
 
 import utils
 from toolkit.dataset import read_facts
-from toolkit.tally import close_bars
 from toolkit.task import find_task
 from utils import Params, UserError
-
-
-def run_script(main):
-    """Run `main()` and end the process: code 2 and one line for a mistake of the user's, 130 for Ctrl-C."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a name that the terminal cannot show is no reason to stop
-            stream.reconfigure(errors="backslashreplace")
-    try:
-        main()
-    except UserError as error:
-        close_bars()
-        print(f"error: {error}", file=sys.stderr)
-        note_in_log(f"error: {error}")
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        note_in_log("interrupted")
-        sys.exit(130)
-    except BrokenPipeError:  # what reads the output (head, less) has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
-    except Exception:
-        note_in_log(traceback.format_exc())
-        raise
-
-
-def note_in_log(message):
-    """Write a message to the experiment's log alone, where one has been begun."""
-    for handler in logging.getLogger().handlers:
-        if isinstance(handler, logging.FileHandler) and handler.stream:
-            handler.handle(logging.makeLogRecord({"msg": message, "levelname": "ERROR", "levelno": logging.ERROR}))
 
 
 def add_common_arguments(parser):

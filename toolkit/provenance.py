@@ -8,8 +8,6 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-import torch
-
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "pydantic")
 LONGEST_DIFF = 1_000_000  # characters of the uncommitted changes that are kept
 
@@ -25,6 +23,8 @@ def provenance(project):
     Args:
         project: a folder in the repository whose commit and uncommitted changes are noted.
     """
+    import torch
+
     return {
         "command": [os.path.basename(sys.executable), *sys.argv],
         "code": git_state(project),

@@ -22,9 +22,9 @@ from toolkit.lock import ExperimentLock
 from toolkit.monitor import check_results, is_better, monitored
 from toolkit.order import MODEL, generators_of, order_of, seed_all
 from toolkit.restore import LARGE, change_learning_rate, collect, reading, restore
+from toolkit.script import close_bars
 from toolkit.state import Best, TrainState
 from toolkit.stop import StopSignals
-from toolkit.tally import close_bars
 from utils import UserError
 
 # whether what model and optimizer hold at this moment is a state that a run can go on from

@@ -213,12 +213,6 @@ def load_metric_state(metric, state):
     vars(metric).update(state.get("attributes", {}))
 
 
-def close_bars():
-    """Take away the progress bars that are being drawn, so that what is printed next has a line of its own."""
-    for bar in list(getattr(tqdm, "_instances", ())):
-        bar.close()
-
-
 def as_number(name, value):
     """The value of a metric as a float.
 
