@@ -75,8 +75,8 @@ def train_and_evaluate(
         train_dataloader, val_dataloader: training and validation data.
         model_dir: the experiment's folder, where everything is kept.
         restore_file: a checkpoint whose weights a new run begins with: its path, or its name in the folder ("best").
-        options: further ones of `Run`: restart, partial, max_steps, and stateful: what else is to be saved, a schedule
-            for one.
+        options: further ones of `Run`: restart, partial, max_steps, report, and stateful: what else is to be saved, a
+            schedule for one.
 
     Raises:
         UserError: the loss became NaN, or the run in the folder is of another model, other data or hyperparameters.
@@ -86,6 +86,38 @@ def train_and_evaluate(
             train_metrics = train(model, optimizer, loss_fn, train_dataloader, metrics, params, run=run)
             val_metrics = evaluate(model, loss_fn, val_dataloader, metrics, params)
             run.record(epoch, train_metrics, val_metrics)
+
+
+def train_experiment(task, params, data_dir, model_dir, restore_file=None, *, terminal=True, **options):
+    """Train what an experiment's folder describes, from its data to its results.
+
+    Args:
+        task, params, data_dir: as `set_up` gives them.
+        model_dir, restore_file, options: as for `train_and_evaluate`.
+        terminal: whether to log to the terminal besides train.log.
+    """
+    utils.set_seed(params.seed)
+    dataloaders = task.fetch_dataloader(["train", "val"], data_dir, params)
+    utils.set_seed(params.seed)  # again, so that the weights do not depend on what the loaders drew
+    model = task.make_model(params)
+    optimizer = task.make_optimizer(model, params)
+    loss_fn = task.loss_fn(params)
+    monitored(params, try_one_batch(model, loss_fn, dataloaders, task.metrics, params))
+
+    utils.set_logger(Path(model_dir) / "train.log", terminal)  # nothing was written to the experiment so far
+    train_and_evaluate(
+        model,
+        dataloaders["train"],
+        dataloaders["val"],
+        optimizer,
+        loss_fn,
+        task.metrics,
+        params,
+        model_dir,
+        restore_file,
+        stateful={"loss": loss_fn.module} if loss_fn.module is not None else {},
+        **options,
+    )
 
 
 def parse_arguments(argv):
@@ -121,37 +153,21 @@ def main(argv=None):
     if args.overrides and not args.params_from:
         raise UserError(f"{args.overrides[0]}: values on the command line need --from <experiment>")
     overrides = parse_overrides(args.overrides)
-    task, params, data_dir = set_up(args.model_dir, args.data_dir, args.device, args.params_from, overrides)
+    experiment = set_up(args.model_dir, args.data_dir, args.device, args.params_from, overrides)
 
     if args.verify_resume:
         from toolkit.verify import verify_resume
 
-        verify_resume(task, params, data_dir, args.model_dir)
+        verify_resume(*experiment, args.model_dir)
         return
 
-    utils.set_seed(params.seed)
-    dataloaders = task.fetch_dataloader(["train", "val"], data_dir, params)
-    utils.set_seed(params.seed)  # again, so that the weights do not depend on what the loaders drew
-    model = task.make_model(params)
-    optimizer = task.make_optimizer(model, params)
-    loss_fn = task.loss_fn(params)
-    monitored(params, try_one_batch(model, loss_fn, dataloaders, task.metrics, params))
-
-    utils.set_logger(Path(args.model_dir) / "train.log")  # nothing was written to the experiment so far
-    train_and_evaluate(
-        model,
-        dataloaders["train"],
-        dataloaders["val"],
-        optimizer,
-        loss_fn,
-        task.metrics,
-        params,
+    train_experiment(
+        *experiment,
         args.model_dir,
         args.restore_file,
         restart=args.restart,
         partial=args.partial,
         max_steps=args.max_steps,
-        stateful={"loss": loss_fn.module} if loss_fn.module is not None else {},
     )
     data = ["--data_dir", args.data_dir] if args.data_dir else []
     if (Path(args.model_dir) / "best.pth.tar").exists():

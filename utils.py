@@ -221,7 +221,7 @@ def go_on_without(handler):
     logging.warning("%s: cannot be written: %s; going on without it", what, sys.exc_info()[1])
 
 
-def set_logger(log_path=None):
+def set_logger(log_path=None, terminal=True):
     """Log to the terminal, and with a time before each line to the file `log_path`, which is appended to.
 
     The file is made by the first message. A second call closes the first one's file and takes the new one.
@@ -231,7 +231,7 @@ def set_logger(log_path=None):
     for handler in [h for h in logger.handlers if getattr(h, "ours", False)]:
         logger.removeHandler(handler)
         handler.close()
-    handlers = [(logging.StreamHandler(sys.stdout), "%(message)s")]
+    handlers = [(logging.StreamHandler(sys.stdout), "%(message)s")] if terminal else []
     if log_path is not None:
         handlers.append((LogFile(log_path, encoding="utf-8", delay=True), "%(asctime)s %(levelname)s %(message)s"))
     for handler, layout in handlers:

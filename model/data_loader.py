@@ -4,6 +4,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from toolkit.dataset import load_images
+from toolkit.folds import fold_of
 
 
 class Images(Dataset):
@@ -12,11 +13,17 @@ class Images(Dataset):
     Args:
         data_dir: dataset folder that build_dataset.py made.
         split: "train", "val" or "test".
-        params: hyperparameters; `cache_above_mb` says when the pixels stay in a mapped file.
+        params: hyperparameters; `cache_above_mb` says when the pixels stay in a mapped file, `num_folds` and `fold`
+            that train and val are one of so many ways to divide the two.
     """
 
     def __init__(self, data_dir, split, params):
-        self.images, self.labels = load_images(data_dir, split, params.cache_above_mb)
+        parts = [split] if split == "test" or not params.num_folds else ["train", "val"]
+        loaded = [load_images(data_dir, part, params.cache_above_mb) for part in parts]
+        self.images, self.labels = loaded[0] if len(loaded) == 1 else map(torch.cat, zip(*loaded, strict=True))
+        if len(loaded) > 1:  # cross-validation, which `search_hyperparams.py --folds` asks for
+            chosen = fold_of(self.images, self.labels, params.num_folds, params.fold)[split]
+            self.images, self.labels = self.images[chosen], self.labels[chosen]
 
     def __len__(self):
         return len(self.labels)

@@ -22,6 +22,8 @@ class Hyperparameters(utils.Hyperparameters):
     dropout_rate: float = Field(0.5, ge=0, lt=1, description="share of units that a training step leaves out")
     random_shift: int = Field(0, ge=0, description="training images are shifted by up to this many pixels each way")
     random_flip: bool = Field(False, description="half of the training images are mirrored, left to right")
+    num_folds: int = Field(0, ge=0, le=1000, description="cross-validation: parts that train and val are cut into")
+    fold: int = Field(0, ge=0, description="cross-validation: the part that is val, from 0; the others are train")
     cache_above_mb: float = Field(32, ge=0, description="MB of pixels above which a split is mapped from a file")
 
 

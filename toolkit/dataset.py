@@ -1,5 +1,6 @@
 """A dataset folder of images: its facts, and its pixels in memory or in a mapped file."""
 
+import functools
 import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -57,7 +58,7 @@ def load_images(data_dir, split, cache_above):
     shape = (len(files), facts["image_height"], facts["image_width"], facts["image_channels"])
     pixels = mapped_pixels(data_dir, split, facts, files, shape) if np.prod(shape) > cache_above * 1e6 else None
     if pixels is None:
-        pixels = decode_all(files, np.empty(shape, np.uint8))
+        pixels = decoded(tuple(files), shape, facts["fingerprint"])
     return torch.from_numpy(pixels).permute(0, 3, 1, 2), torch.tensor(labels)
 
 
@@ -83,6 +84,12 @@ def list_files(data_dir, split, facts):
     if not files:
         raise UserError(f"{data_dir}: the {split} split has no images")
     return files, labels
+
+
+@functools.lru_cache(maxsize=2 * len(SPLITS))
+def decoded(files, shape, fingerprint):
+    """The pixels of image files, a uint8 array of `shape`; decoded once by a process that trains on them repeatedly."""
+    return decode_all(files, np.empty(shape, np.uint8))
 
 
 def decode_all(files, pixels):

@@ -16,6 +16,7 @@ from toolkit.provenance import now, provenance
 from utils import UserError
 
 SECONDS_BETWEEN_PICTURES = 60
+ENDS = {"finished", "stopped", "pruned", "failed"}  # of a session; one without was killed, or is under way
 
 
 class Journal:
@@ -116,23 +117,26 @@ class Journal:
 
     def write_run_json(self, model, state):
         """Write run.json, what reproduces the run."""
+        mode = self.params.monitor_mode or ("min" if state.best and state.best.monitor == "loss" else "max")
         content = {
             "model_dir": str(self.folder),
             "seed": self.params.seed,
             "params": as_json(self.params.values),
             "dataset": dataset_of(self.params),
             "parameters_of_the_model": count_parameters(model),
-            "best": state.best and state.best.model_dump(),
+            "best": state.best and state.best.model_dump() | {"mode": mode},
             "epochs": state.epoch,
             "steps": state.step,
             "sessions": self.sessions,
         }
         utils.write_whole(self.folder / "run.json", json.dumps(content, indent=2) + "\n")
 
-    def end_session(self, model, state, how):
-        """Note in run.json when, where and how ("finished" or "stopped") this process ended."""
+    def end_session(self, model, state, how, why=""):
+        """Note in run.json when, where and how ("finished", "stopped", "pruned" or "failed") this process ended."""
         seconds = round(time.monotonic() - self.started, 1)
         self.sessions[-1] |= {how: now(), "seconds": seconds, "last_step": state.step}
+        reasons = {"pruned": "reason", "failed": "error"}
+        self.sessions[-1] |= {reasons[how]: why} if how in reasons else {}
         self.write_run_json(model, state)
 
     def close(self):
@@ -164,6 +168,22 @@ class Journal:
                 "%s: cannot be written: %s; going on without it", self.folder / "tensorboard", error.strerror
             )
             self.can_write_events = False
+
+
+def note_failure(folder, error):
+    """Note in run.json that a training which could not do so itself has failed, and why, in words."""
+    path = Path(folder) / "run.json"
+    try:
+        content = utils.read_json(path)
+        sessions = content.setdefault("sessions", [])
+        if sessions and sessions[-1].get("error") == error:
+            return
+    except (UserError, AttributeError, LookupError):
+        content = {"sessions": []}
+    if not content["sessions"] or ENDS & content["sessions"][-1].keys():
+        content["sessions"].append({"started": now()})
+    content["sessions"][-1] |= {"failed": now(), "error": error}
+    utils.write_whole(path, json.dumps(content, indent=2) + "\n")
 
 
 def count_parameters(model):

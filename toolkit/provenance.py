@@ -1,5 +1,6 @@
 """What a run was made with: command, code, versions, hardware. Kept in run.json."""
 
+import functools
 import importlib.metadata
 import os
 import platform
@@ -40,6 +41,7 @@ def provenance(project):
     }
 
 
+@functools.cache  # a sweep's process trains many experiments; what it runs was imported when it began
 def git_state(project):
     """The commit and the uncommitted changes (a diff) of the repository that `project` is in, or None."""
 

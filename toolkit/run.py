@@ -6,17 +6,7 @@ import time
 from pathlib import Path
 
 import utils
-from toolkit.experiment import (
-    as_json,
-    changed_params,
-    check_same_data,
-    dataset_of,
-    find_checkpoint,
-    move_results_aside,
-    read_last,
-    remove_unfinished,
-    set_aside,
-)
+from toolkit import experiment
 from toolkit.journal import Journal
 from toolkit.lock import ExperimentLock
 from toolkit.monitor import check_results, is_better, monitored
@@ -24,15 +14,11 @@ from toolkit.order import MODEL, generators_of, order_of, seed_all
 from toolkit.restore import LARGE, change_learning_rate, collect, reading, restore
 from toolkit.script import close_bars
 from toolkit.state import Best, TrainState
-from toolkit.stop import StopSignals
+from toolkit.stop import EndOfSession, Pruned, StopSignals, way_of_ending
 from utils import UserError
 
 # whether what model and optimizer hold at this moment is a state that a run can go on from
 NOTHING_NEW, READY, NOT_READY = "nothing new", "ready", "not ready"
-
-
-class EndOfSession(Exception):
-    """As many steps are done as `max_steps` says."""
 
 
 class Run:
@@ -56,18 +42,21 @@ class Run:
         max_steps: stop, as if asked to, once so many steps are done in all.
         stateful: dict from name to what else has a state_dict and a load_state_dict: a schedule, a gradient scaler, a
             moving average, a loss with weights.
+        report: called after each epoch with its number and the value of the monitored metric; what it returns, if
+            anything, is why to stop here, in words.
 
     Raises:
         UserError: another process trains there, or a checkpoint is damaged, does not fit, or is of another run.
     """
 
     def __init__(self, model, optimizer, params, model_dir, restore_file=None, *, restart=False, partial=False,
-                 max_steps=None, stateful=None):  # fmt: skip
+                 max_steps=None, stateful=None, report=None):  # fmt: skip
         self.model, self.optimizer, self.params = model, optimizer, params
         self.folder = Path(model_dir)
         self.restore_file = None if restore_file is None else str(restore_file)
         self.restart, self.partial, self.max_steps, self.stateful = restart, partial, max_steps, stateful or {}
         self.state = TrainState()
+        self.report = report
         self.goes_on, self.changed, self.unreadable = False, {}, []
         self.phase, self.can_save_in_epoch, self.gradients_used = NOTHING_NEW, True, True
         self.tally, self.generators = None, generators_of(model)
@@ -93,7 +82,7 @@ class Run:
                 self._leave(error)
             if isinstance(error, Exception):
                 self.signals.check()  # it failed because a worker got the signal, too
-        return kind is EndOfSession
+        return kind is not None and issubclass(kind, EndOfSession)
 
     def _leave(self, error):
         """Save what is done, and say how to go on."""
@@ -103,31 +92,34 @@ class Run:
             if self.phase == READY:
                 self.save()
             if self.lock.is_held:  # else the folder is not that of this run any more
-                self.journal.end_session(self.model, self.state, "stopped")
+                self.journal.end_session(self.model, self.state, way_of_ending(error), str(error))
         except UserError as problem:
             logging.error("%s", problem)
         if isinstance(error, UserError):  # says itself what to do
             return
         why = "by " + (self.signals.received or ("an error" if isinstance(error, Exception) else "request"))
         again = "The same command" + (" without --restart" if self.restart else "")
-        if isinstance(error, EndOfSession):
+        if isinstance(error, Pruned):
+            why = f"after {self.state.epoch} epochs: {error}"
+        elif isinstance(error, EndOfSession):
             why, again = f"after {self.state.step} steps", "The same command without --max_steps"
         saved = f"saved {self.saved_position}" if self.saved_position else "nothing is saved yet"
         logging.info("Stopped %s; %s. %s goes on.", why, saved, again)
 
     def _restore(self):
         if not self.restart:
-            state, file, self.unreadable = read_last(self.folder)
+            state, file, self.unreadable = experiment.read_last(self.folder)
             self.goes_on = state is not None and self.restore_file in (None, state.restored_from)
             if self.goes_on:
                 self._resume(state, file)
                 return
         if self.restore_file is not None:
-            utils.load_checkpoint(find_checkpoint(self.folder, self.restore_file), self.model, partial=self.partial)
+            checkpoint = experiment.find_checkpoint(self.folder, self.restore_file)
+            utils.load_checkpoint(checkpoint, self.model, partial=self.partial)
 
     def _resume(self, state, file):
-        check_same_data(state.dataset, self.params, file, way_out="--restart begins anew on this one")
-        self.changed, refused = changed_params(state.params, self.params, state.best)
+        experiment.check_same_data(state.dataset, self.params, file, way_out="--restart begins anew on this one")
+        self.changed, refused = experiment.changed_params(state.params, self.params, state.best)
         if refused:
             raise UserError(
                 f"{file}: is of a run with another {', '.join(refused)}: put back what params.json had, begin anew "
@@ -153,6 +145,8 @@ class Run:
                 self._finish()
             return
         self._begin()
+        for row in self.state.history:  # a sweep may not have been told
+            self._tell(row)
         for epoch in range(self.state.epoch + 1, total + 1):
             self.params.add_facts({"epoch": epoch})
             utils.set_seed(self.params.seed, epoch)
@@ -165,13 +159,13 @@ class Run:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.lock.acquire()
-            remove_unfinished(self.folder)
+            experiment.remove_unfinished(self.folder)
             for file, error in self.unreadable if self.goes_on else ():
-                set_aside(file, error)
+                experiment.set_aside(file, error)
             if not self.goes_on:
-                move_results_aside(self.folder)
+                experiment.move_results_aside(self.folder)
             elif not self.state.params:  # of CS230's template: what it calls best is not known to be worse
-                move_results_aside(self.folder, ["best.pth.tar", "metrics_*_best*.json"])
+                experiment.move_results_aside(self.folder, ["best.pth.tar", "metrics_*_best*.json"])
         except OSError as error:
             raise UserError(f"{self.folder}: cannot be written to: {error.strerror}") from None
         self.state.restored_from = self.restore_file if not self.goes_on else self.state.restored_from
@@ -266,6 +260,12 @@ class Run:
         self.journal.write_epoch(self.state, is_best, train_metrics, val_metrics)
         self.signals.in_step = False
         self.signals.check()
+        self._tell(row)
+
+    def _tell(self, row):
+        reason = self.report and self.report(row["epoch"], row[f"val_{self.state.best.monitor}"])
+        if reason and row["epoch"] == self.state.epoch < self.params.num_epochs:
+            raise Pruned(reason)
 
     def save(self, is_best=False):
         """Write the checkpoint, of this moment between two steps.
@@ -277,7 +277,7 @@ class Run:
         if not self.lock.is_held:
             raise UserError(f"{self.folder}: was moved or replaced while it was trained; nothing more is written")
         state = collect(self.state, self.model, self.optimizer, self.stateful, not self.gradients_used)
-        state |= {"params": as_json(self.params.stated), "dataset": dataset_of(self.params)}
+        state |= {"params": experiment.as_json(self.params.stated), "dataset": experiment.dataset_of(self.params)}
         if self.tally is not None:
             try:
                 state["tally"] = self.tally.state_dict()

@@ -12,6 +12,21 @@ NOT_WITHIN = {"__del__", "_launch", "_get_iterator", "_reset", "_shutdown_worker
 _entered = []  # the StopSignals that are in force, the innermost last
 
 
+class EndOfSession(Exception):
+    """As many steps are done as `max_steps` says."""
+
+
+class Pruned(EndOfSession):
+    """A trial of a sweep that is not worth going on with."""
+
+
+def way_of_ending(error):
+    """What run.json says of a training that an exception ended: "pruned", "stopped" or "failed"."""
+    if isinstance(error, Pruned):
+        return "pruned"
+    return "failed" if isinstance(error, Exception) and not isinstance(error, EndOfSession) else "stopped"
+
+
 class StopSignals:
     """While this context is entered, signals raise KeyboardInterrupt (Ctrl-C) or SystemExit, but not within a step.
 
