@@ -65,12 +65,12 @@ class Params:
         defaults = {name: field.get_default() for name, field in declared.model_fields.items()}
         vars(self).update(_path=str(json_path), _declared=declared, _defaults=defaults, _values=dict(defaults),
                           _written={}, _facts=set(), _read=set())  # fmt: skip
-        self._take(read_json(json_path, what="params.json"), json_path)
-        self._take(overrides or {}, "on the command line")
+        self.take(read_json(json_path, what="params.json"), json_path)
+        self.take(overrides or {}, "on the command line")
 
     def update(self, json_path):
         """Take over the values of another json file."""
-        self._take(read_json(json_path, what="params.json"), json_path)
+        self.take(read_json(json_path, what="params.json"), json_path)
 
     def save(self, json_path):
         """Write the file's keys, and what was set since, to `json_path`: neither defaults nor facts."""
@@ -130,7 +130,8 @@ class Params:
         if hasattr(type(self), name) or name in vars(self):
             raise UserError(f"{source}: a key cannot be called {name!r}, which Params itself uses; rename it")
 
-    def _take(self, values, source):
+    def take(self, values, source):
+        """Take over the dict `values`; `source`, which they are from, is for the message where one is wrong."""
         for name in values:
             self._check_name(name, source)
         try:

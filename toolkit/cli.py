@@ -130,20 +130,20 @@ def parse_overrides(words):
     return overrides
 
 
-def derive(params, model_dir, params_from):
+def derive(params, model_dir, params_from, may_change=()):
     """Make the `params` of an experiment those of a new one. Nothing is written yet.
 
     Raises:
-        UserError: the new one has a params.json already, with other values.
+        UserError: the new one has a params.json already, with other values of keys that are not among `may_change`.
     """
     schema, path = params.written.get("$schema"), Path(model_dir) / "params.json"
     if isinstance(schema, str) and (Path(params_from) / schema).exists():  # a path relative to the file
         setattr(params, "$schema", Path(os.path.relpath(Path(params_from) / schema, model_dir)).as_posix())
     if path.exists():
         there, values = utils.read_json(path), params.written
-        changed = sorted(k for k in there.keys() | values.keys() if k != "$schema" and there.get(k) != values.get(k))
-        if changed:
-            raise UserError(f"{path}: is there already, with another {', '.join(changed)}; choose another --model_dir")
+        changed = sorted(k for k in there.keys() | values.keys() if k[0] not in "$_" and there.get(k) != values.get(k))
+        if not set(changed) <= set(may_change):
+            raise UserError(f"{path}: is there already, with another {', '.join(changed)}; choose another folder")
 
 
 def check_writable(folder):

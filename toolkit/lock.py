@@ -19,6 +19,10 @@ except ImportError:  # Windows
 FAR_BEHIND = 2**30  # the byte that is locked on Windows, so that what is written in the file can be read
 
 
+class InUse(UserError):
+    """Another process has the lock."""
+
+
 class ExperimentLock:
     """The lock of an experiment's folder: the file `.lock` in it, locked by the operating system.
 
@@ -37,7 +41,8 @@ class ExperimentLock:
         """Take the lock, at once, if it is not held already by this object.
 
         Raises:
-            UserError: another process has it, or the file cannot be made.
+            InUse: another process has it.
+            UserError: the file cannot be made.
         """
         if self.file is not None:
             return
@@ -84,7 +89,7 @@ class ExperimentLock:
     def _refuse(self, file, owner):
         file.close()
         who = "process {pid} on {host} (since {since})".format(**owner) if owner else "another process"
-        raise UserError(
+        raise InUse(
             f"{self.folder}: {who} is training here; wait for it, stop it, or choose another --model_dir "
             f"(if it is surely gone: delete {self.path})"
         )

@@ -1,0 +1,160 @@
+"""Search hyperparameters: train many experiments, as many at a time as there are devices, and find the best.
+
+python search_hyperparams.py                                                     # experiments/learning_rate
+python search_hyperparams.py --parent_dir experiments/my_sweep --trials 50 --pruner asha
+python search_hyperparams.py --parent_dir experiments/my_sweep --seeds 3         # each configuration with three seeds
+python search_hyperparams.py --parent_dir experiments/my_sweep --folds 5         # or cross-validated
+
+The sweep's folder has a params.json, what all trials share, and a search_space.json, what they differ in:
+{"learning_rate": {"low": 1e-4, "high": 1e-1, "log": true}, "num_channels": [16, 32, 64]}
+
+The same command again goes on where it was stopped, on the same machine or with others at the same time.
+"""
+
+import argparse
+import logging
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import utils
+from toolkit.pool import start_importing
+from toolkit.script import run_script
+from utils import UserError
+
+DEFAULT_TRIALS = 20  # of a space that is not a grid
+
+
+def launch_training_job(parent_dir, data_dir, job_name, params):
+    """Train one experiment with `python train.py`, in a process of its own, and wait for it.
+
+    Args:
+        parent_dir: the folder in which the experiment's is made.
+        data_dir: the dataset's folder, or None: as the params say.
+        job_name: name of the experiment.
+        params: its hyperparameters.
+
+    Raises:
+        subprocess.CalledProcessError: it failed.
+    """
+    model_dir = Path(parent_dir) / job_name
+    model_dir.mkdir(parents=True, exist_ok=True)
+    params.save(model_dir / "params.json")
+    command = [sys.executable, str(Path(__file__).resolve().with_name("train.py")), "--model_dir", str(model_dir)]
+    subprocess.run(command + (["--data_dir", str(data_dir)] if data_dir else []), check=True)
+
+
+def parse_arguments(argv):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+                                     allow_abbrev=False)  # fmt: skip
+    parser.add_argument("--parent_dir", default="experiments/learning_rate", help="the sweep's folder")
+    parser.add_argument("--data_dir", help="the dataset's folder; by default data/ and the params' `dataset`")
+    parser.add_argument("--method", choices=["grid", "random", "tpe"],
+                        help="how configurations are chosen (default: grid where all are lists, else tpe)")  # fmt: skip
+    parser.add_argument("--trials", type=positive, metavar="N",
+                        help=f"number of configurations (default: all of a grid, else {DEFAULT_TRIALS})")  # fmt: skip
+    parser.add_argument("--seeds", type=positive, default=1, metavar="K", help="train each with K seeds")
+    parser.add_argument("--folds", type=int, default=0, metavar="K", help="cross-validate each with K folds")
+    parser.add_argument("--pruner", choices=["asha", "median", "none"], default="none",
+                        help="stop trials that are far behind the others (default: none)")  # fmt: skip
+    parser.add_argument("--jobs", type=positive, metavar="N", help="trials at a time (default: one a device)")
+    parser.add_argument("--devices", help="0,1,2,3 or cpu (default: every GPU, else the cores of the CPU)")
+    parser.add_argument("--retries", type=int, default=2, metavar="N",
+                        help="how often a trial whose process died is gone on with (default: 2)")  # fmt: skip
+    parser.add_argument("--storage", metavar="URL",
+                        help="a database for several machines: postgresql://... (default: a file there)")  # fmt: skip
+    return parser.parse_args(argv)
+
+
+def positive(text):
+    """The argument `text` as a number of things, 1 or more."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"is {text}, should be 1 or more")
+    return int(text)
+
+
+def choose_devices(names, jobs):
+    """Where trials run.
+
+    Args:
+        names: the devices, as "0,1,2,3" or "cpu"; None: every GPU, else the CPU.
+        jobs: how many trials at a time; None: one a GPU, or one a core of the CPU.
+
+    Returns:
+        (devices, threads): a list of a device's name for each worker, and how many CPU threads each has.
+
+    Raises:
+        UserError: there is no such device.
+    """
+    import torch
+
+    from toolkit.cli import choose_device
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if names is None:
+        fastest = choose_device().type
+        names = ",".join(map(str, range(torch.cuda.device_count()))) if fastest == "cuda" else fastest
+    devices = [f"cuda:{name}" if name.isdecimal() else name for name in names.split(",")]
+    for device in devices:
+        choose_device(device)
+    workers = jobs or (cores if devices == ["cpu"] else len(devices))
+    return [devices[number % len(devices)] for number in range(workers)], max(1, cores // workers)
+
+
+def check(args, params, task, space):
+    """Refuse what cannot be searched.
+
+    Raises:
+        UserError: that.
+    """
+    searched = {dimension.name for dimension in space.dimensions}
+    if args.seeds > 1 and "seed" in searched:
+        raise UserError(f"--seeds {args.seeds}: {space.source} searches seed already; leave one of the two off")
+    if args.folds < 0 or args.folds == 1:
+        raise UserError(f"--folds is {args.folds}, should be 2 or more")
+    for fact in ("num_folds", "fold") if args.folds else ():
+        if not re.search(rf"\bparams\.{fact}\b", task.code()):
+            raise UserError(f"--folds: {task.path_of(task.data_loader)} does not read params.{fact}; that of "
+                            f"the template does so with toolkit/folds.py")  # fmt: skip
+
+
+def main(argv=None):
+    args = parse_arguments(argv)
+    utils.set_logger()
+    parent = Path(args.parent_dir)
+    if not (parent / "params.json").is_file():
+        raise UserError(f"{parent / 'params.json'}: no such file; it holds what all trials of a sweep share")
+    start_importing()  # what workers need, in the background
+    from toolkit.cli import set_up
+    from toolkit.monitor import monitored
+    from toolkit.space import read_space
+    from toolkit.study import Study
+    from toolkit.sweep import Sweep
+
+    devices, threads = choose_devices(args.devices, args.jobs)
+    task, params, _ = set_up(parent, args.data_dir, "cpu")
+    space = read_space(parent, params, task)
+    check(args, params, task, space)
+    metric, mode = monitored(params, ["loss", *task.metrics])
+    method = args.method or ("grid" if space.is_grid else "tpe")
+    trials = args.trials or (None if method == "grid" else DEFAULT_TRIALS)
+    study = Study(parent, space, params, metric, mode, method=method, trials=trials, seeds=args.seeds, folds=args.folds,
+                  pruner=args.pruner, storage=args.storage)  # fmt: skip
+    replicates = f" × {study.replicates} of each" if study.replicates > 1 else ""
+    logging.info("%s: %d configurations%s, by %s; %d at a time, on %s", parent, study.configurations, replicates,
+                 method, len(devices), ", ".join(dict.fromkeys(devices)))  # fmt: skip
+
+    counts = Sweep(study, task, args.data_dir, devices, threads, args.retries).run()
+    logging.info("%s", ", ".join(f"{number} {state}" for state, number in counts.items() if number))
+    if study.best() is not None:
+        logging.info("Best %s on val: %.4f, %s", metric, study.best()[0], parent / study.best()[1])
+    logging.info("Next: %s", shlex.join(["python", "synthesize_results.py", "--parent_dir", args.parent_dir]))
+    if counts["failed"]:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,174 @@
+"""Processes that train one experiment after the other, each on a device of its own, and are replaced when they die."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from multiprocessing import connection
+from pathlib import Path
+
+import utils
+from toolkit.journal import note_failure
+from toolkit.lock import InUse
+from utils import UserError
+
+# imported once, by the process that all others are forked from (where the system can fork)
+PRELOADED = ["train", "torch._dynamo", "matplotlib.figure", "tensorboard.summary.writer.record_writer"]
+METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+WAIT_FOR_LOCK = 60  # seconds that a worker of a sweep which was killed may take to save what it trains
+
+
+class Worker:
+    """A process that trains experiments on one device.
+
+    Args:
+        device: its name, as for `--device`.
+        threads: how many it computes with on the CPU.
+    """
+
+    def __init__(self, device, threads):
+        self.device, self.threads = device, threads
+        self.connection, theirs = multiprocessing.Pipe()
+        context = multiprocessing.get_context(METHOD)
+        self.process = context.Process(target=work, args=(theirs, device, threads))
+        self.process.start()
+        theirs.close()
+        self.experiment = None  # what it trains
+
+    def train(self, experiment, model_dir, data_dir, waits):
+        """Begin to train the experiment in a folder; `waits`: whether each epoch waits for an answer to its report."""
+        self.experiment = experiment
+        with contextlib.suppress(OSError):  # it has died, which is seen when it is asked for a message
+            self.connection.send((str(model_dir), data_dir, waits))
+
+    def answer(self, reason):
+        """Say whether the experiment is to be stopped after the epoch that it reported: why, or None."""
+        with contextlib.suppress(OSError):
+            self.connection.send(reason)
+
+    def message(self):
+        """What it says: ("epoch", number, value), ("finished", value), ("pruned",), ("failed", why); None: it died."""
+        try:
+            return self.connection.recv()
+        except (EOFError, OSError):
+            self.process.join()
+            return None
+
+    @property
+    def death(self):
+        """How it died, in words."""
+        code = self.process.exitcode
+        if code is not None and code < 0:
+            name = signal.Signals(-code).name
+            return f"its process was ended by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
+        return f"its process ended with code {code}"
+
+    def stop(self, number=signal.SIGTERM):
+        """Ask it to end: to save what it trains, or with SIGKILL at once."""
+        if self.experiment is None:
+            self.connection.close()  # it waits for the next experiment
+        with contextlib.suppress(OSError):
+            os.kill(self.process.pid, number)
+
+
+def start_importing():
+    """Begin with the imports that all workers need, in the background."""
+    if METHOD == "forkserver":
+        from multiprocessing import forkserver
+
+        before = os.environ.get("PYTHONPATH")
+        root = str(Path(__file__).resolve().parent.parent)
+        os.environ["PYTHONPATH"] = root if before is None else f"{root}{os.pathsep}{before}"
+        multiprocessing.get_context(METHOD).set_forkserver_preload(PRELOADED)
+        forkserver.ensure_running()
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
+
+
+def work(parent, device, threads):
+    """What a worker does: train the experiments that `parent`, a connection, names, until there are no more."""
+    import torch
+
+    if hasattr(os, "setsid"):
+        os.setsid()  # Ctrl-C is for the sweep, which then asks each worker to stop
+    multiprocessing.set_start_method(None, force=True)  # of its data loaders' processes: the system's own
+    torch.set_num_threads(threads)
+    threading.Thread(target=end_with_the_sweep, daemon=True).start()
+    while True:
+        try:
+            model_dir, data_dir, waits = parent.recv()
+        except EOFError:
+            return
+        with printing_to(Path(model_dir) / "train.log"):
+            parent.send(train_one(parent, model_dir, data_dir, device, waits))
+
+
+def end_with_the_sweep():
+    """Wait for the end of the process that runs the sweep, however it ends, and stop as if asked to."""
+    connection.wait([multiprocessing.parent_process().sentinel])
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def train_one(parent, model_dir, data_dir, device, waits):
+    """Train an experiment, or go on with it. Returns the message to the parent that says how it ended."""
+    import torch
+
+    import train
+    from toolkit.cli import set_up
+    from toolkit.script import note_in_log
+
+    def report(epoch, value):
+        parent.send(("epoch", epoch, value))
+        if not waits:
+            return None
+        try:
+            return parent.recv()
+        except EOFError:
+            raise SystemExit from None
+
+    utils.set_logger(Path(model_dir) / "train.log", terminal=False)
+    deadline = time.monotonic() + WAIT_FOR_LOCK
+    try:
+        while True:
+            try:
+                train.train_experiment(*set_up(model_dir, data_dir, device), model_dir, terminal=False, report=report)
+                break
+            except InUse:  # by a worker of a sweep that was killed, which is saving
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
+    except UserError as error:
+        failure = str(error)
+        note_in_log(f"error: {failure}")
+    except (MemoryError, torch.OutOfMemoryError):  # another attempt, in another process, may have more
+        note_in_log(traceback.format_exc())
+        raise
+    except Exception as error:
+        failure = "".join(traceback.format_exception_only(error)).strip()
+        note_in_log(traceback.format_exc())
+    else:
+        content = utils.read_json(Path(model_dir) / "run.json")
+        return ("pruned",) if "pruned" in content["sessions"][-1] else ("finished", content["best"]["value"])
+    note_failure(model_dir, failure)
+    return ("failed", failure)
+
+
+@contextlib.contextmanager
+def printing_to(log):
+    """Append what this process prints to a file meanwhile."""
+    sys.stdout.flush()
+    number = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    for stream in (1, 2):
+        os.dup2(number, stream)
+    os.close(number)
+    try:
+        yield
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()

@@ -1,0 +1,97 @@
+"""Where a study is kept: a journal in the sweep's folder, or a database that many machines reach."""
+
+import contextlib
+import os
+import time
+import warnings
+from pathlib import Path
+
+import optuna
+from optuna.storages import JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+
+from toolkit.lock import take
+from utils import UserError
+
+JOURNAL = "study.journal"
+HEARTBEAT, GRACE = 20, 120  # seconds between signs of life in a database; without one, until a process counts as gone
+
+
+class JournalLock:
+    """The lock of a journal, by the operating system: a killed process does not keep it. Made as Optuna asks for.
+
+    Args:
+        path: the journal. A line that a full disk or a power failure left half written is cut off.
+    """
+
+    def __init__(self, path):
+        self.path, self.file = Path(path), None
+
+    def acquire(self):
+        """Wait for the lock."""
+        self.file = open(self.path.with_name(f".{self.path.name}.lock"), "a")  # noqa: SIM115 (open while it is held)
+        while True:
+            try:
+                take(self.file)
+                break
+            except BlockingIOError:
+                time.sleep(0.002)
+        with contextlib.suppress(FileNotFoundError), open(self.path, "rb+") as journal:
+            end = journal.seek(0, os.SEEK_END)
+            journal.seek(max(0, end - 1))
+            if journal.read() not in (b"", b"\n"):
+                journal.seek(0)
+                journal.truncate(journal.read().rfind(b"\n") + 1)
+        return True
+
+    def release(self):
+        """Give the lock back."""
+        self.file.close()
+
+
+def open_storage(url, folder):
+    """The Optuna storage at a URL, or where that is None a journal in `folder`.
+
+    Raises:
+        UserError: it cannot be reached, or its driver is not installed.
+    """
+    with reaching(url):
+        if url is None:
+            path = folder / JOURNAL
+            return JournalStorage(JournalFileBackend(str(path), lock_obj=journal_lock(path)))
+        options = {"connect_args": {"connect_timeout": 10}} if url.startswith("postgresql") else {}
+        return RDBStorage(url, {"pool_pre_ping": True} | options, heartbeat_interval=HEARTBEAT, grace_period=GRACE)
+
+
+def journal_lock(path):
+    """What keeps two processes from writing to a journal at the same time."""
+    lock = JournalLock(path)
+    try:
+        lock.acquire()
+    except OSError:  # a disk without such locks
+        return JournalFileOpenLock(str(path))
+    lock.release()
+    return lock
+
+
+@contextlib.contextmanager
+def reaching(url):
+    """Turn what goes wrong with a storage into one line."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        with quiet():
+            yield
+    except (ImportError, OSError, SQLAlchemyError, optuna.exceptions.OptunaError, ValueError) as error:
+        reason = str(getattr(error, "orig", None) or error.__cause__ or error).strip().splitlines()
+        raise UserError(f"--storage {url or JOURNAL}: cannot be used: {' '.join(reason[:2]) or type(error).__name__}; "
+                        f"the same command goes on once it can be") from error  # fmt: skip
+
+
+@contextlib.contextmanager
+def quiet():
+    """Without Optuna's warnings that an interface may change, or is for `optimize` alone."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+        warnings.filterwarnings("ignore", message="Heartbeat of storage|The reported value is ignored")
+        yield

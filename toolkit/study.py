@@ -1,0 +1,277 @@
+"""The Optuna study of a sweep: which experiment is next, and what became of each, for any number of machines.
+
+Every experiment of a sweep has a place, a number from 0. Its configuration is a function of the seed and the place
+(with TPE, of the results so far as well), so that a sweep which was interrupted is the one that was not. It is one
+trial of the study; where its process died, or it failed and is retried, one more each time that it is begun again.
+"""
+
+import contextlib
+import hashlib
+import itertools
+import json
+import os
+import socket
+import time
+import uuid
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import optuna
+from optuna.samplers import PartialFixedSampler, RandomSampler, TPESampler
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState, create_trial
+
+from toolkit.lock import ExperimentLock, InUse
+from toolkit.order import mix
+from toolkit.space import as_choice, name_of
+from toolkit.storage import HEARTBEAT, open_storage, quiet, reaching
+from utils import UserError
+
+SWEEPERS = ".sweep"  # folder in which each process that runs the sweep has a folder with a lock
+WITHOUT_OWNER = 10  # seconds after which a trial that nobody has claimed belongs to a process that was killed
+BETWEEN_LOOKS = 5  # seconds, for trials whose process is gone
+REDUCTION = 3  # asha goes on with one trial in so many, at each of its rungs
+STARTUP = 10  # configurations that TPE draws at random before it learns from them
+ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+@dataclass
+class Experiment:
+    """An experiment for this process to train: its Optuna trial, its folder's name, and the values that it sets."""
+
+    trial: optuna.Trial
+    name: str
+    values: dict
+
+
+class Study:
+    """A sweep's study, which any number of processes work on at the same time.
+
+    Args:
+        parent_dir: the sweep's folder.
+        space: its Space.
+        params: Params of its reference.
+        metric, mode: what is searched for, "max" or "min" of a metric.
+        method: "grid", "random" or "tpe".
+        trials: number of configurations; None: all of the grid.
+        seeds, folds: replicates of each: so many seeds, and folds of a cross-validation (0: none).
+        pruner: "asha", "median" or "none".
+        storage: URL of a database; None: a journal in the sweep's folder.
+
+    Raises:
+        UserError: the storage cannot be used, or there are fewer configurations than `trials`.
+    """
+
+    def __init__(self, parent_dir, space, params, metric, mode, *, method, trials, seeds, folds, pruner, storage):
+        self.folder, self.space, self.params, self.metric, self.pruner = Path(parent_dir), space, params, metric, pruner
+        self.seeds, self.folds = seeds, folds
+        self.grid = space.grid() if method == "grid" else None
+        if self.grid is not None and (trials or 0) > len(self.grid):
+            raise UserError(f"--trials is {trials}, but the grid of {space.source} has {len(self.grid)} configurations")
+        self.replicates = seeds * max(folds, 1)
+        self.configurations = trials or len(self.grid)
+        self.total = self.configurations * self.replicates
+        self.random = method == "random"
+        self.owner = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self.lock = None
+        self.seen, self.looked_at, self.beaten_at = {}, -BETWEEN_LOOKS, 0.0
+        reference = {k: v for k, v in params.written.items() if not k.startswith(("$", "_"))}
+        dimensions = [asdict(dimension) for dimension in space.dimensions]
+        definition = json.dumps([dimensions, reference, metric, mode, method, seeds, folds])
+        name = f"{self.folder.resolve().name}-{hashlib.sha256(definition.encode()).hexdigest()[:8]}"
+        self.storage = open_storage(storage, self.folder)
+        pruners = {
+            "asha": optuna.pruners.SuccessiveHalvingPruner(max(1, params.num_epochs // REDUCTION**2), REDUCTION),
+            "median": optuna.pruners.MedianPruner(),
+            "none": optuna.pruners.NopPruner(),
+        }
+        direction = {"max": "maximize", "min": "minimize"}[mode]
+        with reaching(storage):
+            self.study = optuna.create_study(
+                storage=self.storage,
+                study_name=name,
+                direction=direction,
+                pruner=pruners[pruner],
+                sampler=RandomSampler(),
+                load_if_exists=True,
+            )
+
+    def __enter__(self):
+        """Begin to work on it: what other processes left, and what failed before, is to be done again."""
+        folder = self.folder / SWEEPERS / self.owner
+        folder.mkdir(parents=True)
+        self.lock = ExperimentLock(folder)
+        self.lock.acquire()
+        self.take_back(failed_too=True)
+        return self
+
+    def __exit__(self, *error):
+        self.lock.release()
+        with contextlib.suppress(OSError):
+            self.lock.folder.rmdir()
+            self.lock.folder.parent.rmdir()
+
+    def next(self):
+        """The Experiment to train next, now this process's own; None where all are done or taken."""
+        if time.monotonic() - self.looked_at > BETWEEN_LOOKS:
+            self.take_back()
+        while True:
+            trials = self.study.get_trials(deepcopy=False)
+            begun = sum("place" not in trial.user_attrs for trial in trials)
+            if begun >= self.total and not any(trial.state == TrialState.WAITING for trial in trials):
+                return None
+            with quiet():
+                trial = self.study.ask()
+            attempts = self.attempts()
+            place = next(place for place, tried in attempts.items() if any(t.number == trial.number for t in tried))
+            if place >= self.total:  # other processes were faster
+                self._end(trial.number, TrialState.FAIL)
+            elif any(t.number < trial.number and t.state != TrialState.FAIL for t in attempts[place]):
+                trial.set_user_attr("superseded", True)
+                self._end(trial.number, TrialState.FAIL)
+            else:
+                return self._claim(trial, place)
+
+    def _claim(self, trial, place):
+        trial.set_user_attr("owner", self.owner)
+        self.heartbeat([trial], now=True)
+        configuration, replicate = divmod(place, self.replicates)
+        seed_number, fold = divmod(replicate, max(self.folds, 1))
+        with quiet():
+            fixed = self._drawn(place - replicate) if replicate else {}
+            self.study.sampler = self._sampler(configuration, fixed)
+            values = self.space.suggest(trial)
+        own = {"seed": self.params.seed + seed_number} if seed_number else {}
+        own |= {"fold": fold} if self.folds else {}
+        name = name_of(values, own)
+        trial.set_user_attr("experiment", name)
+        return Experiment(trial, name, values | own | ({"num_folds": self.folds} if self.folds else {}))
+
+    def _drawn(self, place):
+        """What was drawn for an experiment, which another process may be about to do: a dict of Optuna's parameters."""
+        deadline = time.monotonic() + WITHOUT_OWNER
+        while True:
+            trial = self.attempts()[place][-1]
+            if "experiment" in trial.user_attrs or time.monotonic() > deadline:
+                return trial.params
+            time.sleep(0.1)
+
+    def _sampler(self, configuration, fixed):
+        """What draws a configuration, with the values of those that are `fixed`, a dict by name."""
+        seed = mix(self.params.seed, configuration) % 2**32
+        if self.grid is not None:
+            fixed = {name: as_choice(value) for name, value in self.grid[configuration].items()}
+        if self.grid is not None or self.random:
+            return PartialFixedSampler(fixed, RandomSampler(seed))
+        return PartialFixedSampler(
+            fixed, TPESampler(seed=seed, constant_liar=True, n_startup_trials=STARTUP * self.replicates)
+        )
+
+    def attempts(self):
+        """The trials of each experiment, oldest first, as Optuna's FrozenTrials: a dict from its place."""
+        count, attempts = itertools.count(), {}
+        for trial in sorted(self.study.get_trials(deepcopy=False), key=lambda trial: trial.number):
+            place = trial.user_attrs["place"] if "place" in trial.user_attrs else next(count)
+            if "superseded" not in trial.user_attrs:
+                attempts.setdefault(place, []).append(trial)
+        return attempts
+
+    def take_back(self, failed_too=False):
+        """Have those experiments begun again whose process is gone; with `failed_too`, also those that failed."""
+        self.looked_at = time.monotonic()
+        if isinstance(self.storage, RDBStorage):
+            with quiet():
+                optuna.storages.fail_stale_trials(self.study)
+        for trial in self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
+            if self._is_abandoned(trial):
+                self._end(trial.number, TrialState.FAIL)
+        for place, tried in self.attempts().items():
+            again = failed_too or "failed" not in tried[-1].user_attrs
+            if place < self.total and again and all(trial.state == TrialState.FAIL for trial in tried):
+                last = tried[-1]
+                self.study.add_trial(
+                    create_trial(
+                        state=TrialState.WAITING,
+                        params=last.params,
+                        distributions=last.distributions,
+                        user_attrs={"place": place},
+                        system_attrs=last.system_attrs,
+                        intermediate_values=last.intermediate_values,
+                    )
+                )
+
+    def _is_abandoned(self, trial):
+        owner = trial.user_attrs.get("owner")
+        if owner is None:  # created just now, or by a process that was killed in that moment
+            return time.monotonic() - self.seen.setdefault(trial.number, time.monotonic()) > WITHOUT_OWNER
+        folder = self.folder / SWEEPERS / owner
+        if owner == self.owner or (isinstance(self.storage, RDBStorage) and not folder.exists()):
+            return False  # of a machine with a disk of its own, which heartbeats tell of
+        lock = ExperimentLock(folder)
+        try:
+            lock.acquire()
+        except InUse:  # it lives
+            return False
+        except UserError:  # it has just ended
+            return True
+        lock.release()
+        return True
+
+    @property
+    def has_unclaimed(self):
+        """Whether a trial may turn out to be abandoned in a few seconds."""
+        trials = self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
+        return any("owner" not in trial.user_attrs for trial in trials)
+
+    def heartbeat(self, trials, now=False):
+        """Tell a database that the processes of `trials`, which are this one's, live; when it is time, or `now`."""
+        if isinstance(self.storage, RDBStorage) and (now or time.monotonic() - self.beaten_at > HEARTBEAT):
+            self.beaten_at = self.beaten_at if now else time.monotonic()
+            for trial in trials:
+                self.storage.record_heartbeat(trial._trial_id)  # which Optuna does in `optimize` alone
+
+    def report(self, experiment, epoch, value):
+        """Note what an epoch gave. Returns why the experiment is to be stopped, in words, or None."""
+        with quiet(), contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):  # another process has taken it
+            experiment.trial.report(value, epoch)
+            if experiment.trial.should_prune():
+                return f"{self.metric} {value:.4g} is too far behind that of other trials by then ({self.pruner})"
+        return None
+
+    def finish(self, experiment, value):
+        """Note the result of an experiment; None: it was pruned."""
+        self._end(experiment.trial.number, TrialState.PRUNED if value is None else TrialState.COMPLETE, value)
+
+    def fail(self, experiment, error):
+        """Note that an experiment failed, and why; the same command retries it."""
+        with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+            experiment.trial.set_user_attr("failed", error)
+        self._end(experiment.trial.number, TrialState.FAIL)
+
+    def release(self, experiment):
+        """Note that an experiment was stopped on the way: another process, or the same command, goes on with it."""
+        self._end(experiment.trial.number, TrialState.FAIL)
+
+    def _end(self, number, state, value=None):
+        with contextlib.suppress(ValueError, optuna.exceptions.UpdateFinishedTrialError):  # another process has done so
+            self.study.tell(number, value, state)
+
+    def count(self):
+        """How many experiments are "finished", "pruned", "failed", and "running" (here or elsewhere): a dict."""
+        counts = dict.fromkeys(("finished", "pruned", "failed", "running"), 0)
+        for place, tried in self.attempts().items():
+            states = {trial.state for trial in tried}
+            if place < self.total:
+                ended = "finished" if TrialState.COMPLETE in states else "pruned"
+                failed = "failed" if states == {TrialState.FAIL} else "running"
+                counts[ended if states.intersection(ENDED) else failed] += 1
+        return counts
+
+    def best(self):
+        """The best result so far and the name of its experiment, or None."""
+        with contextlib.suppress(ValueError):  # there is none yet
+            best = self.study.best_trial
+            return best.value, best.user_attrs["experiment"]
+        return None

@@ -1,0 +1,186 @@
+"""A sweep on this machine: hands the experiments of a study to workers, and notes what comes of them."""
+
+import contextlib
+import logging
+import math
+import sys
+import time
+from collections import Counter
+from multiprocessing import connection
+
+from tqdm import tqdm
+
+from toolkit.cli import derive
+from toolkit.experiment import MAY_CHANGE
+from toolkit.journal import note_failure
+from toolkit.pool import Worker
+from toolkit.stop import StopSignals
+from utils import Params
+
+LONGEST_WAIT = 0.5  # seconds between looks for signals and other processes
+KILL = 9
+
+
+class Sweep:
+    """Trains the experiments of a study, each in a folder of the sweep's, until none is left to begin.
+
+    Args:
+        study: the Study.
+        task: the Task.
+        data_dir: the dataset's folder, as given on the command line, or None.
+        devices: list of a device's name for each worker.
+        threads: how many each computes with on the CPU.
+        retries: how often an experiment whose process died is gone on with.
+    """
+
+    def __init__(self, study, task, data_dir, devices, threads, retries):
+        self.study, self.task, self.data_dir, self.threads, self.retries = study, task, data_dir, threads, retries
+        self.devices, self.workers = devices, []
+        self.deaths = Counter()
+        self.best_value = None
+        self.bar = None
+
+    def run(self):
+        """Train. Returns what `Study.count` does.
+
+        Raises:
+            UserError: a folder holds another experiment, or the storage cannot be reached any more.
+            KeyboardInterrupt, SystemExit: a signal asked for it; what was trained is saved.
+        """
+        with StopSignals() as signals, self.study:
+            signals.in_step = True  # they are looked after here, between two things
+            disable = sys.stderr is None or None
+            self.bar = tqdm(total=self.study.total, desc="sweep", disable=disable, dynamic_ncols=True)
+            try:
+                self.show()
+                while self.step():
+                    signals.check()
+            finally:
+                self.stop()
+                self.bar.close()
+        return self.study.count()
+
+    def step(self):
+        """Hand out experiments and hear what there is to hear. Returns whether there is anything left to do."""
+        for number in range(len(self.devices)):
+            if len(self.workers) <= number or self.workers[number].experiment is None:
+                experiment = self.study.next()
+                if experiment is None:
+                    break
+                if len(self.workers) <= number:
+                    self.workers.append(Worker(self.devices[number], self.threads))
+                self.begin(self.workers[number], experiment)
+        busy = {worker.connection: worker for worker in self.workers if worker.experiment is not None}
+        if not busy:
+            time.sleep(LONGEST_WAIT if self.study.has_unclaimed else 0)
+            return self.study.has_unclaimed
+        for ready in connection.wait(list(busy), LONGEST_WAIT):
+            self.hear(busy[ready])
+        self.study.heartbeat([worker.experiment.trial for worker in busy.values() if worker.experiment is not None])
+        return True
+
+    def begin(self, worker, experiment):
+        """Let a worker train an experiment, whose folder is made, or gone on with.
+
+        Raises:
+            UserError: there is another experiment in it.
+        """
+        worker.experiment = experiment
+        folder, parent = self.study.folder / experiment.name, self.study.folder
+        params = Params(parent / "params.json", declared=self.task.hyperparameters, overrides=experiment.values)
+        derive(params, folder, parent, MAY_CHANGE)
+        folder.mkdir(exist_ok=True)
+        params.save(folder / "params.json")
+        worker.train(experiment, folder, self.data_dir, waits=self.study.pruner != "none")
+
+    def hear(self, worker):
+        """Take in what a worker has to say, or that it died."""
+        experiment, message = worker.experiment, worker.message()
+        if message is None:
+            self.deaths[experiment.name] += 1
+            replacement = self.replace(worker)
+            if self.deaths[experiment.name] <= self.retries:
+                self.say(f"{experiment.name}: {worker.death}; going on with it")
+                self.begin(replacement, experiment)
+            else:
+                self.fail(experiment, worker.death)
+                note_failure(self.study.folder / experiment.name, worker.death)
+            return
+        kind, *content = message
+        if kind == "epoch":
+            reason = self.study.report(experiment, *content)
+            if self.study.pruner != "none":
+                worker.answer(reason)
+            return
+        worker.experiment = None
+        self.end(experiment, kind, *content)
+        if kind == "failed":  # who knows what it left in that process
+            worker.stop()
+            self.replace(worker)
+
+    def end(self, experiment, kind, *content):
+        """Note how an experiment ended."""
+        if kind == "failed":
+            self.fail(experiment, *content)
+        elif kind == "pruned":
+            self.study.finish(experiment, None)
+            self.show(f"{experiment.name}: pruned")
+        elif math.isnan(content[0]):
+            self.fail(experiment, f"{self.study.metric} is nan")
+        else:
+            self.study.finish(experiment, *content)
+            value, best = content[0], self.study.best()
+            mark = "  *" if best is not None and best[1] == experiment.name else ""
+            self.show(f"{experiment.name}: {self.study.metric} {value:.4f}{mark}")
+
+    def fail(self, experiment, why):
+        """Note that an experiment failed."""
+        self.study.fail(experiment, why)
+        self.show(f"{experiment.name}: failed: {why}")
+
+    def replace(self, worker):
+        """A new worker in the place of one that is gone."""
+        number = self.workers.index(worker)
+        self.workers[number] = Worker(self.devices[number], self.threads)
+        return self.workers[number]
+
+    def say(self, message):
+        """Print a line above the bar."""
+        self.bar.clear()
+        logging.info("%s", message)
+
+    def show(self, message=None):
+        """Bring the bar up to date, after a line about the experiment that has ended."""
+        counts, best = self.study.count(), self.study.best()
+        done = counts["finished"] + counts["pruned"] + counts["failed"]
+        if message is not None:
+            self.say(f"[{done}/{self.study.total}] {message}")
+        self.bar.n = done
+        if best is not None:
+            self.bar.set_postfix_str(f"best {self.study.metric} {best[0]:.4f}", refresh=False)
+        self.bar.refresh()
+
+    def stop(self):
+        """End the workers. What they train is saved, unless Ctrl-C is pressed a second time."""
+        busy = [worker for worker in self.workers if worker.experiment is not None]
+        if busy:
+            self.say(f"stopping {len(busy)} trials, which save what they have")
+        for worker in self.workers:
+            worker.stop()
+        try:
+            for worker in self.workers:
+                worker.process.join()
+        finally:
+            for worker in self.workers:
+                worker.stop(KILL)
+            for worker in busy:
+                self.give_back(worker)
+
+    def give_back(self, worker):
+        """Note what became of the experiment of a worker that was stopped."""
+        with contextlib.suppress(OSError):
+            while (message := worker.message()) is not None:
+                if message[0] != "epoch":
+                    self.end(worker.experiment, *message)
+                    return
+        self.study.release(worker.experiment)
