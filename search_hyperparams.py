@@ -150,7 +150,9 @@ def main(argv=None):
     counts = Sweep(study, task, args.data_dir, devices, threads, args.retries).run()
     logging.info("%s", ", ".join(f"{number} {state}" for state, number in counts.items() if number))
     if study.best() is not None:
-        logging.info("Best %s on val: %.4f, %s", metric, study.best()[0], parent / study.best()[1])
+        value, name = study.best()
+        mean = f"mean {metric}" if study.replicates > 1 else metric
+        logging.info("Best %s on val: %.4f, %s", mean, value, parent / name)
     logging.info("Next: %s", shlex.join(["python", "synthesize_results.py", "--parent_dir", args.parent_dir]))
     if counts["failed"]:
         sys.exit(1)

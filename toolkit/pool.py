@@ -51,7 +51,7 @@ class Worker:
             self.connection.send(reason)
 
     def message(self):
-        """What it says: ("epoch", number, value), ("finished", value), ("pruned",), ("failed", why); None: it died."""
+        """What it says: ("epoch", number, value), ("finished", value), ("pruned" or "failed", why). None: it died."""
         try:
             return self.connection.recv()
         except (EOFError, OSError):
@@ -154,7 +154,8 @@ def train_one(parent, model_dir, data_dir, device, waits):
         note_in_log(traceback.format_exc())
     else:
         content = utils.read_json(Path(model_dir) / "run.json")
-        return ("pruned",) if "pruned" in content["sessions"][-1] else ("finished", content["best"]["value"])
+        session = content["sessions"][-1]
+        return ("pruned", session["reason"]) if "pruned" in session else ("finished", content["best"]["value"])
     note_failure(model_dir, failure)
     return ("failed", failure)
 

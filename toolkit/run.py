@@ -100,7 +100,7 @@ class Run:
         why = "by " + (self.signals.received or ("an error" if isinstance(error, Exception) else "request"))
         again = "The same command" + (" without --restart" if self.restart else "")
         if isinstance(error, Pruned):
-            why = f"after {self.state.epoch} epochs: {error}"
+            why = f"by the sweep: {error}"
         elif isinstance(error, EndOfSession):
             why, again = f"after {self.state.step} steps", "The same command without --max_steps"
         saved = f"saved {self.saved_position}" if self.saved_position else "nothing is saved yet"

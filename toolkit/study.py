@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import itertools
 import json
+import math
 import os
 import socket
 import time
@@ -66,7 +67,7 @@ class Study:
 
     def __init__(self, parent_dir, space, params, metric, mode, *, method, trials, seeds, folds, pruner, storage):
         self.folder, self.space, self.params, self.metric, self.pruner = Path(parent_dir), space, params, metric, pruner
-        self.seeds, self.folds = seeds, folds
+        self.mode, self.seeds, self.folds = mode, seeds, folds
         self.grid = space.grid() if method == "grid" else None
         if self.grid is not None and (trials or 0) > len(self.grid):
             raise UserError(f"--trials is {trials}, but the grid of {space.source} has {len(self.grid)} configurations")
@@ -237,7 +238,7 @@ class Study:
         with quiet(), contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):  # another process has taken it
             experiment.trial.report(value, epoch)
             if experiment.trial.should_prune():
-                return f"{self.metric} {value:.4g} is too far behind that of other trials by then ({self.pruner})"
+                return f"{self.metric} {value:.4g} after epoch {epoch} is too far behind other trials ({self.pruner})"
         return None
 
     def finish(self, experiment, value):
@@ -270,8 +271,16 @@ class Study:
         return counts
 
     def best(self):
-        """The best result so far and the name of its experiment, or None."""
-        with contextlib.suppress(ValueError):  # there is none yet
-            best = self.study.best_trial
-            return best.value, best.user_attrs["experiment"]
-        return None
+        """The best configuration whose replicates are all finished, or None.
+
+        Returns:
+            (value, name): the mean of the metric over its replicates, and the name of the first one's folder.
+        """
+        attempts = self.attempts()
+        found = []
+        for first in range(0, self.total, self.replicates):
+            group = [attempts.get(place, [None])[-1] for place in range(first, first + self.replicates)]
+            if all(trial is not None and trial.state == TrialState.COMPLETE for trial in group):
+                mean = math.fsum(trial.value for trial in group) / len(group)
+                found.append((mean, group[0].user_attrs["experiment"]))
+        return (max if self.mode == "max" else min)(found, key=lambda pair: pair[0], default=None)

@@ -124,14 +124,14 @@ class Sweep:
             self.fail(experiment, *content)
         elif kind == "pruned":
             self.study.finish(experiment, None)
-            self.show(f"{experiment.name}: pruned")
+            self.show(f"{experiment.name}: pruned: {content[0]}")
         elif math.isnan(content[0]):
             self.fail(experiment, f"{self.study.metric} is nan")
         else:
+            before = self.study.best()
             self.study.finish(experiment, *content)
-            value, best = content[0], self.study.best()
-            mark = "  *" if best is not None and best[1] == experiment.name else ""
-            self.show(f"{experiment.name}: {self.study.metric} {value:.4f}{mark}")
+            mark = "" if self.study.best() == before else "  *"
+            self.show(f"{experiment.name}: {self.study.metric} {content[0]:.4f}{mark}")
 
     def fail(self, experiment, why):
         """Note that an experiment failed."""
@@ -157,14 +157,15 @@ class Sweep:
             self.say(f"[{done}/{self.study.total}] {message}")
         self.bar.n = done
         if best is not None:
-            self.bar.set_postfix_str(f"best {self.study.metric} {best[0]:.4f}", refresh=False)
+            mean = "mean " if self.study.replicates > 1 else ""
+            self.bar.set_postfix_str(f"best {mean}{self.study.metric} {best[0]:.4f}", refresh=False)
         self.bar.refresh()
 
     def stop(self):
         """End the workers. What they train is saved, unless Ctrl-C is pressed a second time."""
         busy = [worker for worker in self.workers if worker.experiment is not None]
         if busy:
-            self.say(f"stopping {len(busy)} trials, which save what they have")
+            self.say(f"Stopping {len(busy)} trials, which save what they have. The same command goes on.")
         for worker in self.workers:
             worker.stop()
         try:
