@@ -121,7 +121,6 @@ def train_one(parent, model_dir, data_dir, device, waits):
 
     import train
     from toolkit.cli import set_up
-    from toolkit.script import note_in_log
 
     def report(epoch, value):
         parent.send(("epoch", epoch, value))
@@ -145,13 +144,12 @@ def train_one(parent, model_dir, data_dir, device, waits):
                 time.sleep(0.2)
     except UserError as error:
         failure = str(error)
-        note_in_log(f"error: {failure}")
+        print(f"error: {failure}", file=sys.stderr)
     except (MemoryError, torch.OutOfMemoryError):  # another attempt, in another process, may have more
-        note_in_log(traceback.format_exc())
         raise
     except Exception as error:
         failure = "".join(traceback.format_exception_only(error)).strip()
-        note_in_log(traceback.format_exc())
+        traceback.print_exc()
     else:
         content = utils.read_json(Path(model_dir) / "run.json")
         session = content["sessions"][-1]
