@@ -101,7 +101,8 @@ def choose_devices(names, jobs):
     for device in devices:
         choose_device(device)
     workers = jobs or (cores if devices == ["cpu"] else len(devices))
-    return [devices[number % len(devices)] for number in range(workers)], max(1, cores // workers)
+    threads = min(torch.get_num_threads(), max(1, cores // workers))  # the former is OMP_NUM_THREADS where that is set
+    return [devices[number % len(devices)] for number in range(workers)], threads
 
 
 def check(args, params, task, space):
@@ -131,6 +132,7 @@ def main(argv=None):
     from toolkit.cli import set_up
     from toolkit.monitor import monitored
     from toolkit.space import read_space
+    from toolkit.storage import reaching
     from toolkit.study import Study
     from toolkit.sweep import Sweep
 
@@ -147,7 +149,8 @@ def main(argv=None):
     logging.info("%s: %d configurations%s, by %s; %d at a time, on %s", parent, study.configurations, replicates,
                  method, len(devices), ", ".join(dict.fromkeys(devices)))  # fmt: skip
 
-    counts = Sweep(study, task, args.data_dir, devices, threads, args.retries).run()
+    with reaching(args.storage):
+        counts = Sweep(study, task, args.data_dir, devices, threads, args.retries).run()
     logging.info("%s", ", ".join(f"{number} {state}" for state, number in counts.items() if number))
     if study.best() is not None:
         value, name = study.best()

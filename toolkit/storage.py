@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import time
 import warnings
 from pathlib import Path
@@ -9,12 +10,14 @@ from pathlib import Path
 import optuna
 from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
 from toolkit.lock import take
 from utils import UserError
 
 JOURNAL = "study.journal"
 HEARTBEAT, GRACE = 20, 120  # seconds between signs of life in a database; without one, until a process counts as gone
+ATTEMPTS = 10  # to open a database
 
 
 class JournalLock:
@@ -55,12 +58,23 @@ def open_storage(url, folder):
     Raises:
         UserError: it cannot be reached, or its driver is not installed.
     """
-    with reaching(url):
+    with reaching(url, opening=True), quiet():
         if url is None:
             path = folder / JOURNAL
             return JournalStorage(JournalFileBackend(str(path), lock_obj=journal_lock(path)))
-        options = {"connect_args": {"connect_timeout": 10}} if url.startswith("postgresql") else {}
-        return RDBStorage(url, {"pool_pre_ping": True} | options, heartbeat_interval=HEARTBEAT, grace_period=GRACE)
+        for attempt in range(ATTEMPTS):
+            try:
+                return database(url)
+            except (IntegrityError, ProgrammingError):  # another process makes the tables at the same moment
+                if attempt == ATTEMPTS - 1:
+                    raise
+                time.sleep(random.uniform(0, 1))
+
+
+def database(url):
+    """The Optuna storage of a database, whose tables are made where they are missing."""
+    options = {"connect_args": {"connect_timeout": 10}} if url.startswith("postgresql") else {}
+    return RDBStorage(url, {"pool_pre_ping": True} | options, heartbeat_interval=HEARTBEAT, grace_period=GRACE)
 
 
 def journal_lock(path):
@@ -75,14 +89,14 @@ def journal_lock(path):
 
 
 @contextlib.contextmanager
-def reaching(url):
-    """Turn what goes wrong with a storage into one line."""
-    from sqlalchemy.exc import SQLAlchemyError
-
+def reaching(url, opening=False):
+    """Turn what goes wrong with a storage into one line; when it is opened, that may be more."""
+    errors = (OSError, SQLAlchemyError, optuna.exceptions.StorageInternalError)
+    if opening:
+        errors += (ImportError, ValueError, optuna.exceptions.OptunaError)
     try:
-        with quiet():
-            yield
-    except (ImportError, OSError, SQLAlchemyError, optuna.exceptions.OptunaError, ValueError) as error:
+        yield
+    except errors as error:
         reason = str(getattr(error, "orig", None) or error.__cause__ or error).strip().splitlines()
         raise UserError(f"--storage {url or JOURNAL}: cannot be used: {' '.join(reason[:2]) or type(error).__name__}; "
                         f"the same command goes on once it can be") from error  # fmt: skip

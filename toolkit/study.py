@@ -89,7 +89,7 @@ class Study:
             "none": optuna.pruners.NopPruner(),
         }
         direction = {"max": "maximize", "min": "minimize"}[mode]
-        with reaching(storage):
+        with reaching(storage, opening=True), quiet():
             self.study = optuna.create_study(
                 storage=self.storage,
                 study_name=name,
@@ -108,8 +108,10 @@ class Study:
         self.take_back(failed_too=True)
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, kind, error, trace):
         self.lock.release()
+        if isinstance(error, Exception):  # what it trained may not have been given back; that it is gone can be seen
+            return
         with contextlib.suppress(OSError):
             self.lock.folder.rmdir()
             self.lock.folder.parent.rmdir()
