@@ -1,0 +1,79 @@
+"""How long a sweep takes, beside CS230's way: one `python train.py` after the other.
+
+python benchmarks/sweep.py                            # 8 trials and 40; about five minutes on two cores
+python benchmarks/sweep.py --trials 8 --repeat 3
+
+The network of experiments/base_model on the digits, 5 epochs, at as many learning rates as there are trials.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from tabulate import tabulate
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from toolkit.builder import build  # noqa: E402
+from toolkit.sources import digits  # noqa: E402
+
+EPOCHS = 5
+
+
+def timed(*command):
+    """The seconds that a command takes."""
+    started = time.monotonic()
+    subprocess.run([sys.executable, *map(str, command)], check=True, stdout=subprocess.DEVNULL)
+    return time.monotonic() - started
+
+
+def one_after_the_other(folder, data, params, rates):
+    """CS230's way: a process for each trial."""
+    seconds = 0.0
+    for rate in rates:
+        model_dir = folder / f"learning_rate_{rate}"
+        model_dir.mkdir(parents=True)
+        (model_dir / "params.json").write_text(json.dumps(params | {"learning_rate": rate}))
+        seconds += timed(ROOT / "train.py", "--model_dir", model_dir, "--data_dir", data)
+    return seconds
+
+
+def as_a_sweep(folder, data, params, rates):
+    """`search_hyperparams.py`."""
+    folder.mkdir(parents=True)
+    (folder / "params.json").write_text(json.dumps(params))
+    (folder / "search_space.json").write_text(json.dumps({"learning_rate": rates}))
+    seconds = timed(ROOT / "search_hyperparams.py", "--parent_dir", folder, "--data_dir", data)
+    assert len(list(folder.glob("*/metrics_val_best_weights.json"))) == len(rates)
+    return seconds
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, nargs="+", default=[8, 40])
+    parser.add_argument("--repeat", type=int, default=1)
+    args = parser.parse_args()
+    params = json.loads((ROOT / "experiments" / "base_model" / "params.json").read_text())
+    params = {k: v for k, v in params.items() if k != "$schema"} | {"num_epochs": EPOCHS}
+    rows = []
+    with tempfile.TemporaryDirectory() as place:
+        place = Path(place)
+        build(digits(), place / "digits")
+        for trials in args.trials:
+            rates = [float(f"{rate:.4g}") for rate in np.geomspace(5e-4, 5e-3, trials)]
+            for repeat in range(args.repeat):
+                sweep = as_a_sweep(place / f"sweep-{trials}-{repeat}", place / "digits", params, rates)
+                classic = one_after_the_other(place / f"classic-{trials}-{repeat}", place / "digits", params, rates)
+                rows.append({"trials": trials, "one after the other, s": classic, "sweep, s": sweep,
+                             "ratio": classic / sweep})  # fmt: skip
+    print(tabulate(rows, headers="keys", tablefmt="pipe", floatfmt=".1f"))
+
+
+if __name__ == "__main__":
+    main()
