@@ -19,7 +19,9 @@ def plot_curves(history, best):
 
     metrics = [key.removeprefix("val_") for key in history[-1] if key.startswith("val_") and key != "val_loss"]
     names = ["loss", best["monitor"]] if best["monitor"] != "loss" else ["loss", *metrics[:1]]
-    figure = Figure(figsize=(5 * len(names), 3.6), layout="constrained")
+    width = 5 * len(names)  # inches
+    figure = Figure(figsize=(width, 3.6))
+    figure.subplots_adjust(left=0.65 / width, right=1 - 0.15 / width, bottom=0.14, top=0.91, wspace=0.18)
     epochs = [row["epoch"] for row in history]
     marker = "o" if len(epochs) == 1 else None
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
@@ -31,6 +33,7 @@ def plot_curves(history, best):
             axes.plot(best["epoch"], value, "o", color="tab:orange", label=f"best epoch {best['epoch']}: {value:.4g}")
         axes.set(xlabel="epoch", title=name)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.ticklabel_format(axis="y", scilimits=(-3, 4))
         axes.grid(alpha=0.3)
         axes.legend()
     picture = io.BytesIO()
