@@ -4,7 +4,7 @@ import csv
 import io
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,6 +12,7 @@ MOST_PANELS = 6  # hyperparameters with a panel of their own
 MOST_AXES = 10  # of the parallel coordinates, with the metric
 MOST_LINES = 500  # of the parallel coordinates
 MOST_CATEGORIES = 12  # that are named on an axis
+FEW_VALUES = 6  # of a number, which are drawn as categories
 MOST_CURVES = 10
 BEST = "#d55e00"  # vermilion, which those who do not tell red from green tell from all of viridis
 
@@ -34,13 +35,14 @@ def plot_results(table, mode):
     axes = [axis for axis in axes if len(set(axis.positions)) > 1]  # what varies only in rows without the metric is out
     metric = Axis.of_metric(table.metric, rows, mode)
     panel_rows = math.ceil(min(len(axes), MOST_PANELS) / 3)
-    heights = [3.1 * panel_rows] * bool(axes) + [3.6] + [3.8] * bool(axes)
-    figure = Figure(figsize=(12, sum(heights)), layout="constrained")
+    heights = [3.1 * panel_rows] * bool(axes) + [3.6] + [3.8] * (len(axes) > 1)
+    figure = Figure(figsize=(13, sum(heights)), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
     parts = iter(np.atleast_1d(figure.subfigures(len(heights), 1, height_ratios=heights)))
     if axes:
         draw_panels(next(parts), axes[:MOST_PANELS], metric, rows, table.best)
     draw_curves(next(parts), rows[:MOST_CURVES], metric, table.best)
-    if axes:
+    if len(axes) > 1:
         draw_parallel(next(parts), [*axes[: MOST_AXES - 1], metric], rows, table.best)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=120)
@@ -65,16 +67,13 @@ class Axis:
     def of_hyperparameter(cls, name, rows, space):
         """The axis of a hyperparameter; `space` is what search_space.json says of it, or None."""
         values = [row.params.get(name) for row in rows]
-        if all(type(value) in (int, float) and math.isfinite(value) for value in values) and not isinstance(
-            space, list
-        ):
-            positive = min(values, default=0) > 0
-            is_log = (
-                space.get("log", False) if isinstance(space, dict) else positive and max(values) >= 100 * min(values)
-            )
-            few = sorted(set(values))
-            ticks = [(value, f"{value:.4g}") for value in few] if is_log and len(few) <= 6 else None
-            return cls(name, values, "log" if is_log and positive else "linear", ticks)
+        is_number = all(type(value) in (int, float) and math.isfinite(value) for value in values)
+        if is_number and not isinstance(space, list):
+            few = sorted(set(values)) if len(set(values)) <= FEW_VALUES else []
+            is_log = bool(space.get("log")) and min(values) > 0 if isinstance(space, dict) else spans_orders(values)
+            if is_log or isinstance(space, dict) or not few or len(values) < 2 * len(few):
+                ticks = [(value, f"{value:.4g}") for value in few] if is_log and few else None
+                return cls(name, values, "log" if is_log else "linear", ticks)
         categories = sorted(set(map(category, values)), key=lambda text: (text == "-", *natural(text)))
         places = {text: place for place, text in enumerate(categories)}
         step = math.ceil(len(categories) / MOST_CATEGORIES)
@@ -85,8 +84,7 @@ class Axis:
     def of_metric(cls, name, rows, mode):
         """The axis of the metric; a loss that spans two orders of magnitude gets a log scale."""
         values = [row.metrics[name] for row in rows]
-        is_log = mode == "min" and values and min(values) > 0 and max(values) >= 100 * min(values)
-        return cls(name, values, "log" if is_log else "linear")
+        return cls(name, values, "log" if mode == "min" and spans_orders(values) else "linear")
 
     @property
     def fractions(self):
@@ -100,38 +98,41 @@ def draw_panels(part, axes, metric, rows, best):
     """The metric against each hyperparameter: a dot a row, hollow where it is not finished, the best marked."""
     from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
-    part.suptitle(f"{metric.name} of {len(rows):,} rows, by hyperparameter", fontsize=12)
     columns = min(len(axes), 3)
-    grid = part.subplots(math.ceil(len(axes) / columns), columns, squeeze=False, sharey=True).flat
-    finished = np.array([row.status == "finished" for row in rows])
+    panels = part.subplots(math.ceil(len(axes) / columns), columns, squeeze=False, sharey=True).flatten()
+    for panel in panels[::columns]:
+        panel.set_ylabel(metric.name)
+    for panel in panels[len(axes) :]:
+        panel.remove()
     heights = np.array(metric.positions)
     widths = np.array([row.half_widths.get(metric.name, math.nan) for row in rows])
+    finished = np.array([row.status == "finished" for row in rows])
+    with_bars = len(rows) <= 100 and not np.isnan(widths).all()
+    key = "".join(["; bars: 95% confidence"] * with_bars + ["; hollow: not finished"] * (not finished.all()))
+    part.suptitle(f"{metric.name} of {len(rows):,} rows, by hyperparameter{key}", fontsize=12)
     size, alpha = (30, 0.8) if len(rows) <= 100 else (10, 0.5) if len(rows) <= 1000 else (4, 0.3)
-    for panel, axis in zip(grid, axes, strict=False):
+    for panel, axis in zip(panels, axes, strict=False):
         places = np.array(axis.positions, dtype=np.float64)
         if axis.is_categorical:
             places += np.random.default_rng(0).uniform(-0.15, 0.15, len(places))
-        if len(rows) <= 100:
+        if with_bars:
             panel.errorbar(places, heights, widths, fmt="none", ecolor="0.75", elinewidth=1, zorder=1)
         panel.scatter(places[finished], heights[finished], size, "tab:blue", alpha=alpha, linewidths=0, zorder=2)
         panel.scatter(places[~finished], heights[~finished], size, "none", edgecolors="0.5", alpha=alpha, zorder=2)
         for i in (i for i, row in enumerate(rows) if row is best):
             panel.plot(places[i], heights[i], "*", color=BEST, markersize=13, markeredgecolor="white", zorder=3)
-        panel.set(xscale=axis.scale, yscale=metric.scale)
+        panel.set(xscale=axis.scale, yscale=metric.scale, ymargin=0.1)
         panel.set_xlabel(shorten(axis.name, 40))
         if axis.ticks:
             panel.xaxis.set_major_locator(FixedLocator([place for place, _ in axis.ticks]))
             panel.xaxis.set_major_formatter(FixedFormatter([label for _, label in axis.ticks]))
             panel.xaxis.set_minor_locator(NullLocator())
             if sum(len(label) + 2 for _, label in axis.ticks) > 36:
-                panel.tick_params(axis="x", rotation=30)
+                for label in panel.get_xticklabels():
+                    label.set(rotation=30, ha="right", rotation_mode="anchor")
         if axis.is_categorical:
             panel.set_xlim(-0.5, max(axis.positions) + 0.5)
         panel.grid(alpha=0.3)
-    for panel in list(part.axes)[::columns]:
-        panel.set_ylabel(metric.name)
-    for panel in list(grid):
-        panel.remove()
 
 
 def draw_curves(part, rows, metric, best):
@@ -140,22 +141,24 @@ def draw_curves(part, rows, metric, best):
     from matplotlib.ticker import MaxNLocator
 
     name = metric.name.removeprefix("test_")
-    panel, drawn = part.subplots(), 0
+    panel, drawn = part.subplots(), []
     for place, row in enumerate(rows):
         values = curve_of(row, f"val_{name}")
         if values:
             color = BEST if row is best else colormaps["viridis"](0.05 + 0.85 * place / MOST_CURVES)
-            label = shorten(row.name, 44) + (" *" if row is best else "")
+            label = shorten(row.name, 58) + (" *" if row is best else "")
             style = {"linewidth": 2.5, "zorder": 3} if row is best else {"linewidth": 1.3, "zorder": 2}
             marker = "o" if len(values) == 1 else None
             panel.plot(range(1, len(values) + 1), values, color=color, label=label, marker=marker, **style)
-            drawn += 1
-    panel.set(xlabel="epoch", ylabel=name, yscale=metric.scale)
-    panel.set_title("learning curves (validation)" + (f" of the best {drawn}" if drawn > 1 else ""), fontsize=12)
+            drawn.append(values)
+    wide = metric.scale == "log" and spans_orders([value for values in drawn for value in values])
+    panel.set(xlabel="epoch", ylabel=name, yscale="log" if wide else "linear")
+    best_ones = f" of the best {len(drawn)}" if len(drawn) > 1 else ""
+    panel.set_title(f"learning curves (validation){best_ones}", fontsize=12)
     panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     panel.grid(alpha=0.3)
     if drawn:
-        part.legend(loc="outside right upper", fontsize=8, frameon=False)
+        part.legend(loc="outside right upper", fontsize=7.5, frameon=False)
     else:
         panel.text(0.5, 0.5, "no history.csv", transform=panel.transAxes, ha="center", color="0.5")
 
@@ -174,27 +177,29 @@ def curve_of(row, name):
 
 
 def draw_parallel(part, axes, rows, best):
-    """A line a row through its hyperparameters to its metric, the colour of the metric; the best is drawn last."""
+    """A line a row, best first, through its hyperparameters to its metric: the darker the better, the best on top."""
     from matplotlib import colormaps
     from matplotlib.collections import LineCollection
 
     panel = part.subplots()
-    lines = np.stack([axis.fractions for axis in axes], axis=1)[:MOST_LINES]
+    axes = [replace(axis, positions=axis.positions[:MOST_LINES]) for axis in axes]
+    lines = np.stack([axis.fractions for axis in axes], axis=1)
     shown = f"the best {len(lines)} of {len(rows):,} rows" if len(lines) < len(rows) else "all rows"
-    panel.set_title(f"parallel coordinates of {shown}, coloured by {axes[-1].name}", fontsize=12, pad=24)
-    colors = colormaps["viridis"](lines[:, -1])
+    panel.set_title(f"parallel coordinates of {shown}, the darker the better", fontsize=12, pad=24)
+    colors = colormaps["viridis"](0.9 * abs(lines[:, -1] - lines[0, -1]))
     alpha = 0.9 if len(lines) <= 50 else 0.4
     points = [np.column_stack([range(len(axes)), line]) for line in lines]
-    panel.add_collection(LineCollection(points[::-1], colors=colors[::-1], alpha=alpha, linewidths=1, rasterized=True))
+    panel.add_collection(LineCollection(points[::-1], colors=colors[::-1], alpha=alpha, linewidths=1))
     for i in (i for i, row in enumerate(rows[: len(lines)]) if row is best):
         panel.plot(range(len(axes)), lines[i], color=BEST, linewidth=2.5, zorder=3)
     for place, axis in enumerate(axes):
         panel.axvline(place, color="0.3", linewidth=1, zorder=1)
         for height, label in ticks_of(axis):
-            panel.text(place + 0.02, height, label, fontsize=7.5, va="center", zorder=4,
-                       bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.8})  # fmt: skip
+            panel.annotate(label, (place, height), (4, 0), textcoords="offset points", fontsize=7.5, va="center",
+                           bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.8})  # fmt: skip
         panel.text(place, 1.06, shorten(axis.name, int(90 / len(axes)) + 2), fontsize=9, ha="center", va="bottom")
-    panel.set(xlim=(-0.1, len(axes) - 0.6), ylim=(-0.05, 1.05))
+    margin = 0.05 * len(axes)  # for the names and labels of the outer axes
+    panel.set(xlim=(-margin, len(axes) - 1 + margin), ylim=(-0.05, 1.05))
     panel.set_axis_off()
 
 
@@ -210,6 +215,14 @@ def ticks_of(axis):
     steps = np.linspace(0, 1, 5)
     values = low * (high / low) ** steps if axis.scale == "log" else low + (high - low) * steps
     return [(step, f"{value:.3g}") for step, value in zip(steps, values, strict=True)]
+
+
+def spans_orders(values):
+    """Whether positive values span two orders of magnitude, and not by a few near zero alone."""
+    if not values or min(values) <= 0 or max(values) < 100 * min(values):
+        return False
+    low, high = np.quantile(values, [0.05, 0.95], method="nearest")
+    return bool(high >= 40 * low)
 
 
 def category(value):
