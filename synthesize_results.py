@@ -93,6 +93,7 @@ def write(table, mode, parent_dir, pictures):
 
         files["results.png"] = plot_results(table, mode)
     for name, content in files.items():
+        content = content if isinstance(content, bytes) else content.encode(errors="backslashreplace")  # odd names
         utils.write_whole(folder / name, content)
     print(f"\nWritten: {', '.join(str(folder / name) for name in files)}", flush=True)
 

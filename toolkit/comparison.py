@@ -71,18 +71,15 @@ def choose_metric(rows, name=None, mode=None):
 
 
 def rank(rows, metric, mode):
-    """The rows sorted by a metric, best first; those without it, or where it is NaN, last."""
+    """The rows sorted by a metric, best first; those without it, or where it is not finite, last."""
 
     def key(row):
         value = row.metrics.get(metric, math.nan)
-        return (True, 0, row.name) if math.isnan(value) else (False, -value if mode == "max" else value, row.name)
+        if not math.isfinite(value):
+            return True, 0, row.name
+        return False, -value if mode == "max" else value, row.name
 
     return sorted(rows, key=key)
-
-
-def is_complete(row):
-    """Whether a row, and all that was folded into it, is finished."""
-    return row.status == "finished"
 
 
 def fold(rows):

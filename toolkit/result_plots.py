@@ -8,12 +8,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from toolkit.results import printable
+from toolkit.tables import as_text
+
 MOST_PANELS = 6  # hyperparameters with a panel of their own
 MOST_AXES = 10  # of the parallel coordinates, with the metric
 MOST_LINES = 500  # of the parallel coordinates
 MOST_CATEGORIES = 12  # that are named on an axis
 FEW_VALUES = 6  # of a number, which are drawn as categories
 MOST_CURVES = 10
+MISSING = -0.1  # where a line crosses an axis of the parallel coordinates that it has no value on
 BEST = "#d55e00"  # vermilion, which those who do not tell red from green tell from all of viridis
 
 
@@ -53,8 +57,8 @@ def plot_results(table, mode):
 class Axis:
     """Where the rows stand on an axis.
 
-    `positions` are the values of the rows, or the numbers of their categories; `ticks` a list of (position, label),
-    None where matplotlib is to choose; `scale` is "linear" or "log".
+    `positions` are the values of the rows, NaN where one is missing, or the numbers of their categories; `ticks` are
+    pairs (position, label), None where matplotlib is to choose; `scale` is "linear" or "log".
     """
 
     name: str
@@ -67,18 +71,20 @@ class Axis:
     def of_hyperparameter(cls, name, rows, space):
         """The axis of a hyperparameter; `space` is what search_space.json says of it, or None."""
         values = [row.params.get(name) for row in rows]
-        is_number = all(type(value) in (int, float) and math.isfinite(value) for value in values)
-        if is_number and not isinstance(space, list):
-            few = sorted(set(values)) if len(set(values)) <= FEW_VALUES else []
-            is_log = bool(space.get("log")) and min(values) > 0 if isinstance(space, dict) else spans_orders(values)
+        known = [value for value in values if value is not None]
+        is_number = all(type(value) in (int, float) and math.isfinite(value) for value in known)
+        if known and is_number and not isinstance(space, list):
+            few = sorted(set(known)) if len(set(known)) <= FEW_VALUES else []
+            is_log = bool(space.get("log")) and min(known) > 0 if isinstance(space, dict) else spans_orders(known)
             if is_log or isinstance(space, dict) or not few or len(values) < 2 * len(few):
                 ticks = [(value, f"{value:.4g}") for value in few] if is_log and few else None
-                return cls(name, values, "log" if is_log else "linear", ticks)
-        categories = sorted(set(map(category, values)), key=lambda text: (text == "-", *natural(text)))
+                positions = [math.nan if value is None else value for value in values]
+                return cls(name, positions, "log" if is_log else "linear", ticks)
+        categories = sorted(set(map(as_text, values)), key=lambda text: (text == "-", *natural(text)))
         places = {text: place for place, text in enumerate(categories)}
         step = math.ceil(len(categories) / MOST_CATEGORIES)
         ticks = [(place, shorten(text, 14)) for text, place in places.items()][::step]
-        return cls(name, [places[category(value)] for value in values], ticks=ticks, is_categorical=True)
+        return cls(name, [places[as_text(value)] for value in values], ticks=ticks, is_categorical=True)
 
     @classmethod
     def of_metric(cls, name, rows, mode):
@@ -88,10 +94,11 @@ class Axis:
 
     @property
     def fractions(self):
-        """The positions from 0 at the lowest to 1 at the highest, an array."""
+        """The positions from 0 at the lowest to 1 at the highest, an array; MISSING where there is none."""
         places = np.log(self.positions) if self.scale == "log" else np.asarray(self.positions, dtype=np.float64)
-        low, high = places.min(), places.max()
-        return (places - low) / (high - low) if high > low else np.full(len(places), 0.5)
+        low, high = np.nanmin(places), np.nanmax(places)
+        fractions = (places - low) / (high - low) if high > low else places - low + 0.5
+        return np.where(np.isnan(fractions), MISSING, fractions)
 
 
 def draw_panels(part, axes, metric, rows, best):
@@ -183,6 +190,7 @@ def draw_parallel(part, axes, rows, best):
 
     panel = part.subplots()
     axes = [replace(axis, positions=axis.positions[:MOST_LINES]) for axis in axes]
+    axes = [axis for axis in axes if not np.isnan(axis.positions).all()]
     lines = np.stack([axis.fractions for axis in axes], axis=1)
     shown = f"the best {len(lines)} of {len(rows):,} rows" if len(lines) < len(rows) else "all rows"
     panel.set_title(f"parallel coordinates of {shown}, the darker the better", fontsize=12, pad=24)
@@ -199,7 +207,7 @@ def draw_parallel(part, axes, rows, best):
                            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.8})  # fmt: skip
         panel.text(place, 1.06, shorten(axis.name, int(90 / len(axes)) + 2), fontsize=9, ha="center", va="bottom")
     margin = 0.05 * len(axes)  # for the names and labels of the outer axes
-    panel.set(xlim=(-margin, len(axes) - 1 + margin), ylim=(-0.05, 1.05))
+    panel.set(xlim=(-margin, len(axes) - 1 + margin), ylim=(MISSING - 0.03, 1.05))
     panel.set_axis_off()
 
 
@@ -209,12 +217,13 @@ def ticks_of(axis):
     if axis.is_categorical:
         heights = dict(zip(places, fractions, strict=True))
         return [(heights[place], label) for place, label in axis.ticks if place in heights]
-    low, high = places.min(), places.max()
+    low, high = np.nanmin(places), np.nanmax(places)
+    missing = [(MISSING, "-")] if np.isnan(places).any() else []
     if low == high:
-        return [(0.5, f"{low:.4g}")]
+        return [(0.5, f"{low:.4g}"), *missing]
     steps = np.linspace(0, 1, 5)
     values = low * (high / low) ** steps if axis.scale == "log" else low + (high - low) * steps
-    return [(step, f"{value:.3g}") for step, value in zip(steps, values, strict=True)]
+    return [(step, f"{value:.3g}") for step, value in zip(steps, values, strict=True)] + missing
 
 
 def spans_orders(values):
@@ -223,11 +232,6 @@ def spans_orders(values):
         return False
     low, high = np.quantile(values, [0.05, 0.95], method="nearest")
     return bool(high >= 40 * low)
-
-
-def category(value):
-    """A value as the text of a category."""
-    return "-" if value is None else value if isinstance(value, str) else str(value)
 
 
 def natural(text):
@@ -240,6 +244,7 @@ def natural(text):
 
 def shorten(text, longest):
     """A text cut in its middle, where it is longer than that; what matplotlib would take for mathematics is escaped."""
+    text = printable(text)
     if len(text) > longest:
         text = f"{text[: longest // 2]}…{text[-((longest - 1) // 2) :]}"
     return text.replace("$", r"\$")

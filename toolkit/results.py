@@ -110,7 +110,7 @@ def walk(parent_dir, left_out):
                     if is_folder(entry) and not entry.name.endswith(".json"):
                         if not entry.name.startswith((".", "replaced-")) and entry.name != "tensorboard":
                             folders.append(entry)
-                    elif is_folder(entry) or entry.is_file():
+                    elif is_folder(entry) or is_file(entry):
                         names.add(entry.name)
         except FileNotFoundError:  # removed meanwhile
             continue
@@ -132,6 +132,14 @@ def is_folder(entry):
     try:
         return entry.is_dir()
     except OSError:  # a link to itself
+        return False
+
+
+def is_file(entry):
+    """Whether an entry of a folder is a file, or a link to one: not a pipe, which would have to be waited for."""
+    try:
+        return entry.is_file()
+    except OSError:
         return False
 
 
@@ -249,11 +257,14 @@ def as_dict(value):
 
 
 def one_line(text, longest=160):
-    """What a text of any form comes to: its first line, of a traceback the last one, without control characters."""
-    text = str(text or "")
-    if text.isprintable() and len(text) <= longest:
-        return text.strip()
-    lines = [line.strip() for line in text.splitlines() if line.strip()] or [""]
-    line = lines[-1] if lines[0].startswith("Traceback") else lines[0]
-    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    """What a message of any form comes to: its first line, of a traceback the last one."""
+    lines = [line.strip() for line in str(text or "").splitlines() if line.strip()] or [""]
+    line = printable(lines[-1] if lines[0].startswith("Traceback") else lines[0])
     return line if len(line) <= longest else f"{line[: longest - 1]}…"
+
+
+def printable(text):
+    """A text with escapes for what would do something to a terminal or a table: line breaks, control characters."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -8,8 +8,8 @@ from collections import Counter
 
 from tabulate import tabulate
 
-from toolkit.comparison import NO_COLUMNS, is_complete, varying
-from toolkit.results import STATUSES, one_line
+from toolkit.comparison import NO_COLUMNS, varying
+from toolkit.results import STATUSES, one_line, printable
 
 LONGEST_ON_TERMINAL = 50  # rows
 LONGEST_LIST = 20  # lines of a kind under the table
@@ -32,20 +32,23 @@ class ResultsTable:
         self.hyperparameters = varying(rows, without=NO_COLUMNS if folded else ())
         metrics = dict.fromkeys(name for row in rows for name in row.metrics)
         self.metrics = sorted(metrics, key=lambda name: name.startswith("test_"))  # stable: else as written
+        self.intervals = {name for row in rows for name in row.half_widths}  # metrics that have some
         self.folded, self.baseline = any(row.replicates for row in rows), baseline
-        ranked = (row for row in rows if is_complete(row) and not math.isnan(row.metrics.get(metric, math.nan)))
-        self.best = next(ranked, None)
+        finished = (
+            row for row in rows if row.status == "finished" and math.isfinite(row.metrics.get(metric, math.nan))
+        )
+        self.best = next(finished, None)
 
     def headers(self, csv=False):
         """The names of the columns. In csv the numbers of a cell have columns of their own."""
         taken = {"name", "status", "epochs", "n", *self.metrics}
         hyperparameters = [f"params.{name}" if name in taken else name for name in self.hyperparameters]
-        widths = {name for row in self.rows for name in row.half_widths} if csv else ()
+        widths = self.intervals if csv else ()
         metrics = [n for name in self.metrics for n in ([name, f"{name}_ci95"] if name in widths else [name])]
         first = ["name", "best", "status", "epochs"] if csv else ["name", "status", "epochs"]
         count = (["n", "replicates"] if csv else ["n"]) if self.folded else []
         last = ["difference", "p_value" if csv else "p"] if self.baseline else []
-        return first + count + hyperparameters + metrics + last
+        return [printable(name) for name in first + count + hyperparameters + metrics + last]
 
     def cells(self, row):
         """The texts of a row."""
@@ -63,12 +66,13 @@ class ResultsTable:
             cells.append("-" if row.difference is None else f"{row.difference:+.4f}")
             small = row.p_value is not None and row.p_value < 0.0001
             cells.append("-" if row.p_value is None else "<0.0001" if small else f"{row.p_value:.4f}")
-        return [one_line(cell) for cell in cells]
+        return [printable(cell) for cell in cells]
 
     def as_pipe(self, longest=None):
         """CS230's pipe table of the first `longest` rows (None: of all)."""
-        rows = [[cell.replace("|", "\\|") for cell in self.cells(row)] for row in self.rows[:longest]]
-        return tabulate(rows, self.headers(), tablefmt="pipe", disable_numparse=True, colalign=self._alignment())
+        rows = [self.headers(), *(self.cells(row) for row in self.rows[:longest])]
+        headers, *rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+        return tabulate(rows, headers, tablefmt="pipe", disable_numparse=True, colalign=self._alignment())
 
     def as_latex(self):
         """A tabular for a document that has the package booktabs."""
@@ -79,17 +83,16 @@ class ResultsTable:
 
     def as_csv(self):
         """All rows with every digit, as the text of a csv file."""
-        text, headers = io.StringIO(), self.headers(csv=True)
+        text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(headers)
-        widths = {name for name in self.metrics if f"{name}_ci95" in headers}
+        writer.writerow(self.headers(csv=True))
         for row in self.rows:
             cells = [row.name, "*" if row is self.best else "", row.status, row.epochs]
             cells += finished_of(row) if self.folded else ()
             cells += [plain(row.params.get(name)) for name in self.hyperparameters]
             for name in self.metrics:
                 cells.append(row.metrics.get(name))
-                cells += [row.half_widths.get(name)] if name in widths else []
+                cells += [row.half_widths.get(name)] if name in self.intervals else []
             cells += [row.difference, row.p_value] if self.baseline else []
             writer.writerow(cells)
         return text.getvalue()
