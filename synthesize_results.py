@@ -76,10 +76,8 @@ def show(table, parent_dir):
     """Print the table, the best rows if it is long, and what stands under it."""
     if table.rows:
         print(table.as_pipe(LONGEST_ON_TERMINAL))
-        if len(table.rows) > LONGEST_ON_TERMINAL:
-            print(f"\n... and {len(table.rows) - LONGEST_ON_TERMINAL:,} more rows, in {Path(parent_dir, 'results.md')}")
-    else:
-        print(f"{parent_dir}: no trained experiment")
+    if len(table.rows) > LONGEST_ON_TERMINAL:
+        print(f"\n... and {len(table.rows) - LONGEST_ON_TERMINAL:,} more rows, in {Path(parent_dir, 'results.md')}")
     print("", *table.below(), sep="\n", flush=True)
 
 
@@ -103,19 +101,25 @@ def watch(args, options):
     before, pictured = None, -SECONDS_BETWEEN_PICTURES
     try:
         while True:
-            table, mode = make_table(args.parent_dir, **options)
-            content = (table.as_csv(), table.below())
+            try:
+                table, mode = make_table(args.parent_dir, **options)
+                content = (table.as_csv(), table.below())
+            except UserError as error:
+                if not os.path.isdir(args.parent_dir):
+                    raise
+                table, content = None, f"{error} (so far)"  # the metric or the baseline may come
             if content != before:
                 before = content
                 if sys.stdout.isatty():
                     print("\033[H\033[J", end="")
-                show(table, args.parent_dir)
-                running = any(row.status == "running" for row in table.rows)
-                due = not running or time.monotonic() - pictured >= SECONDS_BETWEEN_PICTURES
-                pictures = due and not args.no_plots
-                if table.rows:
-                    write(table, mode, args.parent_dir, pictures)
-                    pictured = time.monotonic() if pictures else pictured
+                if table is None:
+                    print(content, flush=True)
+                else:
+                    show(table, args.parent_dir)
+                    running = any(row.status == "running" for row in table.rows)
+                    due = not running or time.monotonic() - pictured >= SECONDS_BETWEEN_PICTURES
+                    pictured = time.monotonic() if due else pictured
+                    write(table, mode, args.parent_dir, due and not args.no_plots)
             time.sleep(args.watch)
     except KeyboardInterrupt:
         print()

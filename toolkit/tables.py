@@ -109,8 +109,8 @@ class ResultsTable:
         rows = [one for row in self.rows for one in row.replicates or [row]]
         counts = Counter(row.status for row in rows)
         statuses = ", ".join(f"{counts[status]:,} {status}" for status in STATUSES if counts[status])
-        lines = [f"{len(rows):,} {'experiment' if len(rows) == 1 else 'experiments'}: {statuses}"
-                 + (f"; sorted by {self.metric}, * is the best that is finished" if self.best else "")]  # fmt: skip
+        best = f"; sorted by {self.metric}, * is the best that is finished" if self.best else ""
+        lines = [f"{len(rows):,} experiment{'s' * (len(rows) != 1)}: {statuses or 'none is trained'}{best}"]
         if self.folded:
             lines.append("±: 95% confidence interval of the mean over n finished replicates, by Student's t "
                          "(folds of a cross-validation: corrected for the overlap of their training sets)")  # fmt: skip
