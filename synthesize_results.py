@@ -12,6 +12,7 @@ The table is written to results.md, results.csv and results.tex in that folder, 
 
 import argparse
 import logging
+import math
 import os
 import sys
 import time
@@ -98,7 +99,7 @@ def write(table, mode, parent_dir, pictures):
 
 def watch(args, options):
     """Show the table again and again, and write the files where it has changed, until Ctrl-C."""
-    before, pictured = None, -SECONDS_BETWEEN_PICTURES
+    before, pictured = None, -math.inf
     try:
         while True:
             try:
@@ -116,7 +117,8 @@ def watch(args, options):
                     print(content, flush=True)
                 else:
                     show(table, args.parent_dir)
-                    running = any(row.status == "running" for row in table.rows)
+                if table is not None and table.rows:
+                    running = any(row.status == "running" for row in table.results.rows)
                     due = not running or time.monotonic() - pictured >= SECONDS_BETWEEN_PICTURES
                     pictured = time.monotonic() if due else pictured
                     write(table, mode, args.parent_dir, due and not args.no_plots)

@@ -326,9 +326,12 @@ def test_pictures_of_any_number_of_rows(call, parent, count, hyperparameters):
 
 
 def test_watching_shows_what_changes_until_ctrl_c(parent):
-    leave(parent / "a", {"x": 1}, 0.8)
+    parent.mkdir()  # the sweep has only just begun
     command = [sys.executable, "synthesize_results.py", "--parent_dir", str(parent), "--watch", "0.1", "--no_plots"]
+    command += ["--metric", "accuracy"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert "no experiment has it; there is none yet (so far)" in process.stdout.readline()
+        leave(parent / "a", {"x": 1}, 0.8)
         wait_for(process, lambda: (parent / "results.tex").exists())
         leave(parent / "new" / "b", {"x": 2}, 0.9)
         wait_for(process, lambda: "new/b" in (parent / "results.tex").read_text())

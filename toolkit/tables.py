@@ -41,7 +41,7 @@ class ResultsTable:
 
     def headers(self, csv=False):
         """The names of the columns. In csv the numbers of a cell have columns of their own."""
-        taken = {"name", "status", "epochs", "n", *self.metrics}
+        taken = {"name", "best", "status", "epochs", "n", "replicates", "difference", "p", "p_value", *self.metrics}
         hyperparameters = [f"params.{name}" if name in taken else name for name in self.hyperparameters]
         widths = self.intervals if csv else ()
         metrics = [n for name in self.metrics for n in ([name, f"{name}_ci95"] if name in widths else [name])]
