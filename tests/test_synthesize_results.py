@@ -105,13 +105,14 @@ def test_the_statuses_are_told_apart_and_only_a_finished_one_is_the_best(table, 
     leave(parent / "running", {"x": 5}, 0.95, how="first_epoch")
     owner = {"host": socket.gethostname(), "pid": os.getpid(), "since": "t"}
     (parent / "running" / ".lock").write_text(json.dumps(owner))
+    (parent / "running" / "history.csv").write_text("epoch,val_loss\n1,0.2\n2,0.1\n3,0.1\n")  # run.json has 2
     leave(parent / "failed", {"x": 6}, how="failed", error="Traceback\n  ...\nRuntimeError: out of memory")
     rows, out = table()
     assert {row["name"]: row["status"] for row in rows} == {
         name: "stopped" if name == "killed" else name
         for name in ("running", "stopped", "finished", "killed", "pruned", "failed")
     }
-    assert rows[-1]["name"] == "failed"
+    assert (rows[0]["name"], rows[0]["epochs"], rows[-1]["name"]) == ("running", "3", "failed")
     assert [row["name"] for row in rows if row["best"]] == ["finished"]
     assert "- failed: RuntimeError: out of memory" in out
     assert "- pruned: below the median" in out

@@ -171,6 +171,8 @@ def read_row(folder, parent_dir, names, params, names_of_params, notes):
     defaults = as_dict(run.get("params"))
     params |= {name: defaults[name] for name in names_of_params if name in defaults and name not in params}
     epochs = run.get("epochs") if isinstance(run.get("epochs"), int) else None
+    if status in ("running", "stopped") and "history.csv" in names:  # run.json is as it was when the session began
+        epochs = last_epoch(folder, epochs)
     name = os.path.relpath(folder, parent_dir)
     name = os.path.basename(os.path.abspath(folder)) if name == "." else name.replace(os.sep, "/")
     return Row(name, folder, params, status, why, epochs, metrics, monitor)
@@ -194,6 +196,15 @@ def status_of(folder, names, run):
     if last is not None:
         return "stopped", ""
     return ("finished", "") if names & {BEST_METRICS, "run.json"} else (None, "")  # CS230's have no run.json
+
+
+def last_epoch(folder, otherwise):
+    """The last epoch that history.csv has; `otherwise` where that cannot be read."""
+    try:
+        with open(os.path.join(folder, "history.csv"), "rb") as file:
+            return int(file.read().splitlines()[-1].split(b",")[0])
+    except (OSError, LookupError, ValueError):
+        return otherwise
 
 
 def monitor_of(run, params, metrics):
