@@ -135,7 +135,7 @@ def is_alive(owner):
         return owner is not None
     try:
         os.kill(int(owner["pid"]), 0)
-    except (ProcessLookupError, ValueError, OverflowError):
+    except (ProcessLookupError, ValueError, OverflowError, TypeError):
         return False
     except OSError:
         return True

@@ -1,0 +1,161 @@
+"""Tabulate what experiments reached: a row an experiment, best first, with the hyperparameters that vary among them.
+
+python synthesize_results.py                                          # all below experiments/
+python synthesize_results.py --parent_dir experiments/learning_rate   # those of a sweep
+python synthesize_results.py --no_fold                                # each seed and fold in a row of its own
+python synthesize_results.py --metric test_accuracy                   # sort by another metric
+python synthesize_results.py --baseline base_model                    # what differs from it, beyond chance?
+python synthesize_results.py --parent_dir experiments/learning_rate --watch    # while a sweep runs, until Ctrl-C
+
+The table is written to results.md, results.csv and results.tex in that folder, and pictures to results.png.
+"""
+
+import argparse
+import logging
+import math
+import os
+import sys
+import time
+from pathlib import Path
+
+from tabulate import tabulate
+
+import utils
+from toolkit.comparison import choose_metric, compare, fold, rank
+from toolkit.results import BEST_METRICS, read_object, read_results, walk
+from toolkit.script import run_script
+from toolkit.tables import LONGEST_ON_TERMINAL, ResultsTable
+from utils import UserError
+
+SECONDS_BETWEEN_PICTURES = 60  # while watching
+
+
+def aggregate_metrics(parent_dir, metrics):
+    """Collect the validation metrics of all experiments at and below a folder.
+
+    Args:
+        parent_dir: the folder.
+        metrics: dict that is filled, from the path of an experiment's folder to the dict of its metrics, as
+            metrics_val_best_weights.json has it. A file that cannot be read is skipped, and logged.
+    """
+    for folder, names, _ in sorted(walk(parent_dir, [])):
+        if BEST_METRICS in names:
+            try:
+                metrics[folder] = read_object(os.path.join(folder, BEST_METRICS))
+            except UserError as error:
+                logging.warning("%s; skipped", error)
+
+
+def metrics_to_table(metrics):
+    """A pipe table with a row for each folder of `metrics`, a dict as `aggregate_metrics` fills it."""
+    names = list(dict.fromkeys(name for values in metrics.values() for name in values))
+    rows = [[folder, *(values.get(name, "-") for name in names)] for folder, values in metrics.items()]
+    return tabulate(rows, ["", *names], tablefmt="pipe")
+
+
+def make_table(parent_dir, metric=None, mode=None, baseline=None, no_fold=False):
+    """Read the experiments below a folder, and fold, compare and sort them.
+
+    Returns:
+        (table, mode): the ResultsTable, and "max" or "min", whichever of its metric is better.
+
+    Raises:
+        UserError: no such folder, metric or baseline.
+    """
+    results = read_results(parent_dir)
+    metric, mode, notes = choose_metric(results.rows, metric, mode)
+    rows = results.rows
+    if not no_fold:
+        rows, more = fold(rows)
+        notes += more
+    if baseline is not None:
+        notes += compare(rows, baseline, metric)
+    return ResultsTable(rank(rows, metric, mode), results, metric, notes, not no_fold, baseline is not None), mode
+
+
+def show(table, parent_dir):
+    """Print the table, the best rows if it is long, and what stands under it."""
+    if table.rows:
+        print(table.as_pipe(LONGEST_ON_TERMINAL))
+    if len(table.rows) > LONGEST_ON_TERMINAL:
+        print(f"\n... and {len(table.rows) - LONGEST_ON_TERMINAL:,} more rows, in {Path(parent_dir, 'results.md')}")
+    print("", *table.below(), sep="\n", flush=True)
+
+
+def write(table, mode, parent_dir, pictures):
+    """Write the files, and say which."""
+    folder = Path(parent_dir)
+    markdown = table.as_pipe() + "\n\n" + "\n".join(table.below(longest=1000)) + "\n"
+    files = {"results.md": markdown, "results.csv": table.as_csv(), "results.tex": table.as_latex()}
+    if pictures and table.metric is not None:
+        from toolkit.result_plots import plot_results
+
+        files["results.png"] = plot_results(table, mode)
+    for name, content in files.items():
+        content = content if isinstance(content, bytes) else content.encode(errors="backslashreplace")  # odd names
+        utils.write_whole(folder / name, content)
+    print(f"\nWritten: {', '.join(str(folder / name) for name in files)}", flush=True)
+
+
+def watch(args, options):
+    """Show the table again and again, and write the files where it has changed, until Ctrl-C."""
+    before, pictured = None, -math.inf
+    try:
+        while True:
+            try:
+                table, mode = make_table(args.parent_dir, **options)
+                content = (table.as_csv(), table.below())
+            except UserError as error:
+                if not os.path.isdir(args.parent_dir):
+                    raise
+                table, content = None, f"{error} (so far)"  # the metric or the baseline may come
+            if content != before:
+                before = content
+                if sys.stdout.isatty():
+                    print("\033[H\033[J", end="")
+                if table is None:
+                    print(content, flush=True)
+                else:
+                    show(table, args.parent_dir)
+                if table is not None and table.rows:
+                    running = any(row.status == "running" for row in table.results.rows)
+                    due = not running or time.monotonic() - pictured >= SECONDS_BETWEEN_PICTURES
+                    pictured = time.monotonic() if due else pictured
+                    write(table, mode, args.parent_dir, due and not args.no_plots)
+            time.sleep(args.watch)
+    except KeyboardInterrupt:
+        print()
+
+
+def parse_arguments(argv):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+                                     allow_abbrev=False)  # fmt: skip
+    parser.add_argument(
+        "--parent_dir", default="experiments", help="the folder that the experiments are in, at any depth"
+    )
+    parser.add_argument("--metric", help="sort by this one; by default the one that chose the best checkpoints")
+    parser.add_argument("--mode", choices=["max", "min"], help="whether more or less of --metric is better")
+    parser.add_argument("--no_fold", action="store_true", help="do not fold replicates (seeds, folds) into their mean")
+    parser.add_argument("--baseline", metavar="NAME", help="name of a row that the others are compared with")
+    parser.add_argument("--no_plots", action="store_true", help="do not draw results.png")
+    parser.add_argument("--watch", type=float, nargs="?", const=5, metavar="SECONDS", help="refresh until Ctrl-C")
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    args = parse_arguments(argv)
+    options = {"metric": args.metric, "mode": args.mode, "baseline": args.baseline, "no_fold": args.no_fold}
+    if args.watch is not None:
+        if not 0 < args.watch < 1e6:
+            raise UserError(f"--watch {args.watch:g}: should be a number of seconds above 0")
+        watch(args, options)
+        return
+    table, mode = make_table(args.parent_dir, **options)
+    show(table, args.parent_dir)
+    if not table.rows:
+        raise UserError(f"{args.parent_dir}: no trained experiment; python train.py --model_dir ... makes one")
+    write(table, mode, args.parent_dir, not args.no_plots)
+
+
+if __name__ == "__main__":
+    run_script(main)
