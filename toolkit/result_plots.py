@@ -120,7 +120,7 @@ def draw_panels(part, axes, metric, rows, best):
     size, alpha = (30, 0.8) if len(rows) <= 100 else (10, 0.5) if len(rows) <= 1000 else (4, 0.3)
     for panel, axis in zip(panels, axes, strict=False):
         places = np.array(axis.positions, dtype=np.float64)
-        if axis.is_categorical:
+        if axis.is_categorical and len(set(axis.positions)) < len(rows):  # side by side
             places += np.random.default_rng(0).uniform(-0.15, 0.15, len(places))
         if with_bars:
             panel.errorbar(places, heights, widths, fmt="none", ecolor="0.75", elinewidth=1, zorder=1)
