@@ -1,9 +1,9 @@
 """How long a sweep takes, beside CS230's way: one `python train.py` after the other.
 
 python benchmarks/sweep.py                            # 8 trials and 40; about five minutes on two cores
-python benchmarks/sweep.py --trials 8 --repeat 3
+python benchmarks/sweep.py --experiment experiments/dense_net --trials 8
 
-The network of experiments/base_model on the digits, 5 epochs, at as many learning rates as there are trials.
+The network of an experiment on the digits, 5 epochs, at as many learning rates as there are trials.
 """
 
 import argparse
@@ -57,9 +57,9 @@ def as_a_sweep(folder, data, params, rates):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, nargs="+", default=[8, 40])
-    parser.add_argument("--repeat", type=int, default=1)
+    parser.add_argument("--experiment", default="experiments/base_model")
     args = parser.parse_args()
-    params = json.loads((ROOT / "experiments" / "base_model" / "params.json").read_text())
+    params = json.loads((ROOT / args.experiment / "params.json").read_text())
     params = {k: v for k, v in params.items() if k != "$schema"} | {"num_epochs": EPOCHS}
     rows = []
     with tempfile.TemporaryDirectory() as place:
@@ -67,11 +67,10 @@ def main():
         build(digits(), place / "digits")
         for trials in args.trials:
             rates = [float(f"{rate:.4g}") for rate in np.geomspace(5e-4, 5e-3, trials)]
-            for repeat in range(args.repeat):
-                sweep = as_a_sweep(place / f"sweep-{trials}-{repeat}", place / "digits", params, rates)
-                classic = one_after_the_other(place / f"classic-{trials}-{repeat}", place / "digits", params, rates)
-                rows.append({"trials": trials, "one after the other, s": classic, "sweep, s": sweep,
-                             "ratio": classic / sweep})  # fmt: skip
+            sweep = as_a_sweep(place / f"sweep-{trials}", place / "digits", params, rates)
+            classic = one_after_the_other(place / f"classic-{trials}", place / "digits", params, rates)
+            rows.append({"experiment": args.experiment, "trials": trials, "one after the other, s": classic,
+                         "sweep, s": sweep, "ratio": classic / sweep})  # fmt: skip
     print(tabulate(rows, headers="keys", tablefmt="pipe", floatfmt=".1f"))
 
 
