@@ -33,6 +33,7 @@ train: setup
 	@echo "What next:"
 	@echo "  look     $(EXPERIMENT)/curves.png, or: $(BIN)/tensorboard --logdir experiments"
 	@echo "  try      $(BIN)/python train.py --model_dir experiments/wide --from $(EXPERIMENT) num_channels=64"
+	@echo "  search   $(BIN)/python search_hyperparams.py, then $(BIN)/python synthesize_results.py"
 	@echo "  own data $(BIN)/python build_dataset.py folder path/to/your/images"
 	@echo "  change   model/net.py, model/data_loader.py and $(EXPERIMENT)/params.json are yours"
 
