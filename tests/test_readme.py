@@ -1,11 +1,15 @@
 """The commands of the README, run as they stand in a fresh copy of the repository."""
 
 import json
+import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +18,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 import build_dataset
+import search_hyperparams
 from model import net
 from utils import Params
 
@@ -28,13 +33,7 @@ def commands():
 
 def test_the_readme_runs(tmp_path):
     """All bash blocks, in order, in one copy; with the environment that the tests run in."""
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
-    if listed.returncode:
-        pytest.skip("not a git checkout: cannot tell which files belong to the repository")
-    clone = tmp_path / "clone"
-    for name in listed.stdout.splitlines():
-        (clone / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, clone / name)
+    clone = fresh_copy(tmp_path / "clone")
     photos(clone / "path" / "to" / "photos")
     venv = stand_in_environment(tmp_path / "venv", clone)
     assert len(commands()) >= 8
@@ -49,6 +48,19 @@ def test_the_readme_runs(tmp_path):
     assert json.loads((clone / "experiments/wide/params.json").read_text())["learning_rate"] == 3e-4
     assert (clone / "experiments/wide/metrics_val_last.json").exists()
     assert (clone / "experiments/photos/curves.png").exists()
+    assert len(list((clone / "experiments/learning_rate").glob("*/best.pth.tar"))) == 16
+    assert "±" in printed["python synthesize_results.py --parent_dir experiments/learning_rate"]
+
+
+def fresh_copy(clone):
+    """A copy of the repository as git would clone it, with what is not committed yet."""
+    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout: cannot tell which files belong to the repository")
+    for name in listed.stdout.splitlines():
+        (clone / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, clone / name)
+    return clone
 
 
 def stand_in_environment(folder, clone):
@@ -82,5 +94,37 @@ def test_commands_named_in_passing_are_understood():
         assert (ROOT / script).is_file(), command
         if script == "build_dataset.py":
             build_dataset.parse_arguments([a for a in arguments if a != "--help"])
+        if script == "search_hyperparams.py":
+            search_hyperparams.parse_arguments([a for a in arguments if a != "--help"])
         for experiment in (a for a in arguments if a.startswith("experiments/")):
             Params(ROOT / experiment / "params.json", declared=net.Hyperparameters)
+
+
+def test_the_space_and_the_slurm_script_of_the_docs(tmp_path):
+    """The script, as bash runs it: when the time is nearly over it saves, and submitted again it goes on."""
+    docs = (ROOT / "docs" / "sweeps.md").read_text(encoding="utf-8")
+    space = re.search(r"^```json\n(.*?)^```", docs, re.MULTILINE | re.DOTALL)[1]
+    script = next(
+        block
+        for block in re.findall(r"^```bash\n(.*?)^```", docs, re.MULTILINE | re.DOTALL)
+        if "sbatch" in block.lower()
+    )
+    clone = fresh_copy(tmp_path / "clone")
+    (clone / "sweep.sh").write_text(script)
+    sweep = clone / "experiments" / "my_sweep"
+    sweep.mkdir()
+    (sweep / "search_space.json").write_text(space)
+    (sweep / "params.json").write_text(json.dumps({"dataset": "digits", "num_epochs": 4}))
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    ended = []
+    for _ in range(2):
+        job = subprocess.Popen(["bash", "sweep.sh"], cwd=clone, env=environment, stdout=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + 120
+        while len(list(sweep.glob("*/best.pth.tar"))) < len(ended) + 3 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        job.send_signal(signal.SIGUSR1)
+        out, _ = job.communicate(timeout=120)
+        assert job.returncode == 143
+        ended = [json.loads(path.read_text())["sessions"][-1] for path in sweep.glob("*/run.json")]
+        assert all({"finished", "pruned", "stopped"} & session.keys() for session in ended), out
+        assert "The same command goes on." in out

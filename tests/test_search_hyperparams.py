@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from processes import Script, wait_for
 from projects import differences, outcome
 
 import search_hyperparams
+import synthesize_results
 import train
 from toolkit.storage import open_storage
 from utils import Params
@@ -120,6 +122,10 @@ def test_a_bad_trial_is_pruned_says_so_and_can_be_continued_by_hand(call, sweep)
     assert "learning_rate=2e-07: pruned: accuracy 0." in out
     assert [trial.state.name for trial in sweep.study()][-2:] == ["PRUNED", "PRUNED"]
     assert sorted(sweep.study()[0].intermediate_values) == [1, 2, 3, 4]
+    code, table, _ = call(synthesize_results.main, "--parent_dir", sweep.folder, "--no_plots")
+    assert code == 0
+    assert re.search(r"\| learning_rate=2e-07 +\| pruned +\| +1 \| ", table)
+    assert "- learning_rate=2e-07: accuracy 0." in table
     code, out, _ = call(train.main, "--model_dir", sweep.folder / name, "--data_dir", sweep.data_dir)
     assert code == 0
     assert sweep.how(name) == {"finished"}
@@ -144,6 +150,10 @@ def test_failures_do_not_end_the_sweep_and_are_retried_by_the_same_command(call,
         assert [trial.state.name for trial in sweep.study()].count("FAIL") == attempt
         assert f"error: {error}" in (sweep.folder / "learning_rate=1e+06" / "train.log").read_text()
     assert out.count("[3/3]") == 1
+    code, table, _ = call(synthesize_results.main, "--parent_dir", sweep.folder, "--no_plots")
+    assert code == 0
+    assert re.search(r"\| learning_rate=1e\+06 +\| failed +\|", table)
+    assert f"- learning_rate=1e+06: {error[:100]}" in table
 
 
 def own_model(sweep, change):
@@ -362,8 +372,6 @@ def test_what_cannot_be_asked_for(call, sweep, arguments, message):
     before = snapshot(sweep.folder)
     code, _, err = search(call, sweep, *arguments)
     assert (code, err.count("\n"), snapshot(sweep.folder)) == (2, 1, before)
-    import re
-
     assert re.search(message, err), err
 
 
