@@ -93,13 +93,14 @@ def choose_devices(names, jobs):
 
     from toolkit.cli import choose_device
 
+    gpus = torch.cuda.device_count()  # not asked for by using them, which takes memory
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if names is None:
-        fastest = choose_device().type
-        names = ",".join(map(str, range(torch.cuda.device_count()))) if fastest == "cuda" else fastest
+        names = ",".join(map(str, range(gpus))) if gpus else choose_device().type
     devices = [f"cuda:{name}" if name.isdecimal() else name for name in names.split(",")]
     for device in devices:
-        choose_device(device)
+        if device not in [f"cuda:{number}" for number in range(gpus)]:
+            choose_device(device)
     workers = jobs or (cores if devices == ["cpu"] else len(devices))
     threads = min(torch.get_num_threads(), max(1, cores // workers))  # the former is OMP_NUM_THREADS where that is set
     return [devices[number % len(devices)] for number in range(workers)], threads

@@ -403,3 +403,25 @@ def test_a_real_process_from_another_folder(sweep):
     done = run_process(sys.executable, ROOT / "search_hyperparams.py", *sweep.arguments(), cwd=sweep.folder)
     assert (done.returncode, done.stderr) == (0, "")
     assert "[1/1] learning_rate=0.01: accuracy 0." in done.stdout
+
+
+def test_a_configuration_that_is_drawn_twice_is_trained_once(call, sweep):
+    sweep.write({"num_channels": {"low": 1, "high": 2}}, num_epochs=1)
+    code, out, err = search(call, sweep, "--method", "random", "--trials", 8)
+    assert (code, err) == (0, "")
+    assert "8 finished" in out
+    assert sorted(sweep.trials()) == ["num_channels=1", "num_channels=2"]
+    assert all(len(run["sessions"]) == 1 for run in sweep.trials().values())
+    values = {name: run["best"]["value"] for name, run in sweep.trials().items()}
+    assert all(trial.value == values[trial.user_attrs["experiment"]] for trial in sweep.study())
+
+
+def test_at_random_from_lists_no_configuration_is_drawn_twice(call, sweep):
+    sweep.write({"num_channels": [1, 2, 3], "batch_size": [137, 300]}, num_epochs=1)
+    assert search(call, sweep, "--method", "random", "--trials", 4)[0] == 0
+    assert len(sweep.trials()) == 4
+    assert search(call, sweep, "--method", "random", "--trials", 6)[0] == 0
+    assert len(sweep.trials()) == 6
+    code, _, err = search(call, sweep, "--method", "random", "--trials", 7)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "--trials is 7, but the grid of" in err

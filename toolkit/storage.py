@@ -1,4 +1,4 @@
-"""Where a study is kept: a journal in the sweep's folder, or a database that many machines reach."""
+"""What Optuna works with: a journal in the sweep's folder or a database that many machines reach, and pruners."""
 
 import contextlib
 import os
@@ -18,6 +18,7 @@ from utils import UserError
 JOURNAL = "study.journal"
 HEARTBEAT, GRACE = 20, 120  # seconds between signs of life in a database; without one, until a process counts as gone
 ATTEMPTS = 10  # to open a database
+REDUCTION = 3  # asha goes on with one trial in so many, at each of its rungs
 
 
 class JournalLock:
@@ -86,6 +87,13 @@ def journal_lock(path):
         return JournalFileOpenLock(str(path))
     lock.release()
     return lock
+
+
+def make_pruner(name, num_epochs):
+    """The Optuna pruner called "asha", "median" or "none", for trials of `num_epochs`."""
+    if name == "asha":  # a ninth of the epochs, a third, all
+        return optuna.pruners.SuccessiveHalvingPruner(max(1, num_epochs // REDUCTION**2), REDUCTION)
+    return {"median": optuna.pruners.MedianPruner, "none": optuna.pruners.NopPruner}[name]()
 
 
 @contextlib.contextmanager

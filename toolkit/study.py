@@ -11,6 +11,7 @@ import itertools
 import json
 import math
 import os
+import random
 import socket
 import time
 import uuid
@@ -25,13 +26,12 @@ from optuna.trial import TrialState, create_trial
 from toolkit.lock import ExperimentLock, InUse
 from toolkit.order import mix
 from toolkit.space import as_choice, name_of
-from toolkit.storage import HEARTBEAT, open_storage, quiet, reaching
+from toolkit.storage import HEARTBEAT, make_pruner, open_storage, quiet, reaching
 from utils import UserError
 
 SWEEPERS = ".sweep"  # folder in which each process that runs the sweep has a folder with a lock
 WITHOUT_OWNER = 10  # seconds after which a trial that nobody has claimed belongs to a process that was killed
 BETWEEN_LOOKS = 5  # seconds, for trials whose process is gone
-REDUCTION = 3  # asha goes on with one trial in so many, at each of its rungs
 STARTUP = 10  # configurations that TPE draws at random before it learns from them
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 
@@ -68,7 +68,9 @@ class Study:
     def __init__(self, parent_dir, space, params, metric, mode, *, method, trials, seeds, folds, pruner, storage):
         self.folder, self.space, self.params, self.metric, self.pruner = Path(parent_dir), space, params, metric, pruner
         self.mode, self.seeds, self.folds = mode, seeds, folds
-        self.grid = space.grid() if method == "grid" else None
+        self.grid = space.grid() if method == "grid" or (method == "random" and space.is_grid) else None
+        if method == "random" and self.grid is not None:
+            random.Random(params.seed).shuffle(self.grid)
         if self.grid is not None and (trials or 0) > len(self.grid):
             raise UserError(f"--trials is {trials}, but the grid of {space.source} has {len(self.grid)} configurations")
         self.replicates = seeds * max(folds, 1)
@@ -77,24 +79,19 @@ class Study:
         self.random = method == "random"
         self.owner = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self.lock = None
+        self.twins = []  # experiments that another trial, which is under way, is of, too: its result will be theirs
         self.seen, self.looked_at, self.beaten_at = {}, -BETWEEN_LOOKS, 0.0
         reference = {k: v for k, v in params.written.items() if not k.startswith(("$", "_"))}
         dimensions = [asdict(dimension) for dimension in space.dimensions]
         definition = json.dumps([dimensions, reference, metric, mode, method, seeds, folds])
         name = f"{self.folder.resolve().name}-{hashlib.sha256(definition.encode()).hexdigest()[:8]}"
         self.storage = open_storage(storage, self.folder)
-        pruners = {
-            "asha": optuna.pruners.SuccessiveHalvingPruner(max(1, params.num_epochs // REDUCTION**2), REDUCTION),
-            "median": optuna.pruners.MedianPruner(),
-            "none": optuna.pruners.NopPruner(),
-        }
-        direction = {"max": "maximize", "min": "minimize"}[mode]
         with reaching(storage, opening=True), quiet():
             self.study = optuna.create_study(
                 storage=self.storage,
                 study_name=name,
-                direction=direction,
-                pruner=pruners[pruner],
+                direction={"max": "maximize", "min": "minimize"}[mode],
+                pruner=make_pruner(pruner, params.num_epochs),
                 sampler=RandomSampler(),
                 load_if_exists=True,
             )
@@ -109,7 +106,11 @@ class Study:
         return self
 
     def __exit__(self, kind, error, trace):
-        self.lock.release()
+        try:
+            for experiment in self.twins:
+                self.release(experiment)
+        finally:
+            self.lock.release()
         if isinstance(error, Exception):  # what it trained may not have been given back; that it is gone can be seen
             return
         with contextlib.suppress(OSError):
@@ -120,6 +121,11 @@ class Study:
         """The Experiment to train next, now this process's own; None where all are done or taken."""
         if time.monotonic() - self.looked_at > BETWEEN_LOOKS:
             self.take_back()
+        waiting, self.twins = self.twins, []
+        alone = [experiment for experiment in waiting if not self._has_twin(experiment)]
+        self.twins += alone[1:]
+        if alone:  # the other one failed
+            return alone[0]
         while True:
             trials = self.study.get_trials(deepcopy=False)
             begun = sum("place" not in trial.user_attrs for trial in trials)
@@ -135,7 +141,9 @@ class Study:
                 trial.set_user_attr("superseded", True)
                 self._end(trial.number, TrialState.FAIL)
             else:
-                return self._claim(trial, place)
+                experiment = self._claim(trial, place)
+                if not self._has_twin(experiment):
+                    return experiment
 
     def _claim(self, trial, place):
         trial.set_user_attr("owner", self.owner)
@@ -151,6 +159,18 @@ class Study:
         name = name_of(values, own)
         trial.set_user_attr("experiment", name)
         return Experiment(trial, name, values | own | ({"num_folds": self.folds} if self.folds else {}))
+
+    def _has_twin(self, experiment):
+        """Whether an earlier trial is of the same folder, as that configuration was drawn twice. If so, sees to it."""
+        for trial in self.study.get_trials(deepcopy=False):
+            same = trial.user_attrs.get("experiment") == experiment.name and trial.number < experiment.trial.number
+            if same and trial.state in ENDED:
+                self._end(experiment.trial.number, trial.state, trial.value if trial.state == ENDED[0] else None)
+                return True
+            if same and trial.state != TrialState.FAIL:
+                self.twins.append(experiment)
+                return True
+        return False
 
     def _drawn(self, place):
         """What was drawn for an experiment, which another process may be about to do: a dict of Optuna's parameters."""
@@ -223,10 +243,10 @@ class Study:
         return True
 
     @property
-    def has_unclaimed(self):
-        """Whether a trial may turn out to be abandoned in a few seconds."""
+    def is_undecided(self):
+        """Whether there may be something to train soon, though nothing is now."""
         trials = self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
-        return any("owner" not in trial.user_attrs for trial in trials)
+        return bool(self.twins) or any("owner" not in trial.user_attrs for trial in trials)
 
     def heartbeat(self, trials, now=False):
         """Tell a database that the processes of `trials`, which are this one's, live; when it is time, or `now`."""

@@ -72,11 +72,13 @@ class Sweep:
                 self.begin(self.workers[number], experiment)
         busy = {worker.connection: worker for worker in self.workers if worker.experiment is not None}
         if not busy:
-            time.sleep(LONGEST_WAIT if self.study.has_unclaimed else 0)
-            return self.study.has_unclaimed
+            undecided = self.study.is_undecided
+            time.sleep(LONGEST_WAIT if undecided else 0)
+            return undecided
         for ready in connection.wait(list(busy), LONGEST_WAIT):
             self.hear(busy[ready])
-        self.study.heartbeat([worker.experiment.trial for worker in busy.values() if worker.experiment is not None])
+        mine = [worker.experiment for worker in busy.values() if worker.experiment is not None] + self.study.twins
+        self.study.heartbeat([experiment.trial for experiment in mine])
         return True
 
     def begin(self, worker, experiment):
