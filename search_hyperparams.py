@@ -55,7 +55,7 @@ def parse_arguments(argv):
     parser.add_argument("--method", choices=["grid", "random", "tpe"],
                         help="how configurations are chosen (default: grid where all are lists, else tpe)")  # fmt: skip
     parser.add_argument("--trials", type=positive, metavar="N",
-                        help=f"number of configurations (default: all of a grid, else {DEFAULT_TRIALS})")  # fmt: skip
+                        help=f"number of configurations (default: all of a grid's, else {DEFAULT_TRIALS})")  # fmt: skip
     parser.add_argument("--seeds", type=positive, default=1, metavar="K", help="train each with K seeds")
     parser.add_argument("--folds", type=int, default=0, metavar="K", help="cross-validate each with K folds")
     parser.add_argument("--pruner", choices=["asha", "median", "none"], default="none",
@@ -136,14 +136,19 @@ def main(argv=None):
     from toolkit.storage import reaching
     from toolkit.study import Study
     from toolkit.sweep import Sweep
+    from toolkit.tally import try_one_batch
 
     devices, threads = choose_devices(args.devices, args.jobs)
-    task, params, _ = set_up(parent, args.data_dir, "cpu")
+    task, params, data_dir = set_up(parent, args.data_dir, "cpu")
     space = read_space(parent, params, task)
     check(args, params, task, space)
-    metric, mode = monitored(params, ["loss", *task.metrics])
+    results = ["loss", *task.metrics]
+    if params.monitor is not None and params.monitor not in results:  # a part of the loss, perhaps
+        dataloaders = task.fetch_dataloader(["val"], data_dir, params)
+        results = try_one_batch(task.make_model(params), task.loss_fn(params), dataloaders, task.metrics, params)
+    metric, mode = monitored(params, results)
     method = args.method or ("grid" if space.is_grid else "tpe")
-    trials = args.trials or (None if method == "grid" else DEFAULT_TRIALS)
+    trials = args.trials or (None if space.is_grid and method != "tpe" else DEFAULT_TRIALS)
     study = Study(parent, space, params, metric, mode, method=method, trials=trials, seeds=args.seeds, folds=args.folds,
                   pruner=args.pruner, storage=args.storage)  # fmt: skip
     replicates = f" × {study.replicates} of each" if study.replicates > 1 else ""

@@ -420,8 +420,20 @@ def test_at_random_from_lists_no_configuration_is_drawn_twice(call, sweep):
     sweep.write({"num_channels": [1, 2, 3], "batch_size": [137, 300]}, num_epochs=1)
     assert search(call, sweep, "--method", "random", "--trials", 4)[0] == 0
     assert len(sweep.trials()) == 4
-    assert search(call, sweep, "--method", "random", "--trials", 6)[0] == 0
+    assert search(call, sweep, "--method", "random")[0] == 0  # all of them
     assert len(sweep.trials()) == 6
     code, _, err = search(call, sweep, "--method", "random", "--trials", 7)
     assert (code, err.count("\n")) == (2, 1)
     assert "--trials is 7, but the grid of" in err
+
+
+def test_a_part_of_the_loss_can_be_searched_for(call, sweep):
+    sweep.write({"num_channels": [1, 2]}, num_epochs=1, monitor="penalty", monitor_mode="min")
+    own_model(sweep, "")
+    net = sweep.folder / "model" / "net.py"
+    parts = 'return {"loss": F.cross_entropy(outputs, labels), "penalty": outputs.pow(2).mean()}'
+    net.write_text(net.read_text().replace("return F.cross_entropy(outputs, labels)", parts))
+    code, out, err = search(call, sweep)
+    assert (code, err) == (0, "")
+    values = {name: run["best"]["value"] for name, run in sweep.trials().items()}
+    assert f"Best penalty on val: {min(values.values()):.4f}, {sweep.folder / min(values, key=values.get)}\n" in out
