@@ -54,26 +54,30 @@ def parse_arguments(argv):
     parser.add_argument("--data_dir", help="the dataset's folder; by default data/ and the params' `dataset`")
     parser.add_argument("--method", choices=["grid", "random", "tpe"],
                         help="how configurations are chosen (default: grid where all are lists, else tpe)")  # fmt: skip
-    parser.add_argument("--trials", type=positive, metavar="N",
+    parser.add_argument("--trials", type=number(1), metavar="N",
                         help=f"number of configurations (default: all of a grid's, else {DEFAULT_TRIALS})")  # fmt: skip
-    parser.add_argument("--seeds", type=positive, default=1, metavar="K", help="train each with K seeds")
+    parser.add_argument("--seeds", type=number(1), default=1, metavar="K", help="train each with K seeds")
     parser.add_argument("--folds", type=int, default=0, metavar="K", help="cross-validate each with K folds")
     parser.add_argument("--pruner", choices=["asha", "median", "none"], default="none",
                         help="stop trials that are far behind the others (default: none)")  # fmt: skip
-    parser.add_argument("--jobs", type=positive, metavar="N", help="trials at a time (default: one a device)")
+    parser.add_argument("--jobs", type=number(1), metavar="N", help="trials at a time (default: one a device)")
     parser.add_argument("--devices", help="0,1,2,3 or cpu (default: every GPU, else the cores of the CPU)")
-    parser.add_argument("--retries", type=int, default=2, metavar="N",
+    parser.add_argument("--retries", type=number(0), default=2, metavar="N",
                         help="how often a trial whose process died is gone on with (default: 2)")  # fmt: skip
     parser.add_argument("--storage", metavar="URL",
                         help="a database for several machines: postgresql://... (default: a file there)")  # fmt: skip
     return parser.parse_args(argv)
 
 
-def positive(text):
-    """The argument `text` as a number of things, 1 or more."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"is {text}, should be 1 or more")
-    return int(text)
+def number(least):
+    """What reads a number of things, `least` or more, from the command line."""
+
+    def read(text):
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"is {text}, should be {least} or more")
+        return int(text)
+
+    return read
 
 
 def choose_devices(names, jobs):

@@ -295,15 +295,72 @@ def test_a_torn_line_in_the_journal_is_cut_off(call, sweep):
     assert "2 finished" in out
 
 
-def test_a_folder_that_holds_another_experiment_is_not_touched(call, sweep):
+def test_a_folder_that_holds_something_else_is_not_touched_and_the_other_trials_are_trained(call, sweep):
     sweep.write({"learning_rate": [0.01]}, num_epochs=1)
     assert search(call, sweep)[0] == 0
     before = snapshot(sweep.folder / "learning_rate=0.01")
-    sweep.write(batch_size=32, num_epochs=1)
-    code, _, err = search(call, sweep)
-    assert (code, err.count("\n")) == (2, 1)
-    assert "learning_rate=0.01/params.json: is there already, with another batch_size; choose another folder" in err
+    (sweep.folder / "learning_rate=0.02").touch()
+    sweep.write({"learning_rate": [0.01, 0.02, 0.03]}, batch_size=32, num_epochs=1)
+    code, out, err = search(call, sweep)
+    assert (code, err) == (1, "")
+    assert "learning_rate=0.01/params.json: is there already, with another batch_size; choose another folder" in out
+    assert "learning_rate=0.02: failed: " in out
+    assert "1 finished, 2 failed" in out
     assert snapshot(sweep.folder / "learning_rate=0.01") == before
+
+
+def test_results_are_never_taken_for_those_of_another_learning_rate(call, sweep):
+    sweep.write({"num_channels": [2]}, num_epochs=1)
+    assert search(call, sweep)[0] == 0
+    before = snapshot(sweep.folder / "num_channels=2")
+    sweep.write(learning_rate=0.5, num_epochs=1)
+    code, out, _ = search(call, sweep)
+    assert code == 1
+    assert "num_channels=2/params.json: is there already, with another learning_rate" in out
+    assert snapshot(sweep.folder / "num_channels=2") == before
+
+
+def test_a_finished_trial_whose_folder_was_deleted_is_trained_again(call, sweep):
+    sweep.write({"learning_rate": [0.01, 0.02]}, num_epochs=1)
+    assert search(call, sweep)[0] == 0
+    before = outcome(sweep.folder / "learning_rate=0.01")
+    shutil.rmtree(sweep.folder / "learning_rate=0.01")
+    for said in (1, 0):
+        code, out, err = search(call, sweep)
+        assert (code, err) == (0, "")
+        assert out.count("learning_rate=0.01: was finished, and its folder is gone; it is trained again") == said
+        assert "2 finished" in out
+    assert not differences(outcome(sweep.folder / "learning_rate=0.01"), before)
+    assert len(sweep.trials()["learning_rate=0.02"]["sessions"]) == 1
+
+
+def test_a_sweep_can_be_renamed(call, sweep):
+    sweep.write({"learning_rate": [0.01]}, num_epochs=1)
+    assert search(call, sweep)[0] == 0
+    sweep.folder = sweep.folder.rename(sweep.folder.with_name("renamed"))
+    code, out, _ = search(call, sweep)
+    assert code == 0
+    assert "[1/1]" not in out
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_signal_to_all_processes_of_the_sweep_saves_the_trials(sweep, name):
+    """As `timeout`, a closed terminal or a scheduler send it."""
+    sweep.write({"learning_rate": [0.01, 0.02]}, num_epochs=100_000)
+    command = [sys.executable, ROOT / "search_hyperparams.py", *map(str, sweep.arguments())]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 60
+    while len(list(sweep.folder.glob("*/history.csv"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, getattr(signal, name))
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == {"SIGTERM": 143, "SIGHUP": 129}[name], (out, err)
+    assert all(sweep.how(trial) == {"stopped"} for trial in sweep.trials())
+    assert not list(sweep.folder.glob("*/.lock"))
+    for trial in sweep.trials():
+        assert "Stopped by SIGTERM; saved " in (sweep.folder / trial / "train.log").read_text()
 
 
 def test_the_classic_single_launch(tmp_path, experiment):
@@ -326,8 +383,14 @@ SPACES = {
     '{"learning_rate": 0.01}': "learning_rate is 0.01, should be a list of values, or {",
     '{"learning_rate": [0.01, "0.1"]}': "learning_rate is '0.1', should be a valid number",
     '{"learning_rate": [0.01, 0.01]}': "learning_rate has 0.01 twice",
-    '{"learning_rate": {"low": 0.1}}': "learning_rate should have numbers for low and high",
-    '{"learning_rate": {"low": "a", "high": 1}}': "learning_rate should have numbers for low and high",
+    '{"learning_rate": {"low": 0.1}}': "learning_rate has no high; it should be a list of values, or {",
+    '{"learning_rate": {"low": "a", "high": 1}}': "learning_rate should have numbers for low, high and step",
+    '{"loss": [NaN, 1]}': "loss has NaN or Infinity, should have numbers",
+    '{"monitor": ["accuracy", "loss"]}': "monitor is not searched; it says what trials are compared by",
+    '{"hidden_size": {"values": [9], "when": {"architecture": []}}}': 'hidden_size has "when" architecture without a value',
+    json.dumps(
+        {name: list(range(1, 41)) for name in ("seed", "batch_size", "num_channels", "hidden_size")}
+    ): "a grid of more than 100,000 configurations; list fewer values",
     '{"learning_rate": {"low": 0.1, "high": 0.01}}': "learning_rate has low 0.1 and high 0.01; low should be the smaller",
     '{"learning_rate": {"low": 0, "high": 1, "log": true}}': "learning_rate has low 0 and log; a logarithmic range begins",
     '{"learning_rate": {"low": -1, "high": 1}}': "learning_rate is -1.0, should be greater than 0",
@@ -364,6 +427,7 @@ def test_a_space_that_cannot_be_searched(call, sweep, space):
         (["--devices", "tpu"], "--device tpu: not there; this machine has .*cpu"),
         (["--storage", "postgresql://nobody@localhost:1/none"], "--storage postgresql://nobody@localhost:1/none: cannot"),
         (["--storage", "sqlite:////no/such/folder/x.db"], "--storage sqlite:////no/such/folder/x.db: cannot be used: "),
+        (["--storage", "postgresql+psycopg2://me:secret@localhost:1/none"], "psycopg2://me:...@localhost:1/none: cannot"),
         (["--storage", "no url"], "--storage no url: cannot be used: "),
     ],
 )  # fmt: skip

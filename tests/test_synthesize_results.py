@@ -179,6 +179,38 @@ def test_folds_are_folded_with_the_wider_interval(table, parent):
     assert "num_folds" not in rows[0]
 
 
+def test_seeds_of_a_cross_validation_are_no_further_samples_of_the_data(table, parent):
+    for seed in (1, 2):
+        for fold, accuracy in enumerate([0.80, 0.84, 0.82]):
+            params = {"x": 1, "num_folds": 3, "fold": fold, "seed": seed}
+            leave(parent / f"x=1,seed={seed},fold={fold}", params, accuracy + 0.02 * seed)
+    rows, _ = table()
+    assert (rows[0]["name"], rows[0]["n"], float(rows[0]["accuracy"])) == ("x=1", "6", pytest.approx(0.85))
+    assert float(rows[0]["accuracy_ci95"]) == pytest.approx(4.3027 * 0.02 * (1 / 3 + 1 / 2) ** 0.5, rel=1e-4)
+
+
+def test_only_results_on_the_same_split_are_paired(table, parent):
+    """Not those of 3 folds with those of 5, nor an ordinary run, whose `fold` is 0 by default, with the first fold."""
+    leave(parent / "x=1", {"x": 1, "num_folds": 0, "fold": 0, "seed": 230}, 0.9)
+    for num_folds in (3, 5):
+        for fold in range(num_folds):
+            params = {"x": 1, "num_folds": num_folds, "fold": fold, "seed": 230}
+            leave(parent / f"{num_folds}/x=1,fold={fold}", params, 0.8 + 0.01 * fold * num_folds)
+    rows, out = table("--baseline", "5/x=1")
+    assert {row["name"]: (row["num_folds"], row["difference"], row["p_value"]) for row in rows} == {
+        "x=1": ("0", "", ""), "3/x=1": ("3", "", ""), "5/x=1": ("5", "", "")}  # fmt: skip
+    assert "no p-value, as no seed and fold finished both there and in 5/x=1 (two are needed)" in out
+
+
+def test_a_run_that_ended_in_nan_changes_no_others_p_value(table, parent):
+    for seed, noise in enumerate([0.00, 0.02, 0.05]):
+        leave(parent / f"base,seed={seed}", {"x": 0, "seed": seed}, 0.80 + noise)
+        leave(parent / f"better,seed={seed}", {"x": 1, "seed": seed}, 0.84 + noise + 0.001 * (seed % 2))
+        leave(parent / f"a,seed={seed}", {"x": 2, "seed": seed}, 0.84 + noise if seed else float("nan"))
+    rows, _ = table("--baseline", "base")
+    assert float(next(row["p_value"] for row in rows if row["name"] == "better")) < 0.001
+
+
 def test_what_differs_from_the_baseline_beyond_chance(table, parent):
     for seed, noise in enumerate([0.00, 0.02, 0.05, 0.03]):  # the same for all: what pairing takes out
         leave(parent / f"base,seed={seed}", {"x": 0, "seed": seed}, 0.80 + noise)
@@ -191,7 +223,7 @@ def test_what_differs_from_the_baseline_beyond_chance(table, parent):
     assert float(by_name["better"]["p_value"]) < 0.001
     assert float(by_name["alike"]["p_value"]) == 1.0
     assert (by_name["base"]["p_value"], by_name["single"]["p_value"]) == ("", "")
-    assert "no p-value, as one seed and fold finished both there and in base (two are needed): single" in out
+    assert "no p-value, as one seed or fold finished both there and in base (two are needed): single" in out
     assert "Holm-adjusted (rows compared: 2)" in out
 
 

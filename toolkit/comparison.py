@@ -11,7 +11,7 @@ from toolkit.statistics import holm, mean_and_interval, paired_test
 from utils import UserError
 
 REPLICATED = ("seed", "fold")
-NO_COLUMNS = ("seed", "fold", "num_folds")  # where replicates are folded
+NO_COLUMNS = ("seed", "fold")  # where replicates are folded
 IN_NAMES = re.compile(r"(^|[,_/ -])(seed|fold)[=_-]?\d+")
 
 
@@ -112,14 +112,18 @@ def repeats(rows):
 
 
 def replicate_of(row):
-    """(seed, fold) of a row."""
-    return tuple(identity(row.params.get(name)) for name in REPLICATED)
+    """(seed, fold, num_folds) of a row; without cross-validation the last two are None."""
+    num_folds = row.params.get("num_folds") or None
+    fold = row.params.get("fold") if num_folds or "num_folds" not in row.params else None
+    return identity(row.params.get("seed")), identity(fold), identity(num_folds)
 
 
 def fold_one(replicates, taken, notes):
     """One row with the means over those of `replicates` that are finished."""
     names = {IN_NAMES.sub("", row.name).strip(",_-/ ") for row in replicates}
     name = names.pop() if len(names) == 1 else ""
+    if name in taken and replicates[0].params.get("num_folds"):
+        name += f",num_folds={replicates[0].params['num_folds']}"
     if not name or name in taken:
         name = f"{replicates[0].name} and {len(replicates) - 1} more"
     taken.add(name)
@@ -132,12 +136,13 @@ def fold_one(replicates, taken, notes):
     folded.epochs = sum(epochs) / len(epochs) if epochs else None
     finished = [row for row in replicates if row.status == "finished"]
     for metric in dict.fromkeys(metric for row in finished for metric in row.metrics):
-        values = [row.metrics[metric] for row in finished if metric in row.metrics]
-        folded.metrics[metric], half_width = mean_and_interval(values, folds_of(finished))
+        having = [row for row in finished if metric in row.metrics]
+        values = by_fold(having, [row.metrics[metric] for row in having])
+        folded.metrics[metric], half_width = mean_and_interval(values, folds_of(having))
         if half_width is not None:
             folded.half_widths[metric] = half_width
-        if len(values) < len(finished):
-            notes.append(f"{name}: {metric} is over {len(values)} of {len(finished)} finished replicates")
+        if len(having) < len(finished):
+            notes.append(f"{name}: {metric} is over {len(having)} of {len(finished)} finished replicates")
     return folded
 
 
@@ -148,6 +153,18 @@ def folds_of(rows):
         return None
     num_folds = rows[0].params.get("num_folds")
     return num_folds if isinstance(num_folds, int) and num_folds > 1 else len(folds)
+
+
+def by_fold(rows, values):
+    """The values of replicates; of a cross-validation with several seeds the mean over these in each fold.
+
+    For all seeds have the same folds: another seed is no further sample of the data.
+    """
+    folds, is_cross_validation = {}, folds_of(rows) is not None
+    for row, value in zip(rows, values, strict=True):
+        key = row.params.get("fold") if is_cross_validation else len(folds)
+        folds.setdefault(key, []).append(value)
+    return [sum(group) / len(group) for group in folds.values()]
 
 
 def compare(rows, baseline, metric):
@@ -175,11 +192,13 @@ def compare(rows, baseline, metric):
         differences = [ours[key][1] - theirs[key][1] for key in pairs]
         if differences:
             row.difference = sum(differences) / len(differences)
-        if len(differences) < 2:
-            untested.setdefault(len(differences), []).append(row.name)
-        else:
-            row.p_value = paired_test(differences, folds_of([ours[key][0] for key in pairs]))
+        paired = [ours[key][0] for key in pairs]
+        differences = by_fold(paired, differences)
+        row.p_value = paired_test(differences, folds_of(paired)) if len(differences) > 1 else None
+        if row.p_value is not None:
             tested.append(row)
+        else:
+            untested.setdefault(min(len(differences), 2), []).append(row.name)
     for row, p_value in zip(tested, holm([row.p_value for row in tested]), strict=True):
         row.p_value = p_value
     name = owner[baseline].name
@@ -187,13 +206,15 @@ def compare(rows, baseline, metric):
              f"p: paired t-test, Holm-adjusted (rows compared: {len(tested)})"]  # fmt: skip
     for number, names in sorted(untested.items()):
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-        pairs = "one seed and fold" if number else "no seed and fold"
-        lines.append(f"no p-value, as {pairs} finished both there and in {name} (two are needed): "
-                     f"{', '.join(names[:5])}{more}")  # fmt: skip
+        pairs = "one seed or fold" if number else "no seed and fold"
+        why = f"as {pairs} finished both there and in {name} (two are needed)"
+        why = "as all differences are the same" if number > 1 else why
+        lines.append(f"no p-value, {why}: {', '.join(names[:5])}{more}")
     return lines
 
 
 def values_of(row, metric):
-    """The metric's values of the finished replicates of a row: a dict from (seed, fold) to (row, value)."""
-    finished = [one for one in row.replicates or [row] if one.status == "finished" and metric in one.metrics]
+    """The metric's values of the finished replicates of a row: dict from `replicate_of` of each to (row, value)."""
+    finished = [one for one in row.replicates or [row] if one.status == "finished"]
+    finished = [one for one in finished if math.isfinite(one.metrics.get(metric, math.nan))]
     return {replicate_of(one): (one, one.metrics[metric]) for one in finished}

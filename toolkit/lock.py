@@ -1,10 +1,11 @@
-"""One process an experiment: a lock on its folder that a process which died, however it died, does not hold."""
+"""One process an experiment: locks on folders that a process which died, however it died, does not hold."""
 
 import contextlib
 import json
 import logging
 import os
 import socket
+import uuid
 from pathlib import Path
 
 from toolkit.provenance import now
@@ -37,8 +38,8 @@ class ExperimentLock:
         self.folder, self.path = Path(folder), Path(folder) / ".lock"
         self.file = None
 
-    def acquire(self):
-        """Take the lock, at once, if it is not held already by this object.
+    def acquire(self, quietly=False):
+        """Take the lock, at once, if it is not held already by this object. Says, unless `quietly`, who left it behind.
 
         Raises:
             InUse: another process has it.
@@ -64,7 +65,7 @@ class ExperimentLock:
                 self.file = file
             else:
                 file.close()
-        if owner:
+        if owner and not quietly:
             logging.info("%s: process %s on %s, which trained here, is gone", self.folder, owner["pid"], owner["host"])
         with contextlib.suppress(OSError):  # on a full disk: nobody can read who has it, but it is taken
             self.file.truncate(0)
@@ -93,6 +94,55 @@ class ExperimentLock:
             f"{self.folder}: {who} is training here; wait for it, stop it, or choose another --model_dir "
             f"(if it is surely gone: delete {self.path})"
         )
+
+
+class Presence:
+    """Shows other processes that this one works on something: a folder of its own with a lock in it.
+
+    Args:
+        folder: where those of all processes are.
+
+    Attributes:
+        name: what this one is called.
+    """
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+        self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self.lock = ExperimentLock(self.folder / self.name)
+
+    def begin(self, tidy=False):
+        """Be there; with `tidy`, what processes that have left did not take away is deleted."""
+        self.lock.folder.mkdir(parents=True)
+        self.lock.acquire()
+        for other in self.folder.iterdir() if tidy else ():
+            if self.has_left(other.name):
+                with contextlib.suppress(OSError):
+                    other.rmdir()
+
+    def end(self, keep=False):
+        """Leave; with `keep`, in a way that others can see."""
+        self.lock.release()
+        with contextlib.suppress(OSError):
+            if not keep:
+                self.lock.folder.rmdir()
+                self.folder.rmdir()
+
+    def is_known(self, name):
+        """Whether there is, or was, a process of that name here."""
+        return (self.folder / name).exists()
+
+    def has_left(self, name):
+        """Whether the process of that name has ended."""
+        if name == self.name:
+            return False
+        lock = ExperimentLock(self.folder / name)
+        try:
+            lock.acquire(quietly=True)
+        except UserError:  # it lives, or its folder is not there
+            return not self.is_known(name)
+        lock.release()
+        return True
 
 
 def take(file):

@@ -19,6 +19,8 @@ from utils import UserError
 # imported once, by the process that all others are forked from (where the system can fork)
 PRELOADED = ["train", "torch._dynamo", "matplotlib.figure", "tensorboard.summary.writer.record_writer"]
 METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+FOR_THE_SWEEP = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
+LONGEST_STEP = 300  # seconds after which a worker whose sweep is gone, and that was asked to stop, is taken to hang
 WAIT_FOR_LOCK = 60  # seconds that a worker of a sweep which was killed may take to save what it trains
 
 
@@ -84,7 +86,10 @@ def start_importing():
         root = str(Path(__file__).resolve().parent.parent)
         os.environ["PYTHONPATH"] = root if before is None else f"{root}{os.pathsep}{before}"
         multiprocessing.get_context(METHOD).set_forkserver_preload(PRELOADED)
+        handlers = {number: signal.signal(number, signal.SIG_IGN) for number in FOR_THE_SWEEP}  # which it inherits
         forkserver.ensure_running()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         if before is None:
             del os.environ["PYTHONPATH"]
         else:
@@ -97,6 +102,8 @@ def work(parent, device, threads):
 
     if hasattr(os, "setsid"):
         os.setsid()  # Ctrl-C is for the sweep, which then asks each worker to stop
+    for number in FOR_THE_SWEEP:
+        signal.signal(number, signal.SIG_DFL)
     multiprocessing.set_start_method(None, force=True)  # of its data loaders' processes: the system's own
     torch.set_num_threads(threads)
     threading.Thread(target=end_with_the_sweep, daemon=True).start()
@@ -113,6 +120,8 @@ def end_with_the_sweep():
     """Wait for the end of the process that runs the sweep, however it ends, and stop as if asked to."""
     connection.wait([multiprocessing.parent_process().sentinel])
     os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(LONGEST_STEP)
+    os._exit(1)
 
 
 def train_one(parent, model_dir, data_dir, device, waits):
@@ -142,6 +151,8 @@ def train_one(parent, model_dir, data_dir, device, waits):
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.2)
+    except InUse as error:
+        return ("failed", str(error))  # which says nothing of who is training there
     except UserError as error:
         failure = str(error)
         print(f"error: {failure}", file=sys.stderr)

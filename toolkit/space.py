@@ -12,6 +12,7 @@ from utils import UserError, read_json
 
 SPACE = "search_space.json"
 CLASSIC = {"learning_rate": [1e-4, 1e-3, 1e-2]}  # what CS230's template searches
+LARGEST_GRID = 100_000  # configurations
 LONGEST_NAME = 100  # characters of a trial's folder
 EXPLAINED = 'a list of values, or {"low": 1e-4, "high": 1e-1, "log": true}, or {"values": [...], "when": {...}}'
 
@@ -88,6 +89,9 @@ class Space:
                     f"{self.source}: {dimension.name} is a range, and a grid needs values: list them, or use "
                     f"--method tpe or random"
                 )
+        if math.prod(len(dimension.values) for dimension in self.dimensions) > LARGEST_GRID:
+            raise UserError(f"{self.source}: a grid of more than {LARGEST_GRID:,} configurations; list fewer values, "
+                            f"or use --method tpe")  # fmt: skip
         found = {}
         for values in itertools.product(*(dimension.values for dimension in self.dimensions)):
             drawn = dict(zip((dimension.name for dimension in self.dimensions), values, strict=True))
@@ -110,6 +114,8 @@ class Space:
     def _check_name(self, name, params, task):
         if name in ("fold", "num_folds"):
             raise UserError(f"{self.source}: {name} is not searched; --folds does that")
+        if name in ("monitor", "monitor_mode"):
+            raise UserError(f"{self.source}: {name} is not searched; it says what trials are compared by")
         if name in params.values.keys() - params.stated.keys():
             raise UserError(f"{self.source}: {name} is a fact of the dataset, not a hyperparameter; remove it")
         if name not in self.reference and not re.search(rf"\b{re.escape(name)}\b", task.code()):
@@ -125,6 +131,13 @@ class Space:
         unknown = sorted(description.keys() - allowed)
         if unknown:
             raise UserError(f"{self.source}: {name} has {unknown[0]!r}; it should be {EXPLAINED}")
+        try:
+            json.dumps(description, allow_nan=False)
+        except ValueError:
+            raise UserError(f"{self.source}: {name} has NaN or Infinity, should have numbers") from None
+        if "values" not in description and not {"low", "high"} <= description.keys():
+            raise UserError(f"{self.source}: {name} has no {'high' if 'low' in description else 'low'}; it should be "
+                            f"{EXPLAINED}")  # fmt: skip
         dimension = Dimension(name, **description)
         self._check_condition(dimension)
         if dimension.values is None:
@@ -141,8 +154,8 @@ class Space:
     def _check_range(self, dimension):
         name, low, high, step = dimension.name, dimension.low, dimension.high, dimension.step
         numbers = [low, high] if step is None else [low, high, step]
-        if not all(isinstance(n, int | float) and not isinstance(n, bool) and math.isfinite(n) for n in numbers):
-            raise UserError(f"{self.source}: {name} should have numbers for low and high, {EXPLAINED}")
+        if not all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers):
+            raise UserError(f"{self.source}: {name} should have numbers for low, high and step")
         if not isinstance(dimension.log, bool):
             raise UserError(f"{self.source}: {name} has log {json.dumps(dimension.log)}, should be true or false")
         if low >= high:
@@ -172,6 +185,8 @@ class Space:
             possible = earlier[name].values if name in earlier else [self.reference[name]]
             if possible is None:
                 raise UserError(f'{self.source}: {dimension.name} has "when" {name}, which is a range; list its values')
+            if not allowed:
+                raise UserError(f'{self.source}: {dimension.name} has "when" {name} without a value')
             never = [value for value in allowed if value not in possible]
             if never:
                 raise UserError(f"{self.source}: {dimension.name} is searched when {name} is {json.dumps(never[0])}, "
@@ -217,6 +232,8 @@ def as_word(value):
 
 def is_exact(value):
     """Whether its word says all of a value."""
-    if isinstance(value, list | dict):
-        return isinstance(value, list) and all(isinstance(item, int) for item in value)
-    return as_word(value) == value if isinstance(value, str) else json.loads(as_word(value)) == value
+    if isinstance(value, list):
+        return all(isinstance(item, int) and item >= 0 for item in value)
+    if isinstance(value, str):
+        return as_word(value) == value and not re.match(r"[\d.+-]|(true|false|null)$", value)
+    return not isinstance(value, dict) and json.loads(as_word(value)) == value

@@ -35,16 +35,15 @@ def paired_test(differences, num_folds=None):
         num_folds: as for `mean_and_interval`.
 
     Returns:
-        The two-sided p-value.
+        The two-sided p-value; None where all differences are the same, which says nothing of how they spread.
     """
     from scipy.special import stdtr
 
     differences = np.asarray(differences, dtype=np.float64)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        if not differences.any():  # no difference at all: 0/0
-            return 1.0
-        t = differences.mean() / np.float64(standard_error(differences, num_folds))
-        return float(2 * stdtr(len(differences) - 1, -abs(t)))
+    if np.ptp(differences) <= 1e-9 * np.abs(differences).max():
+        return None
+    t = differences.mean() / standard_error(differences, num_folds)
+    return float(2 * stdtr(len(differences) - 1, -abs(t)))
 
 
 def standard_error(values, num_folds=None):

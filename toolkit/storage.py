@@ -10,7 +10,8 @@ from pathlib import Path
 import optuna
 from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
-from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError, IntegrityError, ProgrammingError, SQLAlchemyError
 
 from toolkit.lock import take
 from utils import UserError
@@ -105,9 +106,14 @@ def reaching(url, opening=False):
     try:
         yield
     except errors as error:
+        install = "; pip install it" if isinstance(error, ImportError) else ""
+        with contextlib.suppress(ArgumentError):
+            url = make_url(url).render_as_string() if url else url  # without the password
         reason = str(getattr(error, "orig", None) or error.__cause__ or error).strip().splitlines()
-        raise UserError(f"--storage {url or JOURNAL}: cannot be used: {' '.join(reason[:2]) or type(error).__name__}; "
-                        f"the same command goes on once it can be") from error  # fmt: skip
+        why = " ".join(reason[:2]) or type(error).__name__
+        raise UserError(
+            f"--storage {url or JOURNAL}: cannot be used: {why}{install}; the same command goes on once it can be"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -6,15 +6,14 @@ trial of the study; where its process died, or it failed and is retried, one mor
 """
 
 import contextlib
+import copy
 import hashlib
 import itertools
 import json
+import logging
 import math
-import os
 import random
-import socket
 import time
-import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,13 +22,13 @@ from optuna.samplers import PartialFixedSampler, RandomSampler, TPESampler
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState, create_trial
 
-from toolkit.lock import ExperimentLock, InUse
+from toolkit.lock import Presence
 from toolkit.order import mix
 from toolkit.space import as_choice, name_of
 from toolkit.storage import HEARTBEAT, make_pruner, open_storage, quiet, reaching
 from utils import UserError
 
-SWEEPERS = ".sweep"  # folder in which each process that runs the sweep has a folder with a lock
+SWEEPERS = ".sweep"  # the folder that shows which processes run the sweep
 WITHOUT_OWNER = 10  # seconds after which a trial that nobody has claimed belongs to a process that was killed
 BETWEEN_LOOKS = 5  # seconds, for trials whose process is gone
 STARTUP = 10  # configurations that TPE draws at random before it learns from them
@@ -76,16 +75,17 @@ class Study:
         self.replicates = seeds * max(folds, 1)
         self.configurations = trials or len(self.grid)
         self.total = self.configurations * self.replicates
-        self.random = method == "random"
-        self.owner = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        self.lock = None
+        self.method = method
+        self.presence = Presence(self.folder / SWEEPERS)
         self.twins = []  # experiments that another trial, which is under way, is of, too: its result will be theirs
         self.seen, self.looked_at, self.beaten_at = {}, -BETWEEN_LOOKS, 0.0
         reference = {k: v for k, v in params.written.items() if not k.startswith(("$", "_"))}
         dimensions = [asdict(dimension) for dimension in space.dimensions]
         definition = json.dumps([dimensions, reference, metric, mode, method, seeds, folds])
-        name = f"{self.folder.resolve().name}-{hashlib.sha256(definition.encode()).hexdigest()[:8]}"
+        where = self.folder.resolve().name if storage else "sweep"  # so that the folder may be renamed
+        name = f"{where}-{hashlib.sha256(definition.encode()).hexdigest()[:8]}"
         self.storage = open_storage(storage, self.folder)
+        self.has_heartbeats = isinstance(self.storage, RDBStorage)
         with reaching(storage, opening=True), quiet():
             self.study = optuna.create_study(
                 storage=self.storage,
@@ -98,10 +98,9 @@ class Study:
 
     def __enter__(self):
         """Begin to work on it: what other processes left, and what failed before, is to be done again."""
-        folder = self.folder / SWEEPERS / self.owner
-        folder.mkdir(parents=True)
-        self.lock = ExperimentLock(folder)
-        self.lock.acquire()
+        self.presence.begin(tidy=not self.has_heartbeats)
+        if not self.has_heartbeats:  # else it may be in the folder of another machine
+            self.note_deleted()
         self.take_back(failed_too=True)
         return self
 
@@ -109,13 +108,8 @@ class Study:
         try:
             for experiment in self.twins:
                 self.release(experiment)
-        finally:
-            self.lock.release()
-        if isinstance(error, Exception):  # what it trained may not have been given back; that it is gone can be seen
-            return
-        with contextlib.suppress(OSError):
-            self.lock.folder.rmdir()
-            self.lock.folder.parent.rmdir()
+        finally:  # after an error it may not have given back what it trained; that it is gone can then be seen
+            self.presence.end(keep=isinstance(error, Exception))
 
     def next(self):
         """The Experiment to train next, now this process's own; None where all are done or taken."""
@@ -146,7 +140,7 @@ class Study:
                     return experiment
 
     def _claim(self, trial, place):
-        trial.set_user_attr("owner", self.owner)
+        trial.set_user_attr("owner", self.presence.name)
         self.heartbeat([trial], now=True)
         configuration, replicate = divmod(place, self.replicates)
         seed_number, fold = divmod(replicate, max(self.folds, 1))
@@ -162,7 +156,10 @@ class Study:
 
     def _has_twin(self, experiment):
         """Whether an earlier trial is of the same folder, as that configuration was drawn twice. If so, sees to it."""
+        deleted = self.study.user_attrs.get("deleted", [])
         for trial in self.study.get_trials(deepcopy=False):
+            if trial.number in deleted:
+                continue
             same = trial.user_attrs.get("experiment") == experiment.name and trial.number < experiment.trial.number
             if same and trial.state in ENDED:
                 self._end(experiment.trial.number, trial.state, trial.value if trial.state == ENDED[0] else None)
@@ -186,25 +183,37 @@ class Study:
         seed = mix(self.params.seed, configuration) % 2**32
         if self.grid is not None:
             fixed = {name: as_choice(value) for name, value in self.grid[configuration].items()}
-        if self.grid is not None or self.random:
-            return PartialFixedSampler(fixed, RandomSampler(seed))
-        return PartialFixedSampler(
-            fixed, TPESampler(seed=seed, constant_liar=True, n_startup_trials=STARTUP * self.replicates)
-        )
+        startup = STARTUP * self.replicates
+        tpe = TPESampler(seed=seed, constant_liar=True, n_startup_trials=startup)
+        return PartialFixedSampler(fixed, tpe if self.method == "tpe" else RandomSampler(seed))
 
     def attempts(self):
         """The trials of each experiment, oldest first, as Optuna's FrozenTrials: a dict from its place."""
-        count, attempts = itertools.count(), {}
+        count, attempts, deleted = itertools.count(), {}, self.study.user_attrs.get("deleted", [])
         for trial in sorted(self.study.get_trials(deepcopy=False), key=lambda trial: trial.number):
+            if trial.number in deleted:
+                trial = copy.copy(trial)
+                trial.state = TrialState.FAIL
             place = trial.user_attrs["place"] if "place" in trial.user_attrs else next(count)
             if "superseded" not in trial.user_attrs:
                 attempts.setdefault(place, []).append(trial)
         return attempts
 
+    def note_deleted(self):
+        """Have those experiments trained again that were finished, and whose folder was deleted since."""
+        deleted = self.study.user_attrs.get("deleted", [])
+        for trial in self.study.get_trials(deepcopy=False, states=ENDED):
+            name = trial.user_attrs.get("experiment")
+            if trial.number not in deleted and not (self.folder / name / "run.json").exists():
+                logging.info("%s: was finished, and its folder is gone; it is trained again", name)
+                deleted.append(trial.number)
+        if deleted != self.study.user_attrs.get("deleted", []):
+            self.study.set_user_attr("deleted", deleted)
+
     def take_back(self, failed_too=False):
         """Have those experiments begun again whose process is gone; with `failed_too`, also those that failed."""
         self.looked_at = time.monotonic()
-        if isinstance(self.storage, RDBStorage):
+        if self.has_heartbeats:
             with quiet():
                 optuna.storages.fail_stale_trials(self.study)
         for trial in self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
@@ -229,18 +238,9 @@ class Study:
         owner = trial.user_attrs.get("owner")
         if owner is None:  # created just now, or by a process that was killed in that moment
             return time.monotonic() - self.seen.setdefault(trial.number, time.monotonic()) > WITHOUT_OWNER
-        folder = self.folder / SWEEPERS / owner
-        if owner == self.owner or (isinstance(self.storage, RDBStorage) and not folder.exists()):
+        if self.has_heartbeats and not self.presence.is_known(owner):
             return False  # of a machine with a disk of its own, which heartbeats tell of
-        lock = ExperimentLock(folder)
-        try:
-            lock.acquire()
-        except InUse:  # it lives
-            return False
-        except UserError:  # it has just ended
-            return True
-        lock.release()
-        return True
+        return self.presence.has_left(owner)
 
     @property
     def is_undecided(self):
@@ -250,7 +250,7 @@ class Study:
 
     def heartbeat(self, trials, now=False):
         """Tell a database that the processes of `trials`, which are this one's, live; when it is time, or `now`."""
-        if isinstance(self.storage, RDBStorage) and (now or time.monotonic() - self.beaten_at > HEARTBEAT):
+        if self.has_heartbeats and (now or time.monotonic() - self.beaten_at > HEARTBEAT):
             self.beaten_at = self.beaten_at if now else time.monotonic()
             for trial in trials:
                 self.storage.record_heartbeat(trial._trial_id)  # which Optuna does in `optimize` alone
@@ -298,8 +298,7 @@ class Study:
         Returns:
             (value, name): the mean of the metric over its replicates, and the name of the first one's folder.
         """
-        attempts = self.attempts()
-        found = []
+        attempts, found = self.attempts(), []
         for first in range(0, self.total, self.replicates):
             group = [attempts.get(place, [None])[-1] for place in range(first, first + self.replicates)]
             if all(trial is not None and trial.state == TrialState.COMPLETE for trial in group):

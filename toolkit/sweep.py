@@ -15,10 +15,11 @@ from toolkit.experiment import MAY_CHANGE
 from toolkit.journal import note_failure
 from toolkit.pool import Worker
 from toolkit.stop import StopSignals
-from utils import Params
+from utils import Params, UserError
 
 LONGEST_WAIT = 0.5  # seconds between looks for signals and other processes
 KILL = 9
+MAY_CHANGE_IN_TRIALS = MAY_CHANGE.keys() - {"learning_rate"}  # which would make it another trial
 
 
 class Sweep:
@@ -63,13 +64,16 @@ class Sweep:
     def step(self):
         """Hand out experiments and hear what there is to hear. Returns whether there is anything left to do."""
         for number in range(len(self.devices)):
-            if len(self.workers) <= number or self.workers[number].experiment is None:
+            while len(self.workers) <= number or self.workers[number].experiment is None:
                 experiment = self.study.next()
                 if experiment is None:
                     break
                 if len(self.workers) <= number:
                     self.workers.append(Worker(self.devices[number], self.threads))
                 self.begin(self.workers[number], experiment)
+            else:
+                continue
+            break
         busy = {worker.connection: worker for worker in self.workers if worker.experiment is not None}
         if not busy:
             undecided = self.study.is_undecided
@@ -82,17 +86,19 @@ class Sweep:
         return True
 
     def begin(self, worker, experiment):
-        """Let a worker train an experiment, whose folder is made, or gone on with.
-
-        Raises:
-            UserError: there is another experiment in it.
-        """
-        worker.experiment = experiment
+        """Let a worker train an experiment, whose folder is made, or gone on with. It fails if another one is in it."""
         folder, parent = self.study.folder / experiment.name, self.study.folder
-        params = Params(parent / "params.json", declared=self.task.hyperparameters, overrides=experiment.values)
-        derive(params, folder, parent, MAY_CHANGE)
-        folder.mkdir(exist_ok=True)
-        params.save(folder / "params.json")
+        try:
+            params = Params(parent / "params.json", declared=self.task.hyperparameters, overrides=experiment.values)
+            derive(params, folder, parent, MAY_CHANGE_IN_TRIALS)
+            folder.mkdir(exist_ok=True)
+            params.save(folder / "params.json")
+        except UserError as error:
+            self.fail(experiment, str(error))
+            return
+        except OSError as error:
+            self.fail(experiment, f"{folder}: cannot be made: {error.strerror}")
+            return
         worker.train(experiment, folder, self.data_dir, waits=self.study.pruner != "none")
 
     def hear(self, worker):
@@ -106,7 +112,8 @@ class Sweep:
                 self.begin(replacement, experiment)
             else:
                 self.fail(experiment, worker.death)
-                note_failure(self.study.folder / experiment.name, worker.death)
+                with contextlib.suppress(UserError):  # on a full disk
+                    note_failure(self.study.folder / experiment.name, worker.death)
             return
         kind, *content = message
         if kind == "epoch":
@@ -116,7 +123,7 @@ class Sweep:
             return
         worker.experiment = None
         self.end(experiment, kind, *content)
-        if kind == "failed":  # who knows what it left in that process
+        if kind == "failed":  # its error may have left something behind in that process
             worker.stop()
             self.replace(worker)
 
@@ -170,20 +177,24 @@ class Sweep:
             self.say(f"Stopping {len(busy)} trials, which save what they have. The same command goes on.")
         for worker in self.workers:
             worker.stop()
+        last = {}
         try:
-            for worker in self.workers:
-                worker.process.join()
+            for worker in busy:
+                last[worker] = self.last_message(worker)
         finally:
             for worker in self.workers:
                 worker.stop(KILL)
             for worker in busy:
-                self.give_back(worker)
+                if last.get(worker) is None:
+                    self.study.release(worker.experiment)
+                else:
+                    self.end(worker.experiment, *last[worker])
 
-    def give_back(self, worker):
-        """Note what became of the experiment of a worker that was stopped."""
-        with contextlib.suppress(OSError):
-            while (message := worker.message()) is not None:
-                if message[0] != "epoch":
-                    self.end(worker.experiment, *message)
-                    return
-        self.study.release(worker.experiment)
+    def last_message(self, worker):
+        """Wait for a worker that was asked to stop. Returns how its experiment ended, if it did; else None."""
+        while True:
+            while not worker.connection.poll(1):
+                worker.stop()  # once more: it may not have listened yet
+            message = worker.message()
+            if message is None or message[0] != "epoch":
+                return message

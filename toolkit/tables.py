@@ -33,27 +33,27 @@ class ResultsTable:
         metrics = dict.fromkeys(name for row in rows for name in row.metrics)
         self.metrics = sorted(metrics, key=lambda name: name.startswith("test_"))  # stable: else as written
         self.intervals = {name for row in rows for name in row.half_widths}  # metrics that have some
-        self.folded, self.baseline = any(row.replicates for row in rows), baseline
+        self.has_replicates, self.baseline = any(row.replicates for row in rows), baseline
         finished = (
             row for row in rows if row.status == "finished" and math.isfinite(row.metrics.get(metric, math.nan))
         )
         self.best = next(finished, None)
 
-    def headers(self, csv=False):
-        """The names of the columns. In csv the numbers of a cell have columns of their own."""
+    def headers(self, all_digits=False):
+        """The names of the columns. With all digits, as in csv, each number of a cell has a column of its own."""
         taken = {"name", "best", "status", "epochs", "n", "replicates", "difference", "p", "p_value", *self.metrics}
         hyperparameters = [f"params.{name}" if name in taken else name for name in self.hyperparameters]
-        widths = self.intervals if csv else ()
+        widths = self.intervals if all_digits else ()
         metrics = [n for name in self.metrics for n in ([name, f"{name}_ci95"] if name in widths else [name])]
-        first = ["name", "best", "status", "epochs"] if csv else ["name", "status", "epochs"]
-        count = (["n", "replicates"] if csv else ["n"]) if self.folded else []
-        last = ["difference", "p_value" if csv else "p"] if self.baseline else []
+        first = ["name", "best", "status", "epochs"] if all_digits else ["name", "status", "epochs"]
+        count = (["n", "replicates"] if all_digits else ["n"]) if self.has_replicates else []
+        last = ["difference", "p_value" if all_digits else "p"] if self.baseline else []
         return [printable(name) for name in first + count + hyperparameters + metrics + last]
 
     def cells(self, row):
         """The texts of a row."""
         cells = [row.name + (" *" if row is self.best else ""), row.status, as_text(row.epochs)]
-        if self.folded:
+        if self.has_replicates:
             finished, count = finished_of(row)
             cells.append(str(count) if finished == count else f"{finished}/{count}")
         cells += [as_text(row.params.get(name)) for name in self.hyperparameters]
@@ -85,10 +85,10 @@ class ResultsTable:
         """All rows with every digit, as the text of a csv file."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(self.headers(csv=True))
+        writer.writerow(self.headers(all_digits=True))
         for row in self.rows:
             cells = [row.name, "*" if row is self.best else "", row.status, row.epochs]
-            cells += finished_of(row) if self.folded else ()
+            cells += finished_of(row) if self.has_replicates else ()
             cells += [plain(row.params.get(name)) for name in self.hyperparameters]
             for name in self.metrics:
                 cells.append(row.metrics.get(name))
@@ -101,7 +101,7 @@ class ResultsTable:
         numeric = {name for name in self.hyperparameters
                    if all(isinstance(row.params.get(name, 0), int | float) for row in self.rows)}  # fmt: skip
         metrics = 2 * self.baseline + len(self.metrics)
-        first = ["left", "left", "right"] + ["right"] * self.folded
+        first = ["left", "left", "right"] + ["right"] * self.has_replicates
         return first + ["right" if n in numeric else "left" for n in self.hyperparameters] + ["right"] * metrics
 
     def below(self, longest=LONGEST_LIST):
@@ -111,7 +111,7 @@ class ResultsTable:
         statuses = ", ".join(f"{counts[status]:,} {status}" for status in STATUSES if counts[status])
         best = f"; sorted by {self.metric}, * is the best that is finished" if self.best else ""
         lines = [f"{len(rows):,} experiment{'s' * (len(rows) != 1)}: {statuses or 'none is trained'}{best}"]
-        if self.folded:
+        if self.has_replicates:
             lines.append("±: 95% confidence interval of the mean over n finished replicates, by Student's t "
                          "(folds of a cross-validation: corrected for the overlap of their training sets)")  # fmt: skip
         lines += capped(self.notes, longest)
