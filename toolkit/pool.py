@@ -165,7 +165,8 @@ def train_one(parent, model_dir, data_dir, device, waits):
         content = utils.read_json(Path(model_dir) / "run.json")
         session = content["sessions"][-1]
         return ("pruned", session["reason"]) if "pruned" in session else ("finished", content["best"]["value"])
-    note_failure(model_dir, failure)
+    with contextlib.suppress(UserError):  # a full disk, which may be why it failed
+        note_failure(model_dir, failure)
     return ("failed", failure)
 
 

@@ -55,8 +55,7 @@ class Run:
         self.folder = Path(model_dir)
         self.restore_file = None if restore_file is None else str(restore_file)
         self.restart, self.partial, self.max_steps, self.stateful = restart, partial, max_steps, stateful or {}
-        self.state = TrainState()
-        self.report = report
+        self.state, self.report = TrainState(), report
         self.goes_on, self.changed, self.unreadable = False, {}, []
         self.phase, self.can_save_in_epoch, self.gradients_used = NOTHING_NEW, True, True
         self.tally, self.generators = None, generators_of(model)
@@ -243,6 +242,7 @@ class Run:
 
         Raises:
             UserError: the validation loss is NaN, or `params.monitor` names no result.
+            Pruned: `report` said so.
         """
         self.phase, self.signals.in_step = NOT_READY, True
         check_results(val_metrics, self.state.best, epoch, self.optimizer, self.params)

@@ -33,6 +33,7 @@ WITHOUT_OWNER = 10  # seconds after which a trial that nobody has claimed belong
 BETWEEN_LOOKS = 5  # seconds, for trials whose process is gone
 STARTUP = 10  # configurations that TPE draws at random before it learns from them
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
+KEPT = ("params", "distributions", "system_attrs", "intermediate_values")  # of a trial that is begun again
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -222,17 +223,8 @@ class Study:
         for place, tried in self.attempts().items():
             again = failed_too or "failed" not in tried[-1].user_attrs
             if place < self.total and again and all(trial.state == TrialState.FAIL for trial in tried):
-                last = tried[-1]
-                self.study.add_trial(
-                    create_trial(
-                        state=TrialState.WAITING,
-                        params=last.params,
-                        distributions=last.distributions,
-                        user_attrs={"place": place},
-                        system_attrs=last.system_attrs,
-                        intermediate_values=last.intermediate_values,
-                    )
-                )
+                kept = {name: getattr(tried[-1], name) for name in KEPT}
+                self.study.add_trial(create_trial(state=TrialState.WAITING, user_attrs={"place": place}, **kept))
 
     def _is_abandoned(self, trial):
         owner = trial.user_attrs.get("owner")
