@@ -82,8 +82,7 @@ def start_importing():
     if METHOD == "forkserver":
         from multiprocessing import forkserver
 
-        before = os.environ.get("PYTHONPATH")
-        root = str(Path(__file__).resolve().parent.parent)
+        before, root = os.environ.get("PYTHONPATH"), str(Path(__file__).resolve().parent.parent)
         os.environ["PYTHONPATH"] = root if before is None else f"{root}{os.pathsep}{before}"
         multiprocessing.get_context(METHOD).set_forkserver_preload(PRELOADED)
         handlers = {number: signal.signal(number, signal.SIG_IGN) for number in FOR_THE_SWEEP}  # which it inherits
@@ -113,7 +112,9 @@ def work(parent, device, threads):
         except EOFError:
             return
         with printing_to(Path(model_dir) / "train.log"):
-            parent.send(train_one(parent, model_dir, data_dir, device, waits))
+            message = train_one(parent, model_dir, data_dir, device, waits)
+        with contextlib.suppress(OSError):
+            parent.send(message)
 
 
 def end_with_the_sweep():
@@ -132,12 +133,10 @@ def train_one(parent, model_dir, data_dir, device, waits):
     from toolkit.cli import set_up
 
     def report(epoch, value):
-        parent.send(("epoch", epoch, value))
-        if not waits:
-            return None
         try:
-            return parent.recv()
-        except EOFError:
+            parent.send(("epoch", epoch, value))
+            return parent.recv() if waits else None
+        except (EOFError, OSError):  # the sweep is gone
             raise SystemExit from None
 
     utils.set_logger(Path(model_dir) / "train.log", terminal=False)

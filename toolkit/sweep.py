@@ -38,14 +38,13 @@ class Sweep:
         self.study, self.task, self.data_dir, self.threads, self.retries = study, task, data_dir, threads, retries
         self.devices, self.workers = devices, []
         self.deaths = Counter()
-        self.best_value = None
         self.bar = None
 
     def run(self):
         """Train. Returns what `Study.count` does.
 
         Raises:
-            UserError: a folder holds another experiment, or the storage cannot be reached any more.
+            OSError, SQLAlchemyError, StorageInternalError: the storage cannot be used any more.
             KeyboardInterrupt, SystemExit: a signal asked for it; what was trained is saved.
         """
         with StopSignals() as signals, self.study:
