@@ -13,11 +13,12 @@ import tempfile
 import time
 from pathlib import Path
 
+from toolkit.pool import PRELOADED
+
 ROOT = Path(__file__).resolve().parent.parent
 
 context = multiprocessing.get_context("forkserver")
-PRELOADED = ("train", "evaluate", "matplotlib.figure", "tensorboard.summary.writer.record_writer", "torch._dynamo")
-context.set_forkserver_preload(list(PRELOADED))
+context.set_forkserver_preload([*PRELOADED, "evaluate"])
 
 
 class Script:

@@ -501,3 +501,13 @@ def test_a_part_of_the_loss_can_be_searched_for(call, sweep):
     assert (code, err) == (0, "")
     values = {name: run["best"]["value"] for name, run in sweep.trials().items()}
     assert f"Best penalty on val: {min(values.values()):.4f}, {sweep.folder / min(values, key=values.get)}\n" in out
+
+
+def test_a_folder_with_an_odd_params_file_is_only_a_failed_trial(call, sweep):
+    sweep.write({"learning_rate": [0.01, 0.02]}, num_epochs=1)
+    (sweep.folder / "learning_rate=0.01").mkdir()
+    (sweep.folder / "learning_rate=0.01" / "params.json").write_text('{"": 1}')
+    code, out, err = search(call, sweep)
+    assert (code, err) == (1, "")
+    assert "learning_rate=0.01/params.json: is there already, with another , batch_size" in out
+    assert "1 finished, 1 failed" in out

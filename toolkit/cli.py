@@ -141,7 +141,8 @@ def derive(params, model_dir, params_from, may_change=()):
         setattr(params, "$schema", Path(os.path.relpath(Path(params_from) / schema, model_dir)).as_posix())
     if path.exists():
         there, values = utils.read_json(path), params.written
-        changed = sorted(k for k in there.keys() | values.keys() if k[0] not in "$_" and there.get(k) != values.get(k))
+        names = [name for name in there.keys() | values.keys() if not name.startswith(("$", "_"))]  # else notes
+        changed = sorted(name for name in names if there.get(name) != values.get(name))
         if not set(changed) <= set(may_change):
             raise UserError(f"{path}: is there already, with another {', '.join(changed)}; choose another folder")
 

@@ -6,6 +6,7 @@ import math
 import re
 from collections import Counter
 
+from toolkit.monitor import MODES
 from toolkit.results import STATUSES, Row
 from toolkit.statistics import holm, mean_and_interval, paired_test
 from utils import UserError
@@ -64,7 +65,7 @@ def choose_metric(rows, name=None, mode=None):
     if mode is None:
         plain = name.removeprefix("test_")
         modes = [vote for vote, _ in votes.most_common() if vote[0] == plain and vote[1]]
-        mode = modes[0][1] if modes else {"accuracy": "max", "loss": "min"}.get(plain)
+        mode = modes[0][1] if modes else MODES.get(plain)
     if mode is None:
         raise UserError(f"is more or less {name} better? Add --mode max or --mode min")
     return name, mode, notes

@@ -11,6 +11,7 @@ from pathlib import Path
 import utils
 from toolkit.events import EventFile
 from toolkit.experiment import as_json, dataset_of
+from toolkit.monitor import MODES
 from toolkit.plots import plot_curves
 from toolkit.provenance import now, provenance
 from utils import UserError
@@ -117,7 +118,7 @@ class Journal:
 
     def write_run_json(self, model, state):
         """Write run.json, what reproduces the run."""
-        mode = self.params.monitor_mode or ("min" if state.best and state.best.monitor == "loss" else "max")
+        mode = self.params.monitor_mode or (state.best and MODES.get(state.best.monitor))
         content = {
             "model_dir": str(self.folder),
             "seed": self.params.seed,

@@ -4,6 +4,8 @@ import math
 
 from utils import UserError
 
+MODES = {"accuracy": "max", "loss": "min"}  # where monitor_mode does not say which is better
+
 
 def is_better(value, best, mode):
     """Whether `value` is at least as good as `best` (of equals the later is taken, as in CS230's template)."""
@@ -32,7 +34,7 @@ def monitored(params, results):
         name = "accuracy" if "accuracy" in results else "loss"
     if name not in results:
         raise UserError(f"params.json: monitor is {name!r}, but the metrics are {', '.join(results)}")
-    mode = mode or {"accuracy": "max", "loss": "min"}.get(name)
+    mode = mode or MODES.get(name)
     if mode is None:
         raise UserError(f'params.json: monitor is {name!r}; add "monitor_mode": "max" or "min", whichever is better')
     return name, mode

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import utils
 from toolkit.lock import is_alive, read_owner
+from toolkit.monitor import MODES
 from utils import UserError
 
 BEST_METRICS = "metrics_val_best_weights.json"
@@ -214,7 +215,7 @@ def monitor_of(run, params, metrics):
     mode = best.get("mode") or params.get("monitor_mode")
     if not isinstance(name, str):
         return None, None
-    return name, mode if mode in ("max", "min") else {"accuracy": "max", "loss": "min"}.get(name)
+    return name, mode if mode in ("max", "min") else MODES.get(name)
 
 
 def read_metrics(folder, name, notes):

@@ -69,7 +69,7 @@ class StopSignals:
         if self.received is None:
             self.received = name
             if hasattr(signal, "SIGCHLD"):  # worker processes that got it, too, may die, which torch would raise now
-                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                signal.signal(signal.SIGCHLD, lambda number, frame: None)  # not SIG_DFL: one may have come already
             if self.in_step:
                 with contextlib.suppress(OSError):  # the terminal may be gone, and that be the reason
                     os.write(2, b"\nfinishing the step, then saving (Ctrl-C again leaves at once)\n")
