@@ -43,13 +43,24 @@ def evaluate(model, loss_fn, dataloader, metrics, params):
     return tally.compute()
 
 
+def tables_of(split, results):
+    """The results as a table, in text; those with a slash in their name, `f1/person`, as one of their own below it."""
+    main = {name: value for name, value in results.items() if "/" not in name}
+    details = {}
+    for name in results.keys() - main.keys():
+        metric, _, part = name.partition("/")
+        details.setdefault(part, {"of": part})[metric] = results[name]
+    tables = [[{"split": split} | main], [details[part] for part in sorted(details)]]
+    return "\n\n".join(tabulate(t, headers="keys", tablefmt="pipe", floatfmt=".4f") for t in tables if t)
+
+
 def parse_arguments(argv):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_common_arguments(parser)
     parser.add_argument("--split", default="test", choices=["train", "val", "test"], help="which split (default: test)")
     parser.add_argument("--restore_file", default="best", help="the checkpoint: best (default), last, or a path")
     parser.add_argument(
-        "--other_data", action="store_true", help="allow other images than the dataset it was trained on has"
+        "--other_data", action="store_true", help="allow other samples than the dataset it was trained on has"
     )
     return parser.parse_args(argv)
 
@@ -61,7 +72,7 @@ def main(argv=None):
     checkpoint = find_checkpoint(args.model_dir, args.restore_file)
     version = version_of(checkpoint)
     state = utils.read_checkpoint(checkpoint)
-    way_out = "--other_data allows other images of the same classes"
+    way_out = "--other_data allows other samples of the same kind"
     same = check_same_data(state.get("dataset"), params, checkpoint, way_out, args.other_data)
     other = "" if same else f"_on_{data_dir.name}"
     utils.set_seed(params.seed)
@@ -82,7 +93,7 @@ def main(argv=None):
             f"{checkpoint}: was replaced while it was evaluated, nothing is kept of that; evaluate it again"
         )
     logging.info("%s (epoch %s) on the %s split of %s:\n", checkpoint, state.get("epoch"), args.split, data_dir)
-    print(tabulate([{"split": args.split} | results], headers="keys", tablefmt="pipe", floatfmt=".4f"))
+    print(tables_of(args.split, results))
     logging.info("\nWritten to %s", path)
 
 

@@ -147,7 +147,7 @@ def main(argv=None):
     space = read_space(parent, params, task)
     check(args, params, task, space)
     results = ["loss", *task.metrics]
-    if params.monitor is not None and params.monitor not in results:  # a part of the loss, perhaps
+    if (params.monitor or "accuracy") not in results:  # a part of the loss, or of what a metric gives, perhaps
         dataloaders = task.fetch_dataloader(["val"], data_dir, params)
         results = try_one_batch(task.make_model(params), task.loss_fn(params), dataloaders, task.metrics, params)
     metric, mode = monitored(params, results)

@@ -17,6 +17,7 @@ from evaluate import evaluate
 from toolkit.batches import batches_on_device
 from toolkit.cli import add_common_arguments, parse_overrides, set_up
 from toolkit.declared import params_table
+from toolkit.experiment import has_run
 from toolkit.monitor import monitored
 from toolkit.run import Run
 from toolkit.script import run_script
@@ -100,6 +101,8 @@ def train_experiment(task, params, data_dir, model_dir, restore_file=None, *, te
     dataloaders = task.fetch_dataloader(["train", "val"], data_dir, params)
     utils.set_seed(params.seed)  # again, so that the weights do not depend on what the loaders drew
     model = task.make_model(params)
+    if options.get("restart") or not has_run(model_dir):
+        task.load_pretrained(model, params)
     optimizer = task.make_optimizer(model, params)
     loss_fn = task.loss_fn(params)
     monitored(params, try_one_batch(model, loss_fn, dataloaders, task.metrics, params))

@@ -49,7 +49,6 @@ class Params:
     params.learning_rate                 # a declared key: checked, and with a default
     params.my_own_key                    # any other key that the file has
     params.num_classes                   # a fact of the dataset (see `add_facts`), not written to the file
-    params.learning_rate = 0.5           # `save` writes the new value
     ```
 
     Args:
@@ -64,7 +63,7 @@ class Params:
     def __init__(self, json_path, *, declared=Hyperparameters, overrides=None):
         defaults = {name: field.get_default() for name, field in declared.model_fields.items()}
         vars(self).update(_path=str(json_path), _declared=declared, _defaults=defaults, _values=dict(defaults),
-                          _written={}, _facts=set(), _read=set())  # fmt: skip
+                          _written={}, _facts={}, _read=set())  # fmt: skip
         self.take(read_json(json_path, what="params.json"), json_path)
         self.take(overrides or {}, "on the command line")
 
@@ -100,9 +99,14 @@ class Params:
         return self._defaults | self._written
 
     @property
+    def facts_of_data(self):
+        """What the dataset's own file says it is, as a dict."""
+        return {name: self._values[name] for name, source in self._facts.items() if source}
+
+    @property
     def unread(self):
         """The keys of the file that no code has read so far, a list. Keys that begin with `$` or `_` are notes."""
-        return [k for k in self._written if k not in self._read | self._facts and not k.startswith(("$", "_"))]
+        return [k for k in self._written if k not in self._read | self._facts.keys() and not k.startswith(("$", "_"))]
 
     def meant(self, name):
         """The declared key that `name` looks like, as " (did you mean learning_rate?)", or "" where there is none."""
@@ -124,7 +128,7 @@ class Params:
                     f"remove the key, it is a fact of the data"
                 )
             self._values[name] = value
-            self._facts.add(name)
+            self._facts[name] = source
 
     def _check_name(self, name, source):
         if hasattr(type(self), name) or name in vars(self):
@@ -149,7 +153,7 @@ class Params:
             reader = sys._getframe(1)
             place = f"{os.path.relpath(reader.f_code.co_filename)}:{reader.f_lineno}"
             near = difflib.get_close_matches(name, self._written, n=1)
-            way_out = f"add it, or rename {near[0]!r}" if near else "add it"
+            way_out = " or ".join(["add it", *(f"rename {other!r}" for other in near)])
             raise MissingHyperparameter(f"{self._path} has no key {name!r}, which {place} reads; {way_out}")
         self._read.add(name)
         return self._values[name]
@@ -193,9 +197,7 @@ def read_json(path, what="file"):
 class RunningAverage:
     """The running average of a quantity: after `avg.update(2)` and `avg.update(4)`, `avg()` is 3.0."""
 
-    def __init__(self):
-        self.steps = 0
-        self.total = 0
+    steps, total = 0, 0
 
     def update(self, val):
         self.total += val
@@ -337,8 +339,7 @@ def read_checkpoint(path):
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        why = "it is damaged, or holds code besides weights, which loading could run"
-        raise UserError(f"{path}: refused: {why}") from None
+        raise UserError(f"{path}: refused: it is damaged, or holds code, which loading could run") from None
     except Exception as error:  # torch raises many kinds for a damaged file: RuntimeError, EOFError, KeyError, ...
         reason = str(error).split("\n")[0] or type(error).__name__
         raise UserError(f"{path}: cannot be read, it may be cut short: {reason}") from None

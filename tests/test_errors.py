@@ -221,7 +221,7 @@ def test_going_on_with_other_data_is_refused(call, trained, tmp_path):
     (data / "dataset.json").write_text(json.dumps(content | {"fingerprint": "of other images"}))
     before = snapshot(folder)
     code, _, err = call(train.main, "--model_dir", folder, "--data_dir", data)
-    assert "was trained on another dataset (the same classes, other images); --restart begins anew" in err
+    assert "was trained on another dataset (of the same kind, other samples); --restart begins anew" in err
     assert (code, err.count("\n"), snapshot(folder)) == (2, 1, before)
 
 

@@ -55,7 +55,7 @@ def test_other_data_is_refused_unless_allowed(call, trained, tmp_path):
     arguments = ["--model_dir", trained.folder, "--data_dir", "data/other"]
     code, _, err = call(evaluate.main, *arguments)
     assert code == 2
-    assert "best.pth.tar: was trained on another dataset (the same classes, other images)" in err
+    assert "best.pth.tar: was trained on another dataset (of the same kind, other samples)" in err
     assert "--other_data" in err
     code, out, _ = call(evaluate.main, *arguments, "--other_data")
     assert code == 0

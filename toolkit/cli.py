@@ -14,6 +14,8 @@ from toolkit.dataset import read_facts
 from toolkit.task import find_task
 from utils import Params, UserError
 
+ROOT = Path(__file__).resolve().parent.parent
+
 
 def add_common_arguments(parser):
     """Add the arguments that train.py and evaluate.py share."""
@@ -90,7 +92,9 @@ def find_data(task, params, data_dir):
         return Path(data_dir)
     if named is None:
         raise UserError('which dataset? Add "dataset": "<folder of data/>" to params.json, or give --data_dir')
-    path = task.project / "data" / named
+    projects = [task.project, ROOT] if task.project.is_relative_to(ROOT) else [task.project]
+    places = [project / "data" / named for project in projects]  # examples may use the repository's own
+    path = next((place for place in places if place.exists()), places[-1 if named == "digits" else 0])
     path = Path(os.path.relpath(path)) if path.is_relative_to(Path.cwd()) else path
     if named == "digits" and not path.exists():
         from toolkit.builder import build

@@ -12,7 +12,7 @@ import utils
 from toolkit.state import read_state
 from utils import UserError
 
-KIND_OF_DATA = ("num_classes", "class_names", "image_channels", "image_height", "image_width")
+NO_KIND = ("fingerprint", "counts", "mean", "std")  # facts of the samples, not of what kind they are
 RESULTS = (
     "previous.pth.tar",
     "last.pth.tar",
@@ -37,8 +37,7 @@ REFUSED = "would be another run"
 
 def dataset_of(params):
     """What a checkpoint keeps of the data it was trained on, a dict (empty for data without a dataset.json)."""
-    names = ("fingerprint", *KIND_OF_DATA, "mean", "std")
-    return {name: getattr(params, name) for name in names if hasattr(params, name)}
+    return {name: value for name, value in params.facts_of_data.items() if name != "counts"}
 
 
 def check_same_data(theirs, params, file, way_out, allow=False):
@@ -49,7 +48,7 @@ def check_same_data(theirs, params, file, way_out, allow=False):
         params: hyperparameters, with the facts of the present data.
         file: the checkpoint's name, for the message.
         way_out: what the user can do, for the message.
-        allow: whether other images of the same classes will do.
+        allow: whether other samples of the same kind will do.
 
     Returns:
         Whether it is the same data, as far as is known.
@@ -60,8 +59,11 @@ def check_same_data(theirs, params, file, way_out, allow=False):
     ours = dataset_of(params)
     if not isinstance(theirs, dict) or not theirs or not ours or theirs.get("fingerprint") == ours.get("fingerprint"):
         return True
-    changed = [f"{k} {theirs.get(k)}, now {ours.get(k)}" for k in KIND_OF_DATA if theirs.get(k) != ours.get(k)]
-    difference = "; ".join(changed) or "the same classes, other images"
+    names = [name for name in theirs | ours if name.split("_")[-1] not in NO_KIND]
+    changed = [
+        f"{name} {theirs.get(name)}, now {ours.get(name)}" for name in names if theirs.get(name) != ours.get(name)
+    ]
+    difference = "; ".join(changed) or "of the same kind, other samples"
     if changed or not allow:
         raise UserError(f"{file}: was trained on another dataset ({difference}); {way_out}")
     logging.warning("%s was trained on another dataset (%s)", file, difference)
@@ -94,6 +96,11 @@ def changed_params(theirs, params, best=None):
         say = print if refused else logging.info  # what is refused changes no file, nor the log
         say(f"params.json has changed since this run was trained last:\n{table}")
     return changed, refused
+
+
+def has_run(model_dir):
+    """Whether an experiment's folder holds a run that could be gone on with."""
+    return any((Path(model_dir) / f"{name}.pth.tar").exists() for name in ("last", "previous"))
 
 
 def version_of(file):

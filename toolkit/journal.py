@@ -147,7 +147,7 @@ class Journal:
                 self.events.close()
 
     def _log(self, row, is_best):
-        names = [name for name in row if name not in ("epoch", "learning_rate")]
+        names = [name for name in row if name not in ("epoch", "learning_rate") and "/" not in name]
         if not self.headed:
             for name in self.params.unread:
                 logging.warning("params.json: %s has no effect: nothing has read it%s", name, self.params.meant(name))

@@ -4,7 +4,8 @@ import math
 
 from utils import UserError
 
-MODES = {"accuracy": "max", "loss": "min"}  # where monitor_mode does not say which is better
+MODES = dict.fromkeys(["accuracy", "f1", "precision", "recall", "auroc", "r2"], "max")
+MODES |= dict.fromkeys(["loss", "rmse", "mae"], "min")  # where monitor_mode does not say which is better
 
 
 def is_better(value, best, mode):

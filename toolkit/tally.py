@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from toolkit.batches import batches_on_device
 from toolkit.order import order_of
-from toolkit.task import is_streaming
+from toolkit.task import is_streaming, takes_params
 from toolkit.trees import batch_size, describe, from_plain, tensors, to_plain, tree_cat, tree_map
 from utils import UserError
 
@@ -35,7 +35,8 @@ class Tally:
         name: what goes on, for the bar and for messages.
         metrics: dict from name to `fn(outputs, labels) -> float` of numpy arrays (or the nested tuples, lists and
             dicts of them that the model and the loader use), or to an object with `update(outputs, labels)` of
-            tensors, `compute()` and `reset()`, for outputs too large to hold.
+            tensors, `compute()` and `reset()`, for outputs too large to hold. A third argument gets `params`; a dict
+            of numbers in place of one number is several results.
         dataloader: what the batches come from.
         params: hyperparameters.
         optimizer: for the learning rate in the message about a loss that is not finite.
@@ -130,7 +131,10 @@ class Tally:
         }
         outputs, labels = self._gathered()
         for name, metric in self.metrics.items():
-            results[name] = as_number(name, metric.compute() if is_streaming(metric) else metric(outputs, labels))
+            found = results_of(name, metric, outputs, labels, self.params)
+            if found.keys() & results.keys():
+                raise UserError(f"metrics[{name!r}]: there is another {min(found.keys() & results.keys())}; rename one")
+            results |= found
         return results
 
     def _read_losses(self):
@@ -213,6 +217,20 @@ def load_metric_state(metric, state):
     vars(metric).update(state.get("attributes", {}))
 
 
+def results_of(name, metric, outputs, labels, params):
+    """What one of the metrics gives for a split: a dict from name to float.
+
+    Raises:
+        UserError: it is neither a number nor a dict of numbers.
+    """
+    if is_streaming(metric):
+        value = metric.compute()
+    else:
+        value = metric(outputs, labels, params) if takes_params(metric) else metric(outputs, labels)
+    values = value if isinstance(value, dict) else {name: value}
+    return {str(key): as_number(name, number) for key, number in values.items()}
+
+
 def as_number(name, value):
     """The value of a metric as a float.
 
@@ -245,19 +263,22 @@ def try_one_batch(model, loss_fn, dataloaders, metrics, params):
         outputs = model(inputs)
         tally = Tally(split, {}, [None], params)
         tally.update(outputs, labels, loss_fn(outputs, labels))
-        outputs, labels = (tree_map(to_numpy, tree_map(torch.Tensor.detach, tree)) for tree in (outputs, labels))
+        outputs, labels = (tree_map(torch.Tensor.detach, tree) for tree in (outputs, labels))
+        arrays = [tree_map(to_numpy, tree) for tree in (outputs, labels)]
+        names = tally.compute()
         for name, metric in metrics.items():
-            if not is_streaming(metric):
-                try:
-                    value = metric(outputs, labels)
-                except UserError:
-                    raise
-                except Exception:  # one batch may be too little for it: of one class alone, say
-                    continue
-                as_number(name, value)
+            try:
+                if is_streaming(metric):
+                    metric.reset()
+                    metric.update(outputs, labels)
+                names |= results_of(name, metric, *arrays, params)
+            except UserError:
+                raise
+            except Exception:  # one batch may be too little for it: of one class alone, say
+                names |= {name: None, params.monitor or name: None}  # which may be one of those that it gives
     if module is not None:
         module.load_state_dict(state)
-    return [*tally.compute(), *metrics]
+    return list(names)
 
 
 def to_numpy(tensor):

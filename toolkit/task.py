@@ -102,6 +102,11 @@ class Task:
         trainable = [p for p in model.parameters() if p.requires_grad]
         return torch.optim.Adam(trainable, lr=params.learning_rate)
 
+    def load_pretrained(self, model, params):
+        """Give a model, in place, the weights to begin a new run with: `load_pretrained(model, params)` of net.py."""
+        if hasattr(self.net, "load_pretrained"):
+            self.net.load_pretrained(model, params)
+
     def loss_fn(self, params):
         """The task's loss as a function of (outputs, labels) that gives a scalar tensor.
 

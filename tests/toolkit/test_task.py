@@ -181,3 +181,49 @@ def test_each_experiment_gets_the_nearest_model(project, experiment, call):
     assert code == 0
     assert find_task(own).folder == own.parent.parent / "model"
     assert torch.nn.Linear is type(find_task(own).Net(None).linear)
+
+
+SEVERAL = """
+def scores(outputs, labels, params):
+    right = outputs.argmax(1) == labels
+    return {"right": right.mean(), "right/zero": right[labels == 0].mean(), "weighted": params.factor * right.mean()}
+metrics["scores"] = scores
+"""
+
+
+def test_a_metric_may_give_several_numbers_and_take_params(project):
+    (code, out, err), experiment, row = project(NET + SEVERAL, factor=2, monitor="right", monitor_mode="max")
+    assert (code, err) == (0, "")
+    assert row["val_right"] == row["val_accuracy"] == row["val_weighted"] / 2
+    assert "Best right on val" in out
+    assert "val_right" in out and "right/zero" not in out  # a detail: in the files, not in the log
+    assert 0 <= row["val_right/zero"] <= 1
+    (code, out, err), _, _ = project(NET + SEVERAL, script=evaluate, factor=2, monitor="right", monitor_mode="max")
+    assert (code, err) == (0, "")
+    assert "| of   |   right |" in out and "| zero |" in out
+    assert "right/zero" in json.loads((experiment / "metrics_test_best.json").read_text())
+
+
+def test_two_metrics_of_one_name_are_refused(project):
+    (code, _, err), _, _ = project(NET + SEVERAL.replace('"right":', '"accuracy":'), factor=1)
+    assert code == 2
+    assert "metrics['scores']: there is another accuracy; rename one" in err
+
+
+PRETRAINED = """
+def load_pretrained(model, params):
+    print("pretrained weights")
+    torch.nn.init.constant_(model.linear.weight, 100.0)
+"""
+
+
+def test_pretrained_weights_are_loaded_when_a_run_begins_and_only_then(project):
+    (code, out, err), experiment, _ = project(NET + PRETRAINED, learning_rate=1e-9)
+    assert (code, err, out.count("pretrained weights")) == (0, "", 1)
+    weights = utils.read_checkpoint(experiment / "last.pth.tar")["state_dict"]["linear.weight"]
+    assert (weights == 100).all()
+    (code, out, _), _, _ = project(NET + PRETRAINED, num_epochs=3, learning_rate=1e-9)
+    assert (code, out.count("pretrained weights")) == (0, 0)
+    assert "Going on after epoch 2" in out
+    (code, out, _), _, _ = project(NET + PRETRAINED, script=evaluate, num_epochs=3, learning_rate=1e-9)
+    assert (code, out.count("pretrained weights")) == (0, 0)
