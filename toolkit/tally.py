@@ -1,5 +1,6 @@
 """The loss and the metrics of a whole split, collected batch by batch."""
 
+import contextlib
 import copy
 import math
 import os
@@ -11,9 +12,9 @@ import torch
 from tqdm import tqdm
 
 from toolkit.batches import batches_on_device
+from toolkit.metrics import is_streaming, load_metric_state, metric_state, results_of
 from toolkit.order import order_of
-from toolkit.task import is_streaming, takes_params
-from toolkit.trees import batch_size, describe, from_plain, tensors, to_plain, tree_cat, tree_map
+from toolkit.trees import batch_size, from_plain, tensors, to_plain, tree_cat, tree_map
 from utils import UserError
 
 SECONDS_BETWEEN_READINGS = 1.0  # of the loss, where steps are slow
@@ -71,7 +72,7 @@ class Tally:
             UserError: the outputs of the split would not fit into memory.
         """
         outputs = tree_map(torch.Tensor.detach, outputs)
-        self.sizes.append(batch_size(labels) if tensors(labels) else batch_size(outputs))
+        self.sizes.append(weight_of(labels if tensors(labels) else outputs))
         self.pending.append({"loss": loss.detach(), **getattr(loss, "parts", {})})
         for metric in self.streaming:
             metric.update(outputs, labels)
@@ -105,7 +106,8 @@ class Tally:
         """
         self._read_losses()
         if self.outputs:
-            self.outputs, self.labels, self.kept = [self._cat(self.outputs)], [self._cat(self.labels)], 1
+            self._join()
+            self.kept = 1
         metrics = {name: metric_state(metric) for name, metric in self.metrics.items() if is_streaming(metric)}
         collected = {"sizes": self.sizes, "losses": self.losses, "outputs": self.outputs, "labels": self.labels}
         return to_plain(collected | {"metrics": metrics, "results": self.results})
@@ -124,7 +126,7 @@ class Tally:
     def _compute(self):
         if not self.sizes:
             raise UserError(f"{self.name}: the data loader gave no batch")
-        total = sum(self.sizes)
+        total = sum(self.sizes) or math.nan  # nothing but padding
         results = {
             name: math.fsum(mean * size for mean, size in zip(means, self.sizes, strict=True)) / total
             for name, means in self.losses.items()
@@ -147,9 +149,10 @@ class Tally:
             means = torch.stack([losses[name] for losses in self.pending]).tolist()
             self.losses.setdefault(name, []).extend(means)
         self.pending.clear()
-        for collected in (self.outputs, self.labels):
-            if collected and any(tensor.device.type != "cpu" for tensor in tensors(collected[-1])):
-                collected[self.kept :] = [tree_map(torch.Tensor.cpu, self._cat(collected[self.kept :]))]
+        self.sizes[first:] = torch.stack([torch.as_tensor(size) for size in self.sizes[first:]]).tolist()
+        if self.outputs and any(t.device.type != "cpu" for t in tensors((self.outputs[-1], self.labels[-1]))):
+            self._join(self.kept)
+            self.outputs[-1], self.labels[-1] = tree_map(torch.Tensor.cpu, (self.outputs[-1], self.labels[-1]))
         self.kept = len(self.outputs)
         means = self.losses["loss"]
         if self.optimizer is not None:
@@ -169,21 +172,26 @@ class Tally:
             f"is kept). Try a smaller learning_rate, and look for NaN or huge values in the inputs"
         )
 
-    def _cat(self, collected):
-        try:
-            return tree_cat(collected)
-        except RuntimeError:
-            shapes = sorted({tuple(t.shape[1:]) for tree in collected for t in tensors(tree)})
-            raise UserError(
-                f"the outputs or labels of different batches cannot be put together for the metrics: behind the first "
-                f"dimension, their shapes are {shapes[0]} and {shapes[-1]}; pad them alike, or use metrics with "
-                f"update, compute and reset"
-            ) from None
+    def _join(self, first=0):
+        """Make one batch of those that were collected, from number `first` on."""
+        outputs, labels = self.outputs[first:], self.labels[first:]
+        flat = [label.reshape(-1) for label in labels] if all(map(is_flat, outputs, labels)) else labels
+        for joinable in (labels, flat):
+            with contextlib.suppress(RuntimeError):
+                self.outputs[first:], self.labels[first:] = [tree_cat(outputs)], [tree_cat(joinable)]
+                return
+        shapes = sorted({tuple(t.shape[1:]) for tree in outputs + labels for t in tensors(tree)})
+        raise UserError(
+            f"the outputs or labels of different batches cannot be put together for the metrics: behind the first "
+            f"dimension, their shapes are {shapes[0]} and {shapes[-1]}; pad them alike, flatten them, or use metrics "
+            f"with update, compute and reset"
+        )
 
     def _gathered(self):
         if not self.outputs:
             return None, None
-        return tree_map(to_numpy, self._cat(self.outputs)), tree_map(to_numpy, self._cat(self.labels))
+        self._join()
+        return tree_map(to_numpy, self.outputs[0]), tree_map(to_numpy, self.labels[0])
 
     def _check_memory(self, outputs, labels):
         size = sum(t.numel() * t.element_size() for t in tensors((outputs, labels)))
@@ -197,50 +205,21 @@ class Tally:
             )
 
 
-def metric_state(metric):
-    """The state of a streaming metric: its attributes, or what its state_dict gives; of an nn.Module, both."""
-    if isinstance(metric, torch.nn.Module):
-        torchmetrics = [module for module in metric.modules() if hasattr(module, "persistent")]
-        for module in torchmetrics:
-            module.persistent(True)  # its state is to be part of the state_dict
-        held = {} if torchmetrics else {k: v for k, v in vars(metric).items() if not k.startswith("_")}
-        return {"state_dict": dict(metric.state_dict()), "attributes": held}
-    if hasattr(metric, "state_dict"):
-        return {"state_dict": metric.state_dict()}
-    return {"attributes": dict(vars(metric))}
+def weight_of(labels):
+    """How many samples the loss of a batch is the mean over, an int or a tensor that holds one.
 
-
-def load_metric_state(metric, state):
-    """Give a streaming metric the state that `metric_state` gave."""
-    if "state_dict" in state:
-        metric.load_state_dict(state["state_dict"])
-    vars(metric).update(state.get("attributes", {}))
-
-
-def results_of(name, metric, outputs, labels, params):
-    """What one of the metrics gives for a split: a dict from name to float.
-
-    Raises:
-        UserError: it is neither a number nor a dict of numbers.
+    That is the first dimension of the first tensor. Where that is a table of integers, such as a tag for each word of
+    each sentence, it is the number of its entries that are not -1 (CS230's padding) or -100 (torch's `ignore_index`).
     """
-    if is_streaming(metric):
-        value = metric.compute()
-    else:
-        value = metric(outputs, labels, params) if takes_params(metric) else metric(outputs, labels)
-    values = value if isinstance(value, dict) else {name: value}
-    return {str(key): as_number(name, number) for key, number in values.items()}
+    first = tensors(labels)[0] if tensors(labels) else None
+    if first is None or first.ndim < 2 or first.dtype != torch.int64:
+        return batch_size(labels)
+    return ((first != -1) & (first != -100)).sum()
 
 
-def as_number(name, value):
-    """The value of a metric as a float.
-
-    Raises:
-        UserError: it is not one number.
-    """
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise UserError(f"metrics[{name!r}] should give one number for the split, not {describe(value)}") from None
+def is_flat(outputs, labels):
+    """Whether outputs have a row for each entry of the labels, as those of CS230's named entity recognition do."""
+    return isinstance(outputs, torch.Tensor) and isinstance(labels, torch.Tensor) and len(outputs) == labels.numel()
 
 
 def try_one_batch(model, loss_fn, dataloaders, metrics, params):

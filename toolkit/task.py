@@ -1,9 +1,9 @@
 """The task: the `model/` package that an experiment uses, checked against the contract that the scripts rely on."""
 
 import copy
+import functools
 import importlib
 import importlib.util
-import inspect
 import multiprocessing
 import os
 import sys
@@ -13,6 +13,8 @@ from pathlib import Path
 import torch
 
 import utils
+from toolkit.iterators import fetch_from_iterators
+from toolkit.metrics import is_streaming, takes_params
 from toolkit.trees import describe
 from utils import UserError
 
@@ -48,8 +50,13 @@ class Task:
         self.Net = self._need(self.net, "Net", callable, "a class or function Net(params)")
         self._loss_fn = self._need(self.net, "loss_fn", callable, "a function loss_fn(outputs, labels)")
         self.metrics = self._need(self.net, "metrics", is_dict, "a dict metrics, from name to function")
-        fetch = "a function fetch_dataloader(types, data_dir, params)"
-        self._fetch = self._need(self.data_loader, "fetch_dataloader", callable, fetch)
+        own_class = getattr(self.data_loader, "DataLoader", None)
+        if not hasattr(self.data_loader, "fetch_dataloader") and hasattr(own_class, "data_iterator"):
+            self._fetch = functools.partial(fetch_from_iterators, own_class, self.path_of(self.data_loader))
+        else:
+            fetch = "a function fetch_dataloader(types, data_dir, params)"
+            self._fetch = self._need(self.data_loader, "fetch_dataloader", callable, fetch)
+        self.split_names = getattr(self.data_loader, "split_names", {})  # such as {"val": "dev"}
         for name, metric in self.metrics.items():
             if name == "loss":
                 raise UserError(f"{self.path_of(self.net)}: a metric cannot be called loss, which the loss itself is")
@@ -142,14 +149,20 @@ class Task:
             UserError: a split is missing from what `fetch_dataloader` of data_loader.py gives, or is empty.
         """
         file = self.path_of(self.data_loader)
-        loaders = self._fetch(types, str(data_dir), params)
+        names = {split: self.split_names.get(split, split) for split in types}
+        loaders = self._fetch(list(names.values()), str(data_dir), params)
         if not isinstance(loaders, dict):
             raise UserError(
                 f"{file}: fetch_dataloader should give a dict from split to DataLoader, not {describe(loaders)}"
             )
+        for split, name in names.items():
+            if name not in loaders:
+                raise UserError(
+                    f"{file}: fetch_dataloader gave no {name!r}; it gave {sorted(loaders)}. Where a split has another "
+                    f'name, say so there: split_names = {{"{split}": "<name>"}}'
+                )
+        loaders = {split: loaders[name] for split, name in names.items()}
         for split in types:
-            if split not in loaders:
-                raise UserError(f"{file}: fetch_dataloader gave no {split!r}; it gave {sorted(loaders)}")
             if not hasattr(loaders[split], "__iter__") or not hasattr(loaders[split], "__len__"):
                 found = describe(loaders[split])
                 raise UserError(f"{file}: fetch_dataloader should give a DataLoader for {split!r}, not {found}")
@@ -238,21 +251,6 @@ def check_loss(loss, file):
 def is_dict(value):
     """Whether a value is a dict."""
     return isinstance(value, dict)
-
-
-def is_streaming(metric):
-    """Whether a metric has torchmetrics' protocol: update, compute and reset."""
-    return all(callable(getattr(metric, name, None)) for name in ("update", "compute", "reset"))
-
-
-def takes_params(fn):
-    """Whether a loss function wants `params`: a third positional argument of that name, or without a default."""
-    try:
-        arguments = list(inspect.signature(fn).parameters.values())
-    except (TypeError, ValueError):
-        return False
-    positional = [a for a in arguments if a.kind in (a.POSITIONAL_ONLY, a.POSITIONAL_OR_KEYWORD)]
-    return len(positional) > 2 and (positional[2].name == "params" or positional[2].default is inspect.Parameter.empty)
 
 
 if getattr(multiprocessing.current_process(), "_inheriting", False) and MODEL_FOLDER in os.environ:

@@ -116,3 +116,29 @@ def test_outputs_of_different_widths_are_explained(params):
     batches = [(torch.zeros(2, 3), torch.zeros(2)), (torch.zeros(2, 5), torch.zeros(2))]
     with pytest.raises(UserError, match="cannot be put together"):
         tallied(batches, params, {"m": lambda o, lab: 0.0})
+
+
+def test_labels_that_are_padding_do_not_count_in_the_loss(params):
+    """The mean over tokens of losses that are means over tokens, as `cross_entropy` gives, whatever the batches are."""
+    generator = torch.Generator().manual_seed(1)
+    outputs, labels = torch.randn(40, 7, 3, generator=generator), torch.randint(0, 3, (40, 7), generator=generator)
+    labels[torch.rand(40, 7, generator=generator) < 0.6] = -100
+    labels[:, 0] = 1
+    whole = torch.nn.functional.cross_entropy(outputs.flatten(0, 1), labels.flatten()).item()
+    for size in (1, 3, 16):
+        tally = Tally("test", {}, [None], params)
+        for rows, tags in zip(outputs.split(size), labels.split(size), strict=True):
+            rows = rows.flatten(0, 1)
+            tally.update(rows, tags, torch.nn.functional.cross_entropy(rows, tags.flatten()))
+        assert tally.compute()["loss"] == pytest.approx(whole, rel=1e-6)
+
+
+def test_flat_outputs_of_sentences_of_different_lengths_reach_the_metrics(params):
+    seen = []
+    tally = Tally("test", {"seen": lambda outputs, labels: seen.append((outputs, labels)) or 0}, [None], params)
+    for count, length in ((2, 3), (4, 5), (1, 3)):
+        tally.update(torch.zeros(count * length, 6), torch.full((count, length), length), torch.tensor(1.0))
+        tally.state_dict()  # a checkpoint in between changes nothing
+    tally.compute()
+    assert seen[0][0].shape == (29, 6)
+    assert seen[0][1].tolist() == [3] * 6 + [5] * 20 + [3] * 3
