@@ -293,8 +293,9 @@ def test_entities_of_a_large_noisy_text_are_counted_as_seqeval_counts_them():
 # padding and batches
 
 
-def test_a_sentence_gets_the_same_logits_alone_and_beside_longer_ones(tmp_path):
-    net, loaders, _ = net_and_loaders(tmp_path)
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_a_sentence_gets_the_same_logits_alone_and_beside_longer_ones(tmp_path, bidirectional):
+    net, loaders, _ = net_and_loaders(tmp_path, bidirectional=bidirectional, lstm_layers=2)
     net.eval()
     dataset = loaders["train"].dataset
     inputs, labels = dataset[torch.arange(len(dataset))]
