@@ -364,11 +364,10 @@ def load_weights(state, checkpoint, model, optimizer=None, partial=False):
     """As `load_checkpoint`, with the dict `state` that was read from the file `checkpoint`."""
     theirs, ours = state["state_dict"], model.state_dict()
     fitting = {k: v for k, v in theirs.items() if k in ours and shape(v) == shape(ours[k])}
-    shapes = [f"{k} is {shape(theirs[k])} there and {shape(v)} in the model" for k, v in ours.items()
-              if k in theirs and k not in fitting]  # fmt: skip
-    missing = [f"{k} is missing there" for k in ours if k not in theirs and not k.endswith("num_batches_tracked")]
-    unexpected = [f"the model has no {k}" for k in theirs if k not in ours]
-    differences = shapes + missing + unexpected
+    differences = [f"{k} is {shape(theirs[k])} there and {shape(v)} in the model" for k, v in ours.items()
+                   if k in theirs and k not in fitting]  # fmt: skip
+    differences += [f"{k} is missing there" for k in ours if k not in theirs and not k.endswith("num_batches_tracked")]
+    differences += [f"the model has no {k}" for k in theirs if k not in ours]
     if differences and (not partial or not fitting):
         more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
         why = "not one entry fits" if partial else "params.json or model/net.py has changed since"

@@ -1,6 +1,7 @@
 """What an experiment reaches: trains it anew with several seeds and prints a row of the README's table.
 
 python benchmarks/accuracy.py experiments/base_model --seeds 1 2 3
+python benchmarks/accuracy.py examples/ner/experiments/wnut17 --metric f1 --splits val test
 """
 
 import argparse
@@ -17,8 +18,8 @@ from tabulate import tabulate
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def measure(experiment, seed, folder):
-    """Train and evaluate in processes of their own. Returns (test accuracy, seconds of the training process)."""
+def measure(experiment, seed, folder, splits):
+    """Train and evaluate in processes of their own. Returns (metrics of each split, seconds of training)."""
     model_dir = Path(folder) / f"seed_{seed}"
     start = time.perf_counter()
     subprocess.run(
@@ -27,25 +28,28 @@ def measure(experiment, seed, folder):
         check=True,
     )
     seconds = time.perf_counter() - start
-    subprocess.run([sys.executable, "evaluate.py", "--model_dir", model_dir], cwd=ROOT, check=True)
-    return json.loads((model_dir / "metrics_test_best.json").read_text())["accuracy"], seconds
+    for split in splits:
+        evaluate = [sys.executable, "evaluate.py", "--model_dir", model_dir, "--split", split]
+        subprocess.run(evaluate, cwd=ROOT, check=True)
+    return [json.loads((model_dir / f"metrics_{split}_best.json").read_text()) for split in splits], seconds
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiment", nargs="?", default="experiments/base_model")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--metric", default="accuracy")
+    parser.add_argument("--splits", nargs="+", default=["test"], choices=["train", "val", "test"])
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        results = [measure(args.experiment, seed, folder) for seed in args.seeds]
-    accuracies = [accuracy for accuracy, _ in results]
-    row = {
-        "experiment": args.experiment,
-        "seeds": " ".join(map(str, args.seeds)),
-        "test accuracy, mean": f"{statistics.mean(accuracies):.4f}",
-        "each": " ".join(f"{accuracy:.4f}" for accuracy in accuracies),
-        "seconds of train.py": f"{statistics.median(seconds for _, seconds in results):.0f}",
-    }
+    beside = (ROOT / args.experiment).parent  # so that it uses the same model/
+    with tempfile.TemporaryDirectory(prefix=".accuracy-", dir=beside) as folder:
+        results = [measure(args.experiment, seed, folder, args.splits) for seed in args.seeds]
+    row = {"experiment": args.experiment, "seeds": " ".join(map(str, args.seeds))}
+    for place, split in enumerate(args.splits):
+        values = [metrics[place][args.metric] for metrics, _ in results]
+        row[f"{split} {args.metric}, mean"] = f"{statistics.mean(values):.4f}"
+        row["each" if len(args.splits) == 1 else f"{split}, each"] = " ".join(f"{value:.4f}" for value in values)
+    row["seconds of train.py"] = f"{statistics.median(seconds for _, seconds in results):.0f}"
     print(tabulate([row], headers="keys", tablefmt="pipe", disable_numparse=True))
 
 

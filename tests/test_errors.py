@@ -83,7 +83,7 @@ MISTAKES = {
     "verified with options": (NO_CHANGE, ["--verify_resume", "--restart"], "--verify_resume is of an experiment as it is: without --from"),
     "no length": (loader("return dataloaders", "return {s: DataLoader(NoLength()) for s in types}\n\n\nclass NoLength(torch.utils.data.IterableDataset):\n    def __iter__(self):\n        yield 1"), [], "the loader of 'train' has no length"),
     "an optimizer that cannot be saved": (net("metrics = {", "def make_optimizer(model, params):\n    optimizer = torch.optim.SGD(model.parameters(), 0.1)\n    optimizer.param_groups[0]['what'] = slice(3)\n    return optimizer\n\n\nmetrics = {"), [], "optim_dict/param_groups/what of the checkpoint would hold a slice"),
-    "no dataset named": (NO_CHANGE, ["--data_dir", None], 'which dataset? Add "dataset"'),
+    "no dataset named": (NO_CHANGE, ["--data_dir", None], "build_dataset.py"),
     "dataset missing": (NO_CHANGE, ["--data_dir", "data/none"], "data/none: no such dataset; build_dataset.py makes one"),
     "mistyped and part of a known key": (params(num_epoch=3), [], "nothing knows the key num_epoch (did you mean num_epochs?)"),
     "dataset named and missing": (params(dataset="nn"), ["--data_dir", None], "data/nn: no such dataset"),

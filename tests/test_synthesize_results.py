@@ -399,3 +399,13 @@ def test_the_commands_of_its_help_are_understood():
     for line in synthesize_results.__doc__.splitlines():
         if line.startswith("python "):
             synthesize_results.parse_arguments(line.split("#")[0].split()[2:])
+
+
+def test_a_detail_of_a_metric_is_in_the_csv_alone(parent, table):
+    leave(parent / "one", {"learning_rate": 0.1}, 0.9)
+    metrics = {"loss": 0.1, "accuracy": 0.9, "f1/person": 0.7}
+    (parent / "one" / "metrics_val_best_weights.json").write_text(json.dumps(metrics))
+    rows, out = table()
+    assert rows[0]["f1/person"] == "0.7"
+    assert "accuracy" in out and "person" not in out
+    assert "person" in table("--metric", "f1/person", "--mode", "max")[1]

@@ -52,10 +52,11 @@ def set_up(model_dir, data_dir=None, device=None, params_from=None, overrides=No
         derive(params, model_dir, params_from)
     check_writable(model_dir)
     chosen = choose_device(device)
+    needs_none = data_dir is None and params.dataset is None  # whose loader makes or downloads its data
     data_dir = find_data(task, params, data_dir)
     params.add_facts({"device": str(chosen), "cuda": chosen.type == "cuda"})
     params.add_facts({"data_dir": str(data_dir), "model_folder": os.path.relpath(task.folder)})
-    facts = read_facts(data_dir)
+    facts = {} if needs_none and not data_dir.is_dir() else read_facts(data_dir)
     if not isinstance(facts.get("num_classes", 2), int) or facts.get("num_classes", 2) < 2:
         raise UserError(f"{data_dir}: num_classes is {facts['num_classes']!r}; a classifier needs two or more")
     facts.pop("source", None)  # how it was made says nothing that a model needs
@@ -86,12 +87,10 @@ def choose_device(name=None):
 
 
 def find_data(task, params, data_dir):
-    """The path of the dataset: `data_dir`, or the folder of data/ that the params name (the digits are built)."""
-    named = params.dataset
+    """The path of the dataset: `data_dir`, or what the params name in data/ (the digits are built), or data/ itself."""
+    named = params.dataset or "."
     if data_dir is not None:
         return Path(data_dir)
-    if named is None:
-        raise UserError('which dataset? Add "dataset": "<folder of data/>" to params.json, or give --data_dir')
     projects = [task.project, ROOT] if task.project.is_relative_to(ROOT) else [task.project]
     places = [project / "data" / named for project in projects]  # examples may use the repository's own
     path = next((place for place in places if place.exists()), places[-1 if named == "digits" else 0])

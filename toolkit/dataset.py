@@ -25,7 +25,9 @@ def read_facts(data_dir):
     """
     data_dir = Path(data_dir)
     if not data_dir.is_dir():
-        raise UserError(f"{data_dir}: no such dataset; build_dataset.py makes one (python build_dataset.py --help)")
+        own = data_dir.parent.parent / "build_dataset.py"  # of an example
+        script = own if own.exists() else "build_dataset.py"
+        raise UserError(f"{data_dir}: no such dataset; build_dataset.py makes one (python {script} --help)")
     file = data_dir / FACTS
     return read_json(file) if file.exists() else {}
 
@@ -52,7 +54,8 @@ def load_images(data_dir, split, cache_above):
     if not needed <= facts.keys():
         raise UserError(
             f"{data_dir}: not a dataset of images: it has no complete {FACTS}; "
-            f"make one with: python build_dataset.py folder {data_dir} --name <name>"
+            f"make one with: python build_dataset.py folder {data_dir} --name <name>, "
+            f'and name it in params.json: "dataset": "<name>"'
         )
     files, labels = list_files(data_dir, split, facts)
     shape = (len(files), facts["image_height"], facts["image_width"], facts["image_channels"])

@@ -31,7 +31,8 @@ class ResultsTable:
         self.rows, self.results, self.metric, self.notes = rows, results, metric, notes
         self.hyperparameters = varying(rows, without=NO_COLUMNS if folded else ())
         metrics = dict.fromkeys(name for row in rows for name in row.metrics)
-        self.metrics = sorted(metrics, key=lambda name: name.startswith("test_"))  # stable: else as written
+        self.all_metrics = sorted(metrics, key=lambda name: name.startswith("test_"))  # stable: else as written
+        self.metrics = [name for name in self.all_metrics if "/" not in name or name == metric]  # `f1/person`: csv only
         self.intervals = {name for row in rows for name in row.half_widths}  # metrics that have some
         self.has_replicates, self.baseline = any(row.replicates for row in rows), baseline
         finished = (
@@ -41,10 +42,12 @@ class ResultsTable:
 
     def headers(self, all_digits=False):
         """The names of the columns. With all digits, as in csv, each number of a cell has a column of its own."""
-        taken = {"name", "best", "status", "epochs", "n", "replicates", "difference", "p", "p_value", *self.metrics}
+        taken = {"name", "best", "status", "epochs", "n", "replicates", "difference", "p", "p_value"}
+        taken.update(self.all_metrics)
         hyperparameters = [f"params.{name}" if name in taken else name for name in self.hyperparameters]
         widths = self.intervals if all_digits else ()
-        metrics = [n for name in self.metrics for n in ([name, f"{name}_ci95"] if name in widths else [name])]
+        metrics = self.all_metrics if all_digits else self.metrics
+        metrics = [n for name in metrics for n in ([name, f"{name}_ci95"] if name in widths else [name])]
         first = ["name", "best", "status", "epochs"] if all_digits else ["name", "status", "epochs"]
         count = (["n", "replicates"] if all_digits else ["n"]) if self.has_replicates else []
         last = ["difference", "p_value" if all_digits else "p"] if self.baseline else []
@@ -90,7 +93,7 @@ class ResultsTable:
             cells = [row.name, "*" if row is self.best else "", row.status, row.epochs]
             cells += finished_of(row) if self.has_replicates else ()
             cells += [plain(row.params.get(name)) for name in self.hyperparameters]
-            for name in self.metrics:
+            for name in self.all_metrics:
                 cells.append(row.metrics.get(name))
                 cells += [row.half_widths.get(name)] if name in self.intervals else []
             cells += [row.difference, row.p_value] if self.baseline else []
