@@ -1,0 +1,87 @@
+"""Draw what a checkpoint predicts beside the data, to fit.png in the experiment's folder.
+
+python examples/regression/plot_fit.py --model_dir examples/regression/experiments/base_model
+
+With one input: the fitted curve and the points. With several: the predictions over the true values.
+"""
+
+import argparse
+import io
+import logging
+import sys
+from pathlib import Path
+
+import torch
+
+# the repository, for utils and toolkit; last, so that nothing of it hides what is beside this file
+sys.path.append(str(next(folder for folder in Path(__file__).resolve().parents if (folder / "toolkit").is_dir())))
+import utils
+from toolkit.cli import add_common_arguments, set_up
+from toolkit.experiment import check_same_data, find_checkpoint
+from toolkit.script import run_script
+
+COLORS = {"train": "tab:gray", "test": "tab:orange"}
+SIZES = {"train": 8, "test": 4}  # points, where there is one input
+
+
+def draw(model, splits, params, metrics):
+    """The picture of a fit.
+
+    Args:
+        model: the network.
+        splits: dict from "train" and "test" to (inputs, labels), float (N, num_inputs) and (N,).
+        params: the facts `input_names`, `target_name` and `num_inputs`.
+        metrics: dict from name to function, for the figures in the legend.
+
+    Returns:
+        The picture as the bytes of a PNG file.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for split, (inputs, labels) in splits.items():
+        outputs = model(inputs)
+        figures = f"RMSE {metrics['rmse'](outputs.numpy(), labels.numpy()):.3g}"
+        figures += f", R² {metrics['r2'](outputs.numpy(), labels.numpy()):.3f}"
+        x, y = (inputs[:, 0], labels) if params.num_inputs == 1 else (labels, outputs)
+        size = SIZES[split] if params.num_inputs == 1 else 6
+        axes.plot(x, y, ".", color=COLORS[split], label=f"{split}: {figures}", markersize=size)
+    every_input, every_label = (torch.cat(parts) for parts in zip(*splits.values(), strict=True))
+    if params.num_inputs == 1:
+        x = torch.linspace(every_input.min(), every_input.max(), 500)
+        axes.plot(x, model(x.unsqueeze(1)), color="tab:blue", label="the fit")
+        axes.set(xlabel=params.input_names[0], ylabel=params.target_name)
+    else:
+        ends = [every_label.min(), every_label.max()]
+        axes.plot(ends, ends, color="tab:blue", label="as it should be")
+        axes.set(xlabel=f"{params.target_name}, true", ylabel=f"{params.target_name}, predicted")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=120)
+    return picture.getvalue()
+
+
+@torch.inference_mode()
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_common_arguments(parser)
+    parser.add_argument("--restore_file", default="best", help="the checkpoint: best (default), last, or a path")
+    args = parser.parse_args(argv)
+    utils.set_logger()
+    task, params, data_dir = set_up(args.model_dir, args.data_dir, "cpu")
+    checkpoint = find_checkpoint(args.model_dir, args.restore_file)
+    state = utils.read_checkpoint(checkpoint)
+    check_same_data(state.get("dataset"), params, checkpoint, "name that with --data_dir")
+    model = task.make_model(params).eval()
+    utils.load_weights(state, checkpoint, model)
+    loaders = task.fetch_dataloader(["train", "test"], data_dir, params)
+    splits = {split: loader.dataset.tensors for split, loader in loaders.items()}
+    path = Path(args.model_dir) / "fit.png"
+    utils.write_whole(path, draw(model, splits, params, task.metrics))
+    logging.info("Written to %s", path)
+
+
+if __name__ == "__main__":
+    run_script(main)

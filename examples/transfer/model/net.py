@@ -1,0 +1,214 @@
+"""Transfer learning: a network of torchvision's with pretrained weights and a new head, for images of your own."""
+
+import logging
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import nn
+from torchvision import models
+
+import utils
+from utils import UserError
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, which the weights were trained with
+AMONG_OTHERS = "resnet18, resnet50, mobilenet_v3_small, efficientnet_b0, convnext_tiny, vit_b_16"
+
+
+class Hyperparameters(utils.Hyperparameters):
+    """The keys of params.json that `model/` reads. A key need not stand here: this adds a type, bounds, a default."""
+
+    backbone: str = Field("resnet18", description="name of a classification network of torchvision")
+    weights: str = Field("imagenet", description="to begin with: imagenet (downloaded), none (random), or a file")
+    frozen: bool = Field(False, description="train the new head alone")
+    backbone_learning_rate: float = Field(1e-4, gt=0, description="learning rate of all but the head, if not frozen")
+    input_size: int = Field(0, ge=0, description="images are resized to this height and width; 0: as the dataset")
+    random_flip: bool = Field(False, description="half of the training images are mirrored, left to right")
+    cache_above_mb: float = Field(32, ge=0, description="MB of pixels above which a split is mapped from a file")
+
+
+class Net(nn.Module):
+    """A network of torchvision's whose last linear layer is replaced by one for the classes of the dataset.
+
+    Args:
+        params: `backbone`, `frozen`, `input_size`, `random_flip`; from the dataset `num_classes`, `image_height` and
+            `image_width`.
+
+    Raises:
+        UserError: there is no such backbone, it has no linear layer to replace, or the images are too small for it.
+    """
+
+    def __init__(self, params):
+        super().__init__()
+        self.input_size, self.random_flip, self.frozen = params.input_size, params.random_flip, params.frozen
+        self.backbone, self.head_name = backbone_and_head(params.backbone)
+        parent, _, name = self.head_name.rpartition(".")
+        head = nn.Linear(self.head.in_features, params.num_classes)
+        setattr(self.backbone.get_submodule(parent), name, head)
+        self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
+        self.requires_grad_(not self.frozen)
+        self.head.requires_grad_(True)
+        self.try_images(params)
+
+    @property
+    def head(self):
+        """The last linear layer."""
+        return self.backbone.get_submodule(self.head_name)
+
+    @torch.no_grad()
+    def try_images(self, params):
+        """Make sure that the backbone takes images of this size.
+
+        Raises:
+            UserError: it does not.
+        """
+        images = torch.zeros(1, 3, params.image_height, params.image_width, dtype=torch.uint8)  # (1, 3, H, W)
+        try:
+            self.eval()(images)
+        except (AssertionError, RuntimeError, ValueError) as error:
+            size = params.input_size or f"{params.image_height}×{params.image_width}"
+            raise UserError(f"{params.backbone} takes no images of size {size} ({error}); "
+                            f'try "input_size": 224, which it was made for') from None  # fmt: skip
+
+    def train(self, mode=True):
+        """As of every module; but a frozen backbone stays in evaluation mode, or its batch norms would change."""
+        super().train(mode)
+        self.backbone.train(mode and not self.frozen)
+        return self
+
+    def forward(self, images):
+        """uint8 images (B, 1 or 3, H, W) to logits (B, num_classes)."""
+        if self.training and self.random_flip:
+            mirrored = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
+            images = torch.where(mirrored, images.flip(3), images)
+        pixels = images.float().expand(-1, 3, -1, -1)  # (B, 3, H, W)
+        if self.input_size:
+            pixels = F.interpolate(pixels, (self.input_size,) * 2, mode="bilinear", antialias=True)
+        return self.backbone((pixels / 255 - self.mean) / self.std)  # (B, num_classes)
+
+
+def backbone_and_head(name):
+    """A network of torchvision's with random weights, and the name of its last linear layer.
+
+    Raises:
+        UserError: torchvision has none of that name, or it cannot be used here.
+    """
+    if name not in models.list_models(module=models):
+        raise UserError(f"backbone is {name!r}, which torchvision does not have; it has {AMONG_OTHERS} and others")
+    if name in ("googlenet", "inception_v3"):
+        raise UserError(f"{name} gives further outputs in training; choose another backbone, such as {AMONG_OTHERS}")
+    backbone = models.get_model(name, weights=None)
+    layers = [name for name, layer in backbone.named_modules() if isinstance(layer, nn.Linear)]
+    if not layers:
+        raise UserError(f"{name} has no linear layer to replace; choose another backbone, such as {AMONG_OTHERS}")
+    return backbone, layers[-1]
+
+
+def make_optimizer(model, params):
+    """Adam; the head at `learning_rate`, what is pretrained, unless it is frozen, at `backbone_learning_rate`."""
+    head = list(model.head.parameters())
+    rest = [p for p in model.parameters() if p.requires_grad and all(p is not own for own in head)]
+    groups = [{"params": head, "lr": params.learning_rate}]
+    if rest:
+        groups.append({"params": rest, "lr": params.backbone_learning_rate})
+    return torch.optim.Adam(groups)
+
+
+def load_pretrained(model, params):
+    """Give a new run the weights to begin with. The head's are taken where they are of as many classes.
+
+    Raises:
+        UserError: they cannot be downloaded or read, or are of another network.
+    """
+    if params.weights == "none":
+        return
+    file = downloaded(params.backbone) if params.weights == "imagenet" else Path(params.weights)
+    state, own = read_weights(file), model.backbone.state_dict()
+    head = [f"{model.head_name}.weight", f"{model.head_name}.bias"]
+    if any(key in state and state[key].shape != own[key].shape for key in head):
+        logging.info("%s: its head is of %d classes; the new one begins at random", file, len(state[head[0]]))
+        state |= {key: own[key] for key in head}
+    wrong = [key for key in own | state if utils.shape(state.get(key)) != utils.shape(own.get(key))
+             and not key.endswith("num_batches_tracked")]  # fmt: skip  # which files of older torch lack
+    if wrong:
+        raise UserError(f"{file}: not the weights of {params.backbone}: {wrong[0]} is missing, too much or of another "
+                        f"shape (as are {len(wrong) - 1} more)")  # fmt: skip
+    own.update(state)
+    model.backbone.load_state_dict(own)
+    logging.info("The weights to begin with are those of %s", file)
+
+
+def downloaded(backbone):
+    """The file with torchvision's best weights for a backbone, in torch's cache; it is downloaded if it is not there.
+
+    Raises:
+        UserError: that fails.
+    """
+    url = models.get_model_weights(backbone).DEFAULT.url
+    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
+    if file.exists():
+        return file
+    logging.info("Downloading %s", url)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(file), hash_prefix=file.stem.rpartition("-")[2])
+    except Exception as error:  # of the network, of the disk, another hash
+        raise UserError(
+            f"the weights of {backbone} cannot be downloaded from {url}: {error}. Put the file {file.name} into "
+            f'{file.parent}, or name it with "weights": "<path>", or begin with "weights": "none", random ones'
+        ) from None
+    return file
+
+
+def read_weights(file):
+    """The state dict of a network in `file`: as torchvision publishes it, or in a checkpoint, under "state_dict".
+
+    Raises:
+        UserError: there is no such file, or it holds no weights.
+    """
+    if not os.access(file, os.R_OK):
+        raise UserError(f"{file}: no such file, or no permission to read it; it is to hold the weights to begin with")
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception:  # torch raises many kinds
+        raise UserError(f"{file}: holds no weights: it is damaged, cut short, or of another kind") from None
+    state = state.get("state_dict", state) if isinstance(state, dict) else {}
+    if not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise UserError(f"{file}: holds no weights: it should be a state dict, or a checkpoint with one")
+    names = {key: key.removeprefix("module.").removeprefix("backbone.") for key in state}
+    # densenets are published with names such as denselayer1.norm.1, which are now denselayer1.norm1
+    return {re.sub(r"(denselayer\d+\.(norm|conv))\.(?=\d)", r"\1", names[key]): state[key] for key in state}
+
+
+def loss_fn(outputs, labels):
+    """Cross entropy, the mean over the batch.
+
+    Args:
+        outputs: logits, float (B, num_classes).
+        labels: int64 (B,).
+
+    Returns:
+        Scalar tensor.
+    """
+    return F.cross_entropy(outputs, labels)
+
+
+def accuracy(outputs, labels):
+    """Share of samples whose largest logit is that of their class.
+
+    Args:
+        outputs: array (N, num_classes), of all samples of a split.
+        labels: int array (N,).
+
+    Returns:
+        float in [0, 1].
+    """
+    return np.mean(outputs.argmax(axis=1) == labels)
+
+
+metrics = {"accuracy": accuracy}
