@@ -108,11 +108,15 @@ def build(source, target, *, min_count=1, seed=230, force=False):
     words, characters, first_rare = vocabulary_of(splits["train"], min_count)
     recipe = {"from": source.resolve().name, "min_count": min_count, "seed": seed}
     facts = describe(splits, words, characters, first_rare, recipe)
-    if target.exists() and not force:
-        if read_facts(target) != facts:
-            raise UserError(f"{target}: holds something else; --force replaces it, --name chooses another place")
-        logging.info("%s is there already, made from the same text: nothing to do", target)
-        return None
+    if target.exists():
+        theirs = read_facts(target)
+        if "source" not in theirs:  # it may be somebody's only copy of the text
+            raise UserError(f"{target}: is there and was not made by this script; choose another --name")
+        if theirs.get("fingerprint") == facts["fingerprint"] and not force:
+            logging.info("%s is there already, made from the same text: nothing to do", target)
+            return None
+        if not force:
+            raise UserError(f"{target}: holds another dataset; --force replaces it, --name chooses another place")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         remove_stale(target)

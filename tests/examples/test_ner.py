@@ -219,11 +219,40 @@ def test_a_dataset_is_not_replaced_unless_asked_for(build, tmp_path):
     assert code == 0 and "nothing to do" in out  # only the line endings are others
     (folder / "train.txt").write_text(SENTENCE.replace("Bob", "Eve"))
     code, out, err = build(folder, "--name", "x")
-    assert code == 2 and "holds something else; --force replaces it" in err
+    assert code == 2 and "holds another dataset; --force replaces it" in err
     assert snapshot(tmp_path / "data") == before
     assert build(folder, "--name", "x", "--force")[0] == 0
     assert lines(tmp_path / "data" / "x")[0] == ["Anna saw Rome", "Eve ran"]
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["x"]
+
+
+def test_a_folder_that_may_be_the_only_copy_of_the_text_is_never_replaced(build, tmp_path):
+    corpus = conll_folder(tmp_path).rename(tmp_path / "data")
+    (corpus / "mine").mkdir()
+    for file in [file for file in corpus.iterdir() if file.is_file()]:
+        file.rename(corpus / "mine" / file.name)
+    before = snapshot(corpus)
+    for extra in ([], ["--force"]):
+        code, out, err = build(corpus / "mine", *extra)
+        assert code == 2 and "was not made by this script; choose another --name" in err
+    assert snapshot(corpus) == before
+
+
+@pytest.mark.parametrize(
+    "row, message",
+    [
+        (",b,NN,", "line 3: has no tag"),
+        (',"b,NN,O', "line 5: has no tag, or a quotation mark opens and does not close"),
+        (f',"{"b" * 200_000},NN,O', "does a quotation mark open and not close?"),
+    ],
+)
+def test_a_wrong_row_of_kaggles_file_is_named(build, tmp_path, row, message):
+    file = tmp_path / "ner_dataset.csv"
+    file.write_text(f"Sentence #,Word,POS,Tag\nSentence: 1,a,NN,B-X\n{row}\n,c,NN,O\n,d,NN,O\n")
+    code, out, err = build(file)
+    assert code == 2 and message in err and err.count("\n") == 1
+    file.write_text("Word,POS\n")
+    assert "should have the columns Sentence #, Word, Tag" in build(file)[2]
 
 
 def test_a_dataset_that_was_changed_by_hand_is_not_trained_on(tmp_path):
@@ -248,7 +277,7 @@ ODD = ["B", "I", "PER", "L-PER", "U-LOC", ".", "O-PER", "X", "B-"]
 
 
 @pytest.mark.filterwarnings("ignore")
-@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), odd=st.booleans())
 def test_entities_are_counted_as_seqeval_counts_them(data, odd):
     tags = sorted({"O", *data.draw(st.lists(st.sampled_from(TAGS + ODD if odd else TAGS), min_size=1, max_size=7))})
@@ -345,15 +374,28 @@ def test_rare_words_are_unknown_ones_now_and_then_in_training_alone(tmp_path):
 # the whole
 
 
-def test_the_sample_is_learnt_by_the_roots_scripts(call, tmp_path):
-    folder = tmp_path / "project" / "experiments" / "new"
+@pytest.fixture
+def project(tmp_path):
+    """The example's model/ and the sample in a project of their own, as one who copies them has them."""
     shutil.copytree(EXAMPLE / "model", tmp_path / "project" / "model")
     copy_of(SAMPLE, tmp_path / "project" / "data" / "sample")
-    arguments = ["--model_dir", folder, "--device", "cpu"]
-    changes = ["--from", EXAMPLE / "experiments" / "base_model", "char_embedding_dim=10", "num_epochs=20"]
-    code, out, err = call(train.main, *arguments, *changes, "learning_rate=0.01")
+    return tmp_path / "project"
+
+
+@pytest.mark.parametrize("name", ["base_model", "wnut17", "conll2003"])
+def test_a_shipped_experiment_trains(call, project, name):
+    changes = ["--from", EXAMPLE / "experiments" / name, "dataset=sample", "num_epochs=1"]
+    code, out, err = call(train.main, "--model_dir", project / "experiments" / name, *changes)
     assert (code, err) == (0, "")
     assert "no effect" not in out
+
+
+def test_the_sample_is_learnt_by_the_roots_scripts(call, project):
+    folder = project / "experiments" / "new"
+    arguments = ["--model_dir", folder, "--device", "cpu"]
+    changes = ["--from", EXAMPLE / "experiments" / "base_model", "char_embedding_dim=10", "lstm_hidden_dim=50"]
+    code, out, err = call(train.main, *arguments, *changes, "num_epochs=15", "learning_rate=0.01")
+    assert (code, err) == (0, "")
     code, out, err = call(evaluate.main, *arguments)
     assert (code, err) == (0, "")
     results = json.loads((folder / "metrics_test_best.json").read_text())

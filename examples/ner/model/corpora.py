@@ -77,6 +77,9 @@ def read_csv(file):
     """The sentences of Kaggle's `ner_dataset.csv`, as `read_conll` gives them.
 
     The number of a sentence stands in its first row alone. The file is in windows-1252, copies of it are in UTF-8.
+
+    Raises:
+        UserError: a column is missing, or a row has no tag.
     """
     try:
         text = read_text(file)
@@ -87,13 +90,19 @@ def read_csv(file):
     if not set(needed) <= set(rows.fieldnames or []):
         raise UserError(f"{file}: should have the columns {', '.join(needed)}, as Kaggle's ner_dataset.csv has")
     sentences = []
-    for row in rows:
-        if row["Sentence #"] or not sentences:
-            sentences.append(([], []))
-        if not (row["Tag"] or "").strip():
-            raise UserError(f"{file}, line {rows.line_num}: has no tag")
-        sentences[-1][0].append(visible(row["Word"]))
-        sentences[-1][1].append(visible(row["Tag"]))
+    try:
+        for row in rows:
+            if row["Sentence #"] or not sentences:
+                sentences.append(([], []))
+            word, tag = row["Word"] or "", (row["Tag"] or "").strip()
+            if not tag or "\n" in word:
+                raise UserError(
+                    f"{file}, line {rows.line_num}: has no tag, or a quotation mark opens and does not close"
+                )
+            sentences[-1][0].append(visible(word))
+            sentences[-1][1].append(visible(tag))
+    except csv.Error as error:
+        raise UserError(f"{file}, line {rows.line_num}: {error}; does a quotation mark open and not close?") from None
     return sentences
 
 
