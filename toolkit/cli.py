@@ -52,10 +52,10 @@ def set_up(model_dir, data_dir=None, device=None, params_from=None, overrides=No
         derive(params, model_dir, params_from)
     check_writable(model_dir)
     chosen = choose_device(device)
-    needs_none = data_dir is None and params.dataset is None  # whose loader makes or downloads its data
     data_dir = find_data(task, params, data_dir)
     params.add_facts({"device": str(chosen), "cuda": chosen.type == "cuda"})
     params.add_facts({"data_dir": str(data_dir), "model_folder": os.path.relpath(task.folder)})
+    needs_none = data_dir.resolve() == task.project.resolve() / "data"  # its loader makes or downloads its data
     facts = {} if needs_none and not data_dir.is_dir() else read_facts(data_dir)
     if not isinstance(facts.get("num_classes", 2), int) or facts.get("num_classes", 2) < 2:
         raise UserError(f"{data_dir}: num_classes is {facts['num_classes']!r}; a classifier needs two or more")
