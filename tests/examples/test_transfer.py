@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import ROOT, run_process, snapshot
 from projects import differences, outcome
+from sklearn.metrics import balanced_accuracy_score
 from torchvision import models
 from torchvision.transforms.v2 import functional
 
@@ -209,3 +210,20 @@ def test_training_images_are_mirrored_one_by_one(make):
 def test_torchvision_is_imported_by_this_example_alone():
     code = "import sys, train, model.net; sys.exit('torchvision' in sys.modules)"
     assert run_process(sys.executable, "-c", code).returncode == 0
+
+
+def test_balanced_classes_count_alike_in_the_loss_and_the_metric(make):
+    task, params, model = make(balanced=True)
+    outputs, labels = torch.randn(64, 10), torch.randint(0, 10, (64,))
+    losses = torch.nn.functional.cross_entropy(outputs, labels, reduction="none")
+    train_counts = [params.counts["train"][name] for name in params.class_names]
+    weights = [sum(train_counts) / 10 / train_counts[label] for label in labels.tolist()]
+    loss = task.loss_fn(params)(outputs.requires_grad_(), labels)
+    assert loss.item() == pytest.approx((torch.tensor(weights) * losses).mean().item())
+    assert loss.parts["cross_entropy"].item() == pytest.approx(losses.mean().item())
+    metric = task.metrics["balanced_accuracy"]
+    metric.reset()
+    for part, their in zip(outputs.split(9), labels.split(9), strict=True):
+        metric.update(part, their)
+    expected = balanced_accuracy_score(labels, outputs.detach().argmax(1))
+    assert metric.compute().item() == pytest.approx(expected)

@@ -27,6 +27,7 @@ class Hyperparameters(utils.Hyperparameters):
     frozen: bool = Field(False, description="train the new head alone")
     backbone_learning_rate: float = Field(1e-4, gt=0, description="learning rate of all but the head, if not frozen")
     input_size: int = Field(0, ge=0, description="images are resized to this height and width; 0: as the dataset")
+    balanced: bool = Field(False, description="in the loss, classes count alike, however many images they have")
     random_flip: bool = Field(False, description="half of the training images are mirrored, left to right")
     cache_above_mb: float = Field(32, ge=0, description="MB of pixels above which a split is mapped from a file")
 
@@ -186,17 +187,23 @@ def read_weights(file):
     return {re.sub(r"(denselayer\d+\.(norm|conv))\.(?=\d)", r"\1", names[key]): state[key] for key in state}
 
 
-def loss_fn(outputs, labels):
-    """Cross entropy, the mean over the batch.
+def loss_fn(outputs, labels, params):
+    """Cross entropy, the mean over the batch; if `balanced`, each sample by how few its class has.
 
     Args:
         outputs: logits, float (B, num_classes).
         labels: int64 (B,).
+        params: `balanced`; from the dataset `counts`, of images by split and class, and `class_names`.
 
     Returns:
-        Scalar tensor.
+        dict of scalar tensors: "loss", and "cross_entropy", without weights, which is comparable between runs.
     """
-    return F.cross_entropy(outputs, labels)
+    each = F.cross_entropy(outputs, labels, reduction="none")  # (B,)
+    weights = torch.ones_like(each)
+    if params.balanced:
+        counts = torch.tensor([params.counts["train"][name] for name in params.class_names], device=each.device)
+        weights = (counts.sum() / len(counts) / counts)[labels]  # (B,); their mean over the train split is 1
+    return {"loss": (weights * each).mean(), "cross_entropy": each.mean()}
 
 
 def accuracy(outputs, labels):
@@ -212,4 +219,26 @@ def accuracy(outputs, labels):
     return np.mean(outputs.argmax(axis=1) == labels)
 
 
-metrics = {"accuracy": accuracy}
+class BalancedAccuracy:
+    """The accuracy of each class, then their mean: a class with few images counts as much as one with many.
+
+    It takes batch after batch and keeps no outputs, as torchmetrics do, which may stand among the metrics, too.
+    """
+
+    def reset(self):
+        """Begin a split."""
+        self.right, self.total = 0, 0  # from the first batch on int64 (num_classes,)
+
+    def update(self, outputs, labels):
+        """Take in a batch: logits, float (B, num_classes), and labels, int64 (B,)."""
+        num_classes = outputs.shape[1]
+        self.total = self.total + torch.bincount(labels, minlength=num_classes)
+        self.right = self.right + torch.bincount(labels[outputs.argmax(1) == labels], minlength=num_classes)
+
+    def compute(self):
+        """The balanced accuracy of the split, over the classes that occur in it; scalar tensor in [0, 1]."""
+        occurs = self.total > 0
+        return (self.right[occurs] / self.total[occurs]).mean()
+
+
+metrics = {"accuracy": accuracy, "balanced_accuracy": BalancedAccuracy()}

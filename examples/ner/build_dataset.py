@@ -1,0 +1,171 @@
+"""Make a dataset of sentences: data/<name>/{train,val,test}/{sentences,labels}.txt, the words, and what it is.
+
+    python examples/ner/build_dataset.py path/to/conll2003               # a folder of CoNLL files, one for each split
+    python examples/ner/build_dataset.py ner_dataset.csv --name kaggle   # Kaggle's, or one CoNLL file: split 70/15/15
+    python examples/ner/build_dataset.py path/to/text --min_count 2      # {train,val,test}/{sentences,labels}.txt
+
+CoNLL files have a token a line, in any number of columns: the token first, its tag last; a blank line ends a sentence.
+Then name the dataset in params.json: "dataset": "<name>".
+"""
+
+import argparse
+import hashlib
+import json
+import logging
+import shutil
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+from tabulate import tabulate
+
+HERE = Path(__file__).resolve().parent
+# utils and toolkit are the repository's; last on the path, so that `model` is the one beside this file
+sys.path.append(str(next(folder for folder in [HERE, *HERE.parents] if (folder / "toolkit").is_dir())))
+
+from model.corpora import read_source  # noqa: E402
+
+import utils  # noqa: E402
+from model.data_loader import counts_of  # noqa: E402
+from toolkit.builder import put_in_place, remove_stale  # noqa: E402
+from toolkit.dataset import FACTS, SPLITS, read_facts  # noqa: E402
+from toolkit.script import run_script  # noqa: E402
+from utils import UserError, write_whole  # noqa: E402
+
+DATA = HERE / "data"
+FIRST = ["<padding>", "<unknown>"]  # of the words and of the characters; found by their place, never by their name
+
+
+def vocabulary_of(sentences, min_count):
+    """The words and the characters of the sentences of train, the most frequent first.
+
+    Args:
+        sentences: list of pairs (tokens, tags).
+        min_count: occurrences that a word needs.
+
+    Returns:
+        words, characters: lists of str that begin with padding and the unknown one.
+        first_rare: the index in `words` from which on they occur once.
+    """
+    counts = Counter(token for tokens, _ in sentences for token in tokens)
+    letters = Counter()
+    for token, count in counts.items():
+        letters.update({letter: count * occurrences for letter, occurrences in Counter(token).items()})
+    words, characters = (sorted(found, key=lambda item: (-found[item], item)) for found in (counts, letters))
+    words = FIRST + [word for word in words if counts[word] >= min_count]
+    first_rare = len(FIRST) + sum(counts[word] > 1 for word in words[len(FIRST) :])
+    return words, FIRST + characters, first_rare
+
+
+def describe(splits, words, characters, first_rare, recipe):
+    """The content of dataset.json, a dict.
+
+    Tags that train lacks are taken in too: the network will not give them, and what it misses has to be counted.
+
+    Raises:
+        UserError: there is one tag only.
+    """
+    tags = {split: {tag for _, tags in sentences for tag in tags} for split, sentences in splits.items()}
+    known = sorted(set.union(*tags.values()), key=lambda tag: (tag != "O", tag.partition("-")[2], tag))
+    if len(known) < 2:
+        raise UserError(f"all tokens have the same tag, {known[0]}; there is nothing to learn")
+    for split in ("val", "test"):
+        if unseen := sorted(tags[split] - tags["train"]):
+            logging.warning(
+                "%s has tags that train does not have, and that cannot be learnt: %s", split, ", ".join(unseen)
+            )
+    counts = {split: counts_of(*zip(*sentences, strict=True)) for split, sentences in splits.items()}
+    content = [[count["sha256"] for count in counts.values()], words, characters, known]
+    return {
+        "tags": known,
+        "vocab_size": len(words),
+        "first_rare": first_rare,
+        "num_characters": len(characters),
+        "counts": counts,
+        "fingerprint": hashlib.sha256(json.dumps(content).encode()).hexdigest(),
+        "source": recipe,
+    }
+
+
+def build(source, target, *, min_count=1, seed=230, force=False):
+    """Make the dataset folder `target`; it appears whole or not at all.
+
+    Args:
+        source: path of what `read_source` reads.
+        target: path of the folder.
+        min_count: occurrences in train that a word of the vocabulary needs.
+        seed: of the random split of one file.
+        force: replace another dataset that is there.
+
+    Returns:
+        The facts, as in dataset.json; None where `target` is that dataset already and nothing was done.
+
+    Raises:
+        UserError: the source is wrong, or another dataset is there.
+    """
+    splits = read_source(source, seed)
+    words, characters, first_rare = vocabulary_of(splits["train"], min_count)
+    recipe = {"from": source.resolve().name, "min_count": min_count, "seed": seed}
+    facts = describe(splits, words, characters, first_rare, recipe)
+    if target.exists():
+        theirs = read_facts(target)
+        if "source" not in theirs:  # it may be somebody's only copy of the text
+            raise UserError(f"{target}: is there and was not made by this script; choose another --name")
+        if theirs.get("fingerprint") == facts["fingerprint"] and not force:
+            logging.info("%s is there already, made from the same text: nothing to do", target)
+            return None
+        if not force:
+            raise UserError(f"{target}: holds another dataset; --force replaces it, --name chooses another place")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        remove_stale(target)
+        aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.building-", dir=target.parent))
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written: {error.strerror}") from None
+    try:
+        for split, sentences in splits.items():
+            (aside / split).mkdir()
+            for name, lines in zip(("sentences", "labels"), zip(*sentences, strict=True), strict=True):
+                write_whole(aside / split / f"{name}.txt", "".join(" ".join(line) + "\n" for line in lines))
+        write_whole(aside / "words.txt", "\n".join(words) + "\n")
+        write_whole(aside / "characters.txt", "\n".join(characters) + "\n")
+        write_whole(aside / FACTS, json.dumps(facts, indent=2) + "\n")
+        aside.chmod(0o755)
+        put_in_place(aside, target)
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return facts
+
+
+def parse_arguments(argv):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path, help="a folder or a file, see above")
+    parser.add_argument("--name", help="name of the dataset under data/ (default: the source's)")
+    parser.add_argument("--min_count", type=int, default=1, help="rarer words of train are unknown ones (default: 1)")
+    parser.add_argument("--seed", type=int, default=230, help="seed of the random split of one file (default: 230)")
+    parser.add_argument("--force", action="store_true", help="replace a dataset of that name")
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    args = parse_arguments(argv)
+    utils.set_logger()
+    for name, least in (("min_count", 1), ("seed", 0)):
+        if getattr(args, name) < least:
+            raise UserError(f"--{name}: should be {least} or more")
+    name = args.name or args.source.resolve().stem
+    if Path(name).name != name or name.startswith("."):
+        raise UserError(f"--name {name}: should be the name of a folder, without slashes")
+    facts = build(args.source, DATA / name, min_count=args.min_count, seed=args.seed, force=args.force)
+    if facts:
+        rows = [[split, facts["counts"][split]["sentences"], facts["counts"][split]["tokens"]] for split in SPLITS]
+        print(tabulate(rows, headers=["split", "sentences", "tokens"], tablefmt="pipe"))
+        print(f"\n{facts['vocab_size']} words, {len(facts['tags'])} tags: {' '.join(facts['tags'])}")
+        print(f'To train on it: "dataset": {json.dumps(name)} in params.json')
+
+
+if __name__ == "__main__":
+    run_script(main)

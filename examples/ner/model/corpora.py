@@ -1,0 +1,176 @@
+"""Tagged text as it is published: CoNLL's columns, Kaggle's ner_dataset.csv, sentences and labels in two files."""
+
+import csv
+import io
+import itertools
+import re
+from pathlib import Path
+
+import numpy as np
+
+from toolkit.dataset import SPLITS
+from utils import UserError
+
+SPLIT_NAMES = {"train": "train", "testa": "val", "dev": "val", "val": "val", "test": "test"}  # as a file name has them
+SPLIT_NAME = re.compile(rf"(?<![a-z])({'|'.join(SPLIT_NAMES)})", re.IGNORECASE)
+STAND_IN = "_"  # for blanks in tokens, and for tokens of nothing else: in a line of text, blanks separate tokens
+
+
+def read_text(file, encoding="utf-8-sig"):
+    """The text of a file.
+
+    Raises:
+        UserError: it cannot be read, or is not UTF-8.
+    """
+    try:
+        content = Path(file).read_bytes()
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {error.strerror}") from None
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"{file}, line {line}: not {encoding.removesuffix('-sig').upper()}, its byte {error.start + 1} is "
+            f"0x{content[error.start]:02x}; save the file as UTF-8"
+        ) from None
+
+
+def lines_of(text):
+    """The lines of a text, a list of str: ended by LF, CR LF or CR, and by no other character that may be a token."""
+    return re.split(r"\r*\n|\r", text)
+
+
+def visible(token):
+    """A token without blanks in it, of whatever kind."""
+    return re.sub(r"\s+", STAND_IN, token) or STAND_IN
+
+
+def read_conll(file):
+    """The sentences of a file in columns: a list of pairs (tokens, tags), two lists of str.
+
+    Raises:
+        UserError: a line has one column only, or not as many as the lines before.
+    """
+    sentences, tokens, tags, width = [], [], [], None
+    for number, line in enumerate([*lines_of(read_text(file)), ""], 1):
+        if not line.strip() or line.startswith("-DOCSTART-"):
+            if tokens:
+                sentences.append((tokens, tags))
+            tokens, tags = [], []
+            continue
+        # where there are tabs they alone separate, and the token may be a blank
+        columns = line.rstrip().split("\t") if "\t" in line else [column for column in line.split(" ") if column]
+        if len(columns) == 1:
+            raise UserError(
+                f"{file}, line {number}: has one column only, {line.strip()!r}; a token and its tag are needed"
+            )
+        if len(columns) != (width or len(columns)):
+            raise UserError(f"{file}, line {number}: has {len(columns)} columns, the lines before have {width}")
+        width = len(columns)
+        tokens.append(visible(columns[0]))
+        tags.append(visible(columns[-1]))
+    return sentences
+
+
+def read_csv(file):
+    """The sentences of Kaggle's `ner_dataset.csv`, as `read_conll` gives them.
+
+    The number of a sentence stands in its first row alone. The file is in windows-1252, copies of it are in UTF-8.
+
+    Raises:
+        UserError: a column is missing, or a row has no tag.
+    """
+    try:
+        text = read_text(file)
+    except UserError:
+        text = read_text(file, "windows-1252")
+    rows = csv.DictReader(io.StringIO(text, newline=""))
+    needed = ("Sentence #", "Word", "Tag")
+    if not set(needed) <= set(rows.fieldnames or []):
+        raise UserError(f"{file}: should have the columns {', '.join(needed)}, as Kaggle's ner_dataset.csv has")
+    sentences = []
+    try:
+        for row in rows:
+            if row["Sentence #"] or not sentences:
+                sentences.append(([], []))
+            word, tag = row["Word"] or "", (row["Tag"] or "").strip()
+            if not tag or "\n" in word:
+                raise UserError(
+                    f"{file}, line {rows.line_num}: has no tag, or a quotation mark opens and does not close"
+                )
+            sentences[-1][0].append(visible(word))
+            sentences[-1][1].append(visible(tag))
+    except csv.Error as error:
+        raise UserError(f"{file}, line {rows.line_num}: {error}; does a quotation mark open and not close?") from None
+    return sentences
+
+
+def read_pair(folder):
+    """The sentences of sentences.txt and labels.txt in a folder, as `read_conll` gives them.
+
+    Raises:
+        UserError: a line of one has other tokens than the line of the other has tags.
+    """
+    texts, labels = (lines_of(read_text(folder / name)) for name in ("sentences.txt", "labels.txt"))
+    texts, labels = ([line.strip(" ") for line in lines] for lines in (texts, labels))
+    longest = max(len(texts), len(labels))
+    texts, labels = (lines + [""] * (longest - len(lines)) for lines in (texts, labels))
+    sentences = []
+    for number, (text, line) in enumerate(zip(texts, labels, strict=True), 1):
+        tokens, tags = (row.split(" ") if row else [] for row in (text, line))
+        if len(tokens) != len(tags) or "" in tags:
+            raise UserError(
+                f"{folder / 'sentences.txt'}, line {number}: {len(tokens)} tokens, but {len(tags)} tags in labels.txt; "
+                f"one blank separates two"
+            )
+        if tokens:
+            sentences.append(([visible(token) for token in tokens], tags))
+    return sentences
+
+
+def read_source(source, seed):
+    """The sentences of each split, a dict from split to a list of pairs (tokens, tags).
+
+    Args:
+        source: path of a folder with a CoNLL file or a folder of text files for each split, or of one file to split.
+        seed: of the random split of one file.
+
+    Raises:
+        UserError: a split is missing, stands there twice, or is empty; a file is wrong.
+    """
+    if source.is_file():
+        splits = divide(read_csv(source) if source.suffix.lower() == ".csv" else read_conll(source), seed)
+    elif source.is_dir():
+        found = {}
+        for path in sorted(source.iterdir()):
+            match = SPLIT_NAME.search(path.name)
+            if not match or path.name.startswith(".") or (path.is_dir() and not (path / "sentences.txt").is_file()):
+                continue
+            split = SPLIT_NAMES[match[1].lower()]
+            if split in found:
+                raise UserError(f"{source}: {found[split].name} and {path.name} are both for {split}; keep one")
+            found[split] = path
+        for split in SPLITS:
+            if split not in found:
+                names = " or ".join(name for name, of in SPLIT_NAMES.items() if of == split)
+                raise UserError(f"{source}: nothing in it is called {names}, for the {split} split")
+        splits = {split: (read_pair if path.is_dir() else read_conll)(path) for split, path in found.items()}
+    else:
+        raise UserError(f"{source}: no such file or folder")
+    for split in SPLITS:
+        if not splits[split]:
+            raise UserError(f"{source}: the {split} split has no sentences")
+    return {split: splits[split] for split in SPLITS}
+
+
+def divide(sentences, seed):
+    """`sentences` split 70/15/15 at random; those of the same tokens stay together, so that none is learnt by heart."""
+    groups = {}
+    for sentence in sentences:
+        groups.setdefault(tuple(sentence[0]), []).append(sentence)
+    groups = list(groups.values())
+    shuffled = [groups[i] for i in np.random.default_rng(seed).permutation(len(groups))]
+    bounds = [0, int(0.7 * len(groups)), int(0.85 * len(groups)), len(groups)]
+    parts = [shuffled[begin:end] for begin, end in itertools.pairwise(bounds)]
+    return {split: list(itertools.chain(*part)) for split, part in zip(SPLITS, parts, strict=True)}

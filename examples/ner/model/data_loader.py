@@ -1,0 +1,147 @@
+"""The data: batches of sentences of about the same length, with the tags of their tokens."""
+
+import hashlib
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from toolkit.dataset import read_facts
+from utils import UserError
+
+PADDING, UNKNOWN = 0, 1  # the first two words of words.txt, and characters of characters.txt
+POOL = 50  # batches that are sorted by length together: more waste less, fewer mix better
+LONGEST_WORD = 32  # characters of a word that are looked at, so that a long web address does not slow a batch down
+
+
+class Sentences(Dataset):
+    """The sentences of one split, in memory as flat tensors, so that a batch is some index operations.
+
+    Args:
+        data_dir: dataset folder that build_dataset.py made.
+        split: "train", "val" or "test".
+        params: hyperparameters; `char_embedding_dim` says whether characters are looked at.
+
+    Raises:
+        UserError: the folder is not such a dataset, or was changed by hand.
+    """
+
+    def __init__(self, data_dir, split, params):
+        data_dir = Path(data_dir)
+        facts = read_facts(data_dir)
+        if not {"tags", "vocab_size", "num_characters", "counts"} <= facts.keys():
+            raise UserError(f"{data_dir}: not a dataset of sentences; make one with examples/ner/build_dataset.py")
+        sentences, labels = read_split(data_dir / split)
+        if facts["counts"].get(split) != counts_of(sentences, labels):
+            raise changed_by_hand(data_dir / split)
+        tokens = [token for sentence in sentences for token in sentence]
+        numbers = {tag: number for number, tag in enumerate(facts["tags"])}
+        vocabulary = read_index(data_dir / "words.txt", facts["vocab_size"])
+        self.words = torch.tensor([vocabulary.get(token, UNKNOWN) for token in tokens])  # (tokens,)
+        self.tags = torch.tensor([numbers[tag] for tags in labels for tag in tags])  # (tokens,)
+        self.lengths = torch.tensor([len(sentence) for sentence in sentences])  # (sentences,)
+        self.starts = self.lengths.cumsum(0) - self.lengths  # (sentences,), where each one's tokens begin
+        self.spellings = None
+        if params.char_embedding_dim:
+            alphabet = read_index(data_dir / "characters.txt", facts["num_characters"])
+            distinct = {token: number for number, token in enumerate(dict.fromkeys(tokens))}
+            rows = [torch.tensor([alphabet.get(c, UNKNOWN) for c in token[:LONGEST_WORD]]) for token in distinct]
+            self.spellings = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # (distinct words, C)
+            self.spelling = torch.tensor([distinct[token] for token in tokens])  # (tokens,), rows of it
+
+    def __len__(self):
+        return len(self.lengths)
+
+    def __getitem__(self, indices):
+        """The batch of the sentences at `indices`, int64 (B,): inputs as `Net.forward` takes them, and labels.
+
+        Labels are a dict: "tags", int64 (tokens,), of one sentence after the other, and "lengths", int64 (B,). The tags
+        come first, so that a batch counts by its tokens in the loss of a split.
+        """
+        lengths = self.lengths[indices]  # (B,)
+        places = torch.arange(lengths.max())  # (T,)
+        real = places < lengths.unsqueeze(1)  # (B, T)
+        tokens = (self.starts[indices].unsqueeze(1) + places)[real]  # (tokens,)
+        words = torch.full(real.shape, PADDING)
+        words[real] = self.words[tokens]  # (B, T)
+        inputs = {"words": words, "lengths": lengths}
+        if self.spellings is not None:
+            characters = self.spellings[self.spelling[tokens]]  # (tokens, C)
+            inputs["characters"] = characters[:, : (characters != PADDING).sum(1).max()]
+        return inputs, {"tags": self.tags[tokens], "lengths": lengths}
+
+
+class LengthBuckets(Sampler):
+    """The indices of each batch, a tensor: sentences of about the same length, so that there is little padding.
+
+    With `shuffle`, the sentences are shuffled, pools of POOL batches sorted by length, and the batches shuffled, anew
+    every epoch, from torch's generator, which train.py seeds with (seed, epoch). Without, all are sorted by length.
+    """
+
+    def __init__(self, lengths, batch_size, shuffle):
+        self.lengths, self.batch_size, self.shuffle = lengths, batch_size, shuffle
+
+    def __iter__(self):
+        order = torch.randperm(len(self.lengths)) if self.shuffle else torch.arange(len(self.lengths))
+        pools = order.split(POOL * self.batch_size if self.shuffle else len(order))
+        ordered = torch.cat([pool[self.lengths[pool].argsort(stable=True)] for pool in pools])
+        batches = ordered.split(self.batch_size)
+        return iter([batches[i] for i in torch.randperm(len(batches))] if self.shuffle else batches)
+
+    def __len__(self):
+        return -(-len(self.lengths) // self.batch_size)
+
+
+def read_split(folder):
+    """The sentences and the labels of a split, two lists of lists of str."""
+    files = [folder / "sentences.txt", folder / "labels.txt"]
+    return tuple([line.split(" ") for line in read_lines(file)] for file in files)
+
+
+def counts_of(sentences, labels):
+    """What dataset.json says of a split: numbers of sentences and tokens, and a digest of both lists, a dict."""
+    lines = [" ".join(line) for line in [*sentences, *labels]]
+    digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return {"sentences": len(sentences), "tokens": sum(map(len, sentences)), "sha256": digest}
+
+
+def read_index(file, length):
+    """A dict from word (or character) to its number, the lines of a file; lines 0 and 1 are for padding and unknown."""
+    lines = read_lines(file)
+    if len(lines) != length:
+        raise changed_by_hand(file)
+    return {line: number for number, line in enumerate(lines) if number > UNKNOWN}
+
+
+def read_lines(file):
+    """The lines of a file that build_dataset.py wrote, a list; with whatever line endings it has come to have."""
+    try:
+        return file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    except FileNotFoundError:
+        raise changed_by_hand(file) from None
+
+
+def changed_by_hand(place):
+    """The UserError about a file or folder that is not as dataset.json beside it says."""
+    return UserError(f"{place}: not what dataset.json says, changed by hand; build it again with --force")
+
+
+def fetch_dataloader(types, data_dir, params):
+    """The data loaders of the splits in `types`.
+
+    Args:
+        types: list of one or more of "train", "val", "test".
+        data_dir: the dataset's folder.
+        params: hyperparameters.
+
+    Returns:
+        dict from split to a DataLoader of (inputs, labels), as `Sentences` gives them. No sentence is dropped; one
+        batch may be smaller.
+    """
+    dataloaders = {}
+    for split in types:
+        dataset = Sentences(data_dir, split, params)
+        batches = LengthBuckets(dataset.lengths, params.batch_size, shuffle=split == "train")
+        # batch_size=None: the dataset gives whole batches, so the loader has nothing to put together
+        dataloaders[split] = DataLoader(dataset, sampler=batches, batch_size=None, pin_memory=params.cuda)
+    return dataloaders

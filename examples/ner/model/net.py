@@ -1,0 +1,147 @@
+"""The model: hyperparameters, network, loss and metrics of named-entity recognition."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+import utils
+from model.data_loader import PADDING, UNKNOWN
+from model.entities import entity_scores
+
+
+class Hyperparameters(utils.Hyperparameters):
+    """The keys of params.json that `model/` reads."""
+
+    embedding_dim: int = Field(100, ge=1, description="numbers that stand for a word")
+    char_embedding_dim: int = Field(0, ge=0, description="numbers for a character, and features of a word's; 0: none")
+    lstm_hidden_dim: int = Field(200, ge=1, description="units of the LSTM, in each direction")
+    lstm_layers: int = Field(1, ge=1, description="layers of the LSTM")
+    bidirectional: bool = Field(True, description="whether the LSTM reads from both ends")
+    dropout_rate: float = Field(0.5, ge=0, lt=1, description="share of units that a training step leaves out")
+    unknown_rate: float = Field(0.5, ge=0, le=1, description="share of train's single words trained as the unknown one")
+
+
+class Net(nn.Module):
+    """Embedded words, and features of their characters, through an LSTM; then a linear layer gives each token's tag.
+
+    Args:
+        params: the hyperparameters above; of the dataset `tags`, `vocab_size`, `num_characters` and `first_rare`, the
+            index from which on words occur once in train.
+    """
+
+    def __init__(self, params):
+        super().__init__()
+        self.first_rare, self.unknown_rate = params.first_rare, params.unknown_rate
+        self.embedding = nn.Embedding(params.vocab_size, params.embedding_dim, padding_idx=PADDING)
+        char_dim = params.char_embedding_dim
+        self.characters = CharacterFeatures(params.num_characters, char_dim, params.dropout_rate) if char_dim else None
+        self.dropout = nn.Dropout(params.dropout_rate)
+        self.lstm = nn.LSTM(
+            params.embedding_dim + char_dim,
+            params.lstm_hidden_dim,
+            num_layers=params.lstm_layers,
+            dropout=params.dropout_rate if params.lstm_layers > 1 else 0,
+            bidirectional=params.bidirectional,
+            batch_first=True,
+        )
+        self.linear = nn.Linear(params.lstm_hidden_dim * (2 if params.bidirectional else 1), len(params.tags))
+        with torch.no_grad():  # rare words stay about where they begin, and PyTorch's N(0, 1) would be much noise
+            self.embedding.weight *= params.embedding_dim**-0.5
+
+    def forward(self, inputs):
+        """Logits of the real tokens of a batch, sentence by sentence: padding is not among them.
+
+        Args:
+            inputs: dict with "words", int64 (B, T), indices of words; "lengths", int64 (B,), tokens of each sentence;
+                and with character features "characters", int64 (tokens, C), those of each token.
+
+        Returns:
+            float (tokens, num_tags).
+        """
+        words = inputs["words"]
+        real = words != PADDING  # (B, T)
+        x = self.embedding(self.with_unknown(words) if self.training else words)  # (B, T, embedding_dim)
+        if self.characters is not None:
+            features = self.characters(inputs["characters"])  # (tokens, char_embedding_dim)
+            placed = features.new_zeros(*words.shape, features.shape[1])
+            placed[real] = features  # (B, T, char_embedding_dim)
+            x = torch.cat([x, placed], dim=2)
+        x = self.dropout(x)
+        if self.lstm.bidirectional:  # packed, so that the way back begins at a sentence's own last token
+            packed = pack_padded_sequence(x, inputs["lengths"].cpu(), batch_first=True, enforce_sorted=False)
+            x, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True)  # (B, T, 2 lstm_hidden_dim)
+        else:  # nothing comes behind padding, so it changes nothing; and without packing a CPU is three times as fast
+            x, _ = self.lstm(x)  # (B, T, lstm_hidden_dim)
+        return self.linear(self.dropout(x[real]))  # (tokens, num_tags)
+
+    def with_unknown(self, words):
+        """`words` with some that occur once in train replaced by the unknown word, which is trained in this way.
+
+        After Lample et al., "Neural Architectures for Named Entity Recognition" (2016), section 4.1.
+        """
+        replaced = (words >= self.first_rare) & (torch.rand(words.shape, device=words.device) < self.unknown_rate)
+        return words.masked_fill(replaced, UNKNOWN)
+
+
+class CharacterFeatures(nn.Module):
+    """Features of a word from its characters: a convolution of width 3, then the maximum over the word.
+
+    After Ma and Hovy, "End-to-end Sequence Labeling via Bi-directional LSTM-CNNs-CRF" (2016), section 2.1.
+
+    Args:
+        num_characters: how many there are, with padding and the unknown one.
+        dim: numbers for a character, and features of a word.
+        dropout_rate: share of a character's numbers that a training step leaves out.
+    """
+
+    def __init__(self, num_characters, dim, dropout_rate):
+        super().__init__()
+        self.embedding = nn.Embedding(num_characters, dim, padding_idx=PADDING)
+        self.dropout = nn.Dropout(dropout_rate)
+        self.convolution = nn.Conv1d(dim, dim, kernel_size=3, padding=1)
+
+    def forward(self, characters):
+        """int64 (tokens, C), padded, to float (tokens, dim)."""
+        x = self.dropout(self.embedding(characters)).transpose(1, 2)  # (tokens, dim, C)
+        x = self.convolution(x).masked_fill((characters == PADDING).unsqueeze(1), -torch.inf)
+        return x.amax(dim=2)  # (tokens, dim)
+
+
+def loss_fn(outputs, labels):
+    """Cross entropy, the mean over the tokens of the batch.
+
+    Args:
+        outputs: logits, float (tokens, num_tags).
+        labels: dict with "tags", int64 (tokens,).
+
+    Returns:
+        Scalar tensor.
+    """
+    return F.cross_entropy(outputs, labels["tags"])
+
+
+def make_optimizer(model, params):
+    """Adam, with its steps in one pass over the memory: most of it is embeddings, and takes half of a plain step."""
+    return torch.optim.Adam(model.parameters(), lr=params.learning_rate, fused=True)
+
+
+def accuracy(outputs, labels):
+    """Share of tokens with the right tag. Most are outside entities, so it is high from the first epoch on.
+
+    Args:
+        outputs: logits, array (tokens, num_tags), of all tokens of a split.
+        labels: dict with "tags", int array (tokens,).
+
+    Returns:
+        float in [0, 1].
+    """
+    return np.mean(outputs.argmax(axis=1) == labels["tags"])
+
+
+metrics = {
+    "accuracy": accuracy,
+    "entities": entity_scores,  # precision, recall and f1, overall and by type
+}
