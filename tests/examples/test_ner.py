@@ -382,14 +382,6 @@ def project(tmp_path):
     return tmp_path / "project"
 
 
-@pytest.mark.parametrize("name", ["base_model", "wnut17", "conll2003"])
-def test_a_shipped_experiment_trains(call, project, name):
-    changes = ["--from", EXAMPLE / "experiments" / name, "dataset=sample", "num_epochs=1"]
-    code, out, err = call(train.main, "--model_dir", project / "experiments" / name, *changes)
-    assert (code, err) == (0, "")
-    assert "no effect" not in out
-
-
 def test_the_sample_is_learnt_by_the_roots_scripts(call, project):
     folder = project / "experiments" / "new"
     arguments = ["--model_dir", folder, "--device", "cpu"]
