@@ -47,10 +47,10 @@ def tables_of(split, results):
     """The results as a table, in text; those with a slash in their name, `f1/person`, as one of their own below it."""
     main = {name: value for name, value in results.items() if "/" not in name}
     details = {}
-    for name in results.keys() - main.keys():
+    for name in [name for name in results if name not in main]:
         metric, _, part = name.partition("/")
         details.setdefault(part, {"of": part})[metric] = results[name]
-    tables = [[{"split": split} | main], [details[part] for part in sorted(details)]]
+    tables = [[{"split": split} | main], list(details.values())]
     return "\n\n".join(tabulate(t, headers="keys", tablefmt="pipe", floatfmt=".4f") for t in tables if t)
 
 

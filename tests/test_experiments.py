@@ -8,6 +8,8 @@ import pytest
 from conftest import ROOT, run_process
 
 import evaluate
+import search_hyperparams
+import synthesize_results
 import train
 import utils
 from toolkit.declared import SCHEMA, json_schema
@@ -85,3 +87,18 @@ def test_an_examples_experiment_trains_and_goes_on_exactly(call, example, path):
     assert first_difference(*states) is None
     code, out, err = call(evaluate.main, "--model_dir", model_dir, *data, "--restore_file", "last")
     assert (code, err) == (0, "")
+
+
+def test_an_example_is_swept_and_tabulated(call, example):
+    path = ROOT / "examples" / "regression" / "experiments" / "base_model" / "params.json"
+    folder, data = example(path)
+    sweep = folder / "experiments" / "sweep"
+    sweep.mkdir(parents=True)
+    (sweep / "params.json").write_text(json.dumps(json.loads(path.read_text()) | {"num_epochs": 2}))
+    (sweep / "search_space.json").write_text('{"hidden_size": [2, 64]}')
+    code, out, _ = call(search_hyperparams.main, "--parent_dir", sweep, *data, "--jobs", 1)
+    assert code == 0, out
+    assert "Best rmse on val" in out
+    code, out, _ = call(synthesize_results.main, "--parent_dir", sweep, "--no_plots")
+    assert code == 0
+    assert "| hidden_size=64 *" in out and "sorted by rmse" in out
