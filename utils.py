@@ -42,7 +42,7 @@ class MissingHyperparameter(UserError, AttributeError):
 
 
 class Params:
-    """The hyperparameters of an experiment, read from a json file, as attributes.
+    """The hyperparameters of an experiment, read from the file `json_path`, as attributes.
 
     ```
     params = Params("experiments/base_model/params.json")
@@ -52,7 +52,6 @@ class Params:
     ```
 
     Args:
-        json_path: the file.
         declared: pydantic model of the keys with a type, bounds and a default. Further keys are free.
         overrides: dict of values, from the command line, that replace those of the file.
 
@@ -375,7 +374,8 @@ def load_weights(state, checkpoint, model, optimizer=None, partial=False):
     if partial:
         logging.info("%s: %d of %d weights taken; not taken:", checkpoint, len(fitting), len(ours))
         logging.info("%s", "\n".join(f"  {difference}" for difference in differences or ["none"]))
-    model.load_state_dict(fitting, strict=False)  # may be missing: counters that older torch did not have
+    ours.update(fitting)  # it knows the versions of its layout, too, which some modules ask for
+    model.load_state_dict(ours)
     if optimizer is not None:
         if not state.get("optim_dict"):
             raise UserError(f"{checkpoint}: has no state of the optimizer")

@@ -24,12 +24,10 @@ def blocks(text, language):
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("title", [None, *[title for title, text in HOOKS.items() if "```python" in text]])
-def test_the_project_trains_with_each_hook(call, tmp_path, title):
-    texts = [BASE] if title is None else [BASE, HOOKS[title]]
-    experiment = tmp_path / "my_task" / "experiments" / "base_model"
-    (tmp_path / "my_task" / "model").mkdir(parents=True)
-    experiment.mkdir(parents=True)
+def write_project(folder, *texts):
+    """Write the project of the page, the code blocks of `texts` one after the other, to a folder."""
+    (folder / "model").mkdir(parents=True)
+    (folder / "experiments" / "base_model").mkdir(parents=True)
     files, params = {}, {}
     for text in texts:
         for block in blocks(text, "python"):
@@ -38,9 +36,14 @@ def test_the_project_trains_with_each_hook(call, tmp_path, title):
         for block in blocks(text, "json"):
             params |= json.loads(block)
     for name, content in files.items():
-        (tmp_path / "my_task" / "model" / name).write_text(content)
-    (experiment / "params.json").write_text(json.dumps(params))
+        (folder / "model" / name).write_text(content)
+    (folder / "experiments" / "base_model" / "params.json").write_text(json.dumps(params))
 
+
+@pytest.mark.parametrize("title", [None, *[title for title, text in HOOKS.items() if "```python" in text]])
+def test_the_project_trains_with_each_hook(call, tmp_path, title):
+    write_project(tmp_path / "my_task", BASE, HOOKS.get(title, ""))
+    experiment = tmp_path / "my_task" / "experiments" / "base_model"
     code, out, err = call(train.main, "--model_dir", "my_task/experiments/base_model", "--max_steps", 9)
     assert (code, err) == (0, ""), out
     code, out, err = call(train.main, "--model_dir", "my_task/experiments/base_model")

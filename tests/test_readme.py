@@ -13,9 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT, run_process
 from PIL import Image
 from sklearn.datasets import load_sample_images
+from test_docs import BASE, write_project
+from torchvision import models
 
 import build_dataset
 import search_hyperparams
@@ -26,8 +29,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 THE_SUITE_ITSELF = ("make test", "pytest")
 
 
-def commands():
-    blocks = re.findall(r"^```bash\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+def commands(text=README):
+    blocks = re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     return [line for block in blocks for line in block.splitlines() if line and line not in THE_SUITE_ITSELF]
 
 
@@ -50,6 +53,33 @@ def test_the_readme_runs(tmp_path):
     assert (clone / "experiments/photos/curves.png").exists()
     assert len(list((clone / "experiments/learning_rate").glob("*/best.pth.tar"))) == 16
     assert "±" in printed["python synthesize_results.py --parent_dir experiments/learning_rate"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["examples/ner/README.md", "examples/regression/README.md",
+                                  "examples/transfer/README.md", "docs/your_own_task.md"])  # fmt: skip
+def test_the_commands_of_examples_and_docs_run(tmp_path, page):
+    """With files in the places that they name; what takes minutes for a few steps, and weights as if downloaded."""
+    clone = fresh_copy(tmp_path / "clone")
+    text = (clone / page).read_text(encoding="utf-8")
+    photos(clone / "path" / "to" / "photos")
+    shutil.copytree(clone / "examples" / "ner" / "data" / "sample", clone / "path" / "to" / "corpus")
+    rows = [f"{i},{i % 7},{(i * i) % 11},{3 * (i % 7) + (i * i) % 11}" for i in range(100)]
+    (clone / "houses.csv").write_text("\n".join(["id,rooms,age,price", *rows]))
+    if page.startswith("docs"):
+        write_project(clone / "my_task", BASE)
+    elif "transfer" in page:
+        file = tmp_path / "torch" / "hub" / "checkpoints" / "resnet18-f37072fd.pth"
+        file.parent.mkdir(parents=True)
+        torch.save(models.resnet18().state_dict(), file)
+    assert len(commands(text)) >= 2
+    for command in commands(text):
+        if "transfer" in page and " train.py" in command:
+            command += " --max_steps 2"
+        if "transfer" in page and " evaluate.py" in command:
+            command += " --restore_file last"
+        done = run_process("bash", "-c", command, cwd=clone, env={"TORCH_HOME": str(tmp_path / "torch")})
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
 
 
 def fresh_copy(clone):

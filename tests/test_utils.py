@@ -210,3 +210,21 @@ def test_seeds_depend_on_seed_and_epoch_alone():
 
     assert draw(1, 2) == draw(1, 2)
     assert len({draw(1, 2), draw(1, 3), draw(2, 2), draw(2, 1)}) == 4
+
+
+class Versioned(nn.Linear):
+    """A module that asks for the version of its layout, as torchvision's mnasnet does."""
+
+    _version = 2
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, *arguments):
+        assert local_metadata.get("version") == 2
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *arguments)
+
+
+def test_modules_that_ask_for_the_version_of_their_layout_are_restored(tmp_path):
+    model = Versioned(2, 2)
+    utils.save_checkpoint({"epoch": 1, "state_dict": model.state_dict(), "optim_dict": {}}, False, tmp_path)
+    other = Versioned(2, 2)
+    utils.load_checkpoint(tmp_path / "last.pth.tar", other)
+    assert torch.equal(other.weight, model.weight)

@@ -11,7 +11,7 @@ import torch
 
 import utils
 from toolkit.dataset import read_facts
-from toolkit.task import find_task
+from toolkit.task import find_model, find_task
 from utils import Params, UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,6 +45,12 @@ def set_up(model_dir, data_dir=None, device=None, params_from=None, overrides=No
     json_path = Path(params_from or model_dir) / "params.json"
     if not os.path.isfile(json_path):
         raise UserError(f"{json_path}: no such file; an experiment is a folder with a params.json in it")
+    if params_from is not None and find_model(params_from) != find_model(model_dir):
+        theirs, ours = (os.path.relpath(find_model(folder)) for folder in (params_from, model_dir))
+        raise UserError(
+            f"{params_from} is an experiment of {theirs}, but one in {model_dir} would use {ours}: choose one below "
+            f"{Path(theirs).parent / 'experiments'}"
+        )
     task = find_task(model_dir)
     params = Params(json_path, declared=task.hyperparameters, overrides=overrides)
     check_names(params, task, json_path)
@@ -52,10 +58,10 @@ def set_up(model_dir, data_dir=None, device=None, params_from=None, overrides=No
         derive(params, model_dir, params_from)
     check_writable(model_dir)
     chosen = choose_device(device)
-    needs_none = data_dir is None and params.dataset is None  # whose loader makes or downloads its data
     data_dir = find_data(task, params, data_dir)
     params.add_facts({"device": str(chosen), "cuda": chosen.type == "cuda"})
     params.add_facts({"data_dir": str(data_dir), "model_folder": os.path.relpath(task.folder)})
+    needs_none = data_dir.resolve() == task.project.resolve() / "data"  # its loader makes or downloads its data
     facts = {} if needs_none and not data_dir.is_dir() else read_facts(data_dir)
     if not isinstance(facts.get("num_classes", 2), int) or facts.get("num_classes", 2) < 2:
         raise UserError(f"{data_dir}: num_classes is {facts['num_classes']!r}; a classifier needs two or more")

@@ -204,13 +204,18 @@ def unpacked(batches, unpack_batch):
 
 
 def find_task(model_dir):
-    """The Task of the nearest `model/` folder at or above `model_dir`, or else the repository's own."""
+    """The Task of an experiment; see `find_model`."""
+    return Task(find_model(model_dir))
+
+
+def find_model(model_dir):
+    """The nearest `model/` folder at or above an experiment's, or else the repository's own."""
     root = Path(__file__).resolve().parent.parent
     start = Path(model_dir).resolve()
     for folder in [start, *start.parents]:
         if any((folder / "model" / name).is_file() for name in ("net.py", "data_loader.py")):
-            return Task(folder / "model")
-    return Task(root / "model")
+            return folder / "model"
+    return root / "model"
 
 
 def import_model_package(folder):

@@ -98,10 +98,11 @@ def chosen_columns(path, header, target, ignore):
             )
     for name in [target, *ignore]:
         if name not in header:
-            raise UserError(f"{path}, line 1: there is no column {name!r}; there are {', '.join(header) or 'none'}")
+            there = f"separated by commas there are {', '.join(header) or 'none'}"
+            raise UserError(f"{path}, line 1: there is no column {name!r}; {there}")
     inputs = [place for place, name in enumerate(header) if name not in [target, *ignore]]
     if not inputs:
-        raise UserError(f"{path}, line 1: no column is left beside {target!r}; columns are separated by commas")
+        raise UserError(f"{path}, line 1: no column is left beside {target!r}, to predict it from")
     return [*inputs, header.index(target)]
 
 
@@ -174,8 +175,9 @@ def is_there(target, facts, force):
         raise UserError(
             f"{target}: is there and was not made by build_dataset.py for regression; choose another --name"
         )
-    if not force and theirs["fingerprint"] != facts["fingerprint"]:
-        raise UserError(f"{target}: holds another dataset, of {theirs['source']}; --force replaces it")
+    if not force and theirs.get("fingerprint") != facts["fingerprint"]:
+        given = ", ".join(f"{name} {value}" for name, value in theirs.get("source", {}).items() if value)
+        raise UserError(f"{target}: holds another dataset ({given}); --force replaces it")
     return not force
 
 
@@ -226,16 +228,16 @@ def main(argv=None):
     recipe = {key: value for key, value in vars(args).items() if key not in ("name", "force")}
     facts = describe(names, tables, recipe)
     target = DATA / name
-    shown = target.relative_to(Path.cwd()) if target.is_relative_to(Path.cwd()) else target
+    target = target.relative_to(Path.cwd()) if target.is_relative_to(Path.cwd()) else target
     if is_there(target, facts, args.force):
-        logging.info("%s is there already, with the same rows: nothing to do", shown)
+        logging.info("%s is there already, with the same rows: nothing to do", target)
         return
     try:
         write_dataset(target, names, tables, facts)
     except OSError as error:
-        raise UserError(f"{shown}: cannot be written: {error.strerror}") from None
+        raise UserError(f"{target}: cannot be written: {error.strerror}") from None
     rows = ", ".join(f"{count} {split}" for split, count in facts["counts"].items())
-    logging.info("%s: %s from %s; %s rows", shown, names[-1], ", ".join(names[:-1]), rows)
+    logging.info("%s: %s from %s; %s rows", target, names[-1], ", ".join(names[:-1]), rows)
     logging.info('To train on it: "dataset": %s in params.json', json.dumps(name))
 
 

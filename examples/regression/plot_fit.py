@@ -16,7 +16,7 @@ import torch
 # the repository, for utils and toolkit; last, so that nothing of it hides what is beside this file
 sys.path.append(str(next(folder for folder in Path(__file__).resolve().parents if (folder / "toolkit").is_dir())))
 import utils
-from toolkit.cli import add_common_arguments, set_up
+from toolkit.cli import set_up
 from toolkit.experiment import check_same_data, find_checkpoint
 from toolkit.script import run_script
 
@@ -66,7 +66,8 @@ def draw(model, splits, params, metrics):
 @torch.inference_mode()
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_common_arguments(parser)
+    parser.add_argument("--model_dir", required=True, help="the experiment")
+    parser.add_argument("--data_dir", help="the dataset's folder; by default data/ and the params' `dataset`")
     parser.add_argument("--restore_file", default="best", help="the checkpoint: best (default), last, or a path")
     args = parser.parse_args(argv)
     utils.set_logger()

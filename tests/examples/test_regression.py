@@ -164,12 +164,15 @@ def test_a_table_of_ones_own_is_read_and_split(tmp_path, example, build):
         "a word": (TABLE + "20,north,1\n", "own.csv, line 22, column x: 'north' is not a number"),
         "nan": (TABLE + "20,nan,1\n", "own.csv, line 22, column x: 'nan' is not a number"),
         "short line": (TABLE + "20,1\n", "own.csv, line 22: 2 cells, but the header has 3"),
-        "other target": (TABLE.replace("y", "z"), "own.csv, line 1: there is no column 'y'; there are id, x, z"),
+        "other target": (
+            TABLE.replace("y", "z"),
+            "own.csv, line 1: there is no column 'y'; separated by commas there are id, x, z",
+        ),
         "two names alike": (
             TABLE.replace("id", "x"),
             "own.csv, line 1: the column names should all differ; 'x' stands",
         ),
-        "empty": ("", "own.csv, line 1: there is no column 'y'; there are none"),
+        "empty": ("", "own.csv, line 1: there is no column 'y'; separated by commas there are none"),
         "few rows": (TABLE[:60].rpartition("\n")[0], "rows below the header; 10 are needed"),
         "one column": ("y\n1\n", "own.csv, line 1: no column is left beside 'y'"),
         "constant": ("x,y\n" + "".join(f"{i},4\n" for i in range(20)), "the target y is 4 in all of the train split"),

@@ -1,7 +1,9 @@
 import json
 
 import pytest
+from conftest import ROOT
 
+import train
 from toolkit.cli import check_names, choose_device
 from toolkit.task import find_task
 from utils import Params, UserError
@@ -22,3 +24,11 @@ def test_a_mistyped_key_is_refused_unless_some_code_reads_it(tmp_path):
 def test_a_device_that_is_not_there(name):
     with pytest.raises(UserError, match=f"--device {name}: not there; this machine has .*cpu"):
         choose_device(name)
+
+
+def test_an_experiment_is_not_derived_from_one_of_another_model(call, tmp_path):
+    origin = ROOT / "examples" / "regression" / "experiments" / "base_model"
+    code, _, err = call(train.main, "--model_dir", tmp_path / "new", "--from", origin)
+    assert code == 2
+    assert "is an experiment of" in err and "examples/regression/experiments" in err
+    assert not (tmp_path / "new").exists()

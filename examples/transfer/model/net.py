@@ -73,7 +73,8 @@ class Net(nn.Module):
             self.eval()(images)
         except (AssertionError, RuntimeError, ValueError) as error:
             size = params.input_size or f"{params.image_height}×{params.image_width}"
-            raise UserError(f"{params.backbone} takes no images of size {size} ({error}); "
+            reason = str(error).split("\n")[0]
+            raise UserError(f"{params.backbone} takes no images of size {size} ({reason}); "
                             f'try "input_size": 224, which it was made for') from None  # fmt: skip
 
     def train(self, mode=True):
