@@ -1,13 +1,9 @@
 """Builds a dataset folder from a source of images: splits, decodes, writes, checks; whole or not at all."""
 
-import contextlib
 import hashlib
 import json
 import logging
 import os
-import shutil
-import tempfile
-import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,12 +15,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from toolkit.dataset import FACTS, SPLITS, list_files, read_facts
+from toolkit.folders import whole_folder
 from toolkit.images import CorruptImage, decode, resized
 from utils import UserError, write_whole
 
 DEFAULT_SIZE = (64, 64)  # of images from a folder
 LISTED = 10  # duplicates that an error lists before it only counts
-STALE_SECONDS = 24 * 3600  # after which what an interrupted build left behind is removed
 
 
 @dataclass(slots=True)
@@ -69,27 +65,11 @@ def build(source, target, *, seed=230, image_size=None, force=False, skip_corrup
     items = assign_splits(source.load(), source.classes, seed)
     if source.ignored:
         logging.info("%d files that are not images were ignored", source.ignored)
-    new_parent = not target.parent.exists()
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        remove_stale(target)
-        aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.building-", dir=target.parent))
-    except OSError as error:
-        raise UserError(f"{target}: cannot be written: {error.strerror}") from None
-    try:
+    with whole_folder(target) as aside:
         written = write_images(items, aside, size, source.channels, skip_corrupt)
         written = without_duplicates(written, aside, drop_duplicates)
         facts = describe(written, source, size, recipe)
         write_whole(aside / FACTS, json.dumps(facts, indent=2) + "\n")
-        aside.chmod(0o755)
-        put_in_place(aside, target)
-    except OSError as error:
-        raise UserError(f"{target}: cannot be written: {error.strerror or error}") from None
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-        if new_parent and not target.exists():
-            with contextlib.suppress(OSError):
-                target.parent.rmdir()
     return facts
 
 
@@ -273,29 +253,3 @@ def describe(written, source, size, recipe):
         "fingerprint": hashlib.sha256(os.fsencode("".join(lines))).hexdigest(),
         "source": recipe,
     }
-
-
-def put_in_place(aside, target):
-    """Rename the finished folder to `target`; what was there is removed afterwards."""
-    old = None
-    if target.exists():
-        old = Path(tempfile.mkdtemp(prefix=f".{target.name}.building-", dir=target.parent))
-        target.rename(old / "old")
-    try:
-        aside.rename(target)
-    except OSError:
-        if not (target / FACTS).is_file() or read_facts(target)["source"] != read_facts(aside)["source"]:
-            raise  # else another process has built the same in the meantime
-    finally:
-        if old is not None:
-            if not target.exists():
-                (old / "old").rename(target)
-            shutil.rmtree(old, ignore_errors=True)
-
-
-def remove_stale(target):
-    """Remove what builds of `target` that were killed have left behind."""
-    for left in target.parent.glob(f".{target.name}.building-*"):
-        with contextlib.suppress(OSError):
-            if time.time() - left.stat().st_mtime > STALE_SECONDS:
-                shutil.rmtree(left, ignore_errors=True)

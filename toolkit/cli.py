@@ -47,10 +47,7 @@ def set_up(model_dir, data_dir=None, device=None, params_from=None, overrides=No
         raise UserError(f"{json_path}: no such file; an experiment is a folder with a params.json in it")
     if params_from is not None and find_model(params_from) != find_model(model_dir):
         theirs, ours = (os.path.relpath(find_model(folder)) for folder in (params_from, model_dir))
-        raise UserError(
-            f"{params_from} is an experiment of {theirs}, but one in {model_dir} would use {ours}: choose one below "
-            f"{Path(theirs).parent / 'experiments'}"
-        )
+        logging.warning("%s is of %s, but an experiment in %s uses %s", params_from, theirs, model_dir, ours)
     task = find_task(model_dir)
     params = Params(json_path, declared=task.hyperparameters, overrides=overrides)
     check_names(params, task, json_path)

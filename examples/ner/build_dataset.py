@@ -12,9 +12,7 @@ import argparse
 import hashlib
 import json
 import logging
-import shutil
 import sys
-import tempfile
 from collections import Counter
 from pathlib import Path
 
@@ -28,8 +26,8 @@ from model.corpora import read_source  # noqa: E402
 
 import utils  # noqa: E402
 from model.data_loader import counts_of  # noqa: E402
-from toolkit.builder import put_in_place, remove_stale  # noqa: E402
 from toolkit.dataset import FACTS, SPLITS, read_facts  # noqa: E402
+from toolkit.folders import whole_folder  # noqa: E402
 from toolkit.script import run_script  # noqa: E402
 from utils import UserError, write_whole  # noqa: E402
 
@@ -117,13 +115,7 @@ def build(source, target, *, min_count=1, seed=230, force=False):
             return None
         if not force:
             raise UserError(f"{target}: holds another dataset; --force replaces it, --name chooses another place")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        remove_stale(target)
-        aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.building-", dir=target.parent))
-    except OSError as error:
-        raise UserError(f"{target}: cannot be written: {error.strerror}") from None
-    try:
+    with whole_folder(target) as aside:
         for split, sentences in splits.items():
             (aside / split).mkdir()
             for name, lines in zip(("sentences", "labels"), zip(*sentences, strict=True), strict=True):
@@ -131,12 +123,6 @@ def build(source, target, *, min_count=1, seed=230, force=False):
         write_whole(aside / "words.txt", "\n".join(words) + "\n")
         write_whole(aside / "characters.txt", "\n".join(characters) + "\n")
         write_whole(aside / FACTS, json.dumps(facts, indent=2) + "\n")
-        aside.chmod(0o755)
-        put_in_place(aside, target)
-    except OSError as error:
-        raise UserError(f"{target}: cannot be written: {error.strerror or error}") from None
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return facts
 
 

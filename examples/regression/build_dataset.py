@@ -15,7 +15,6 @@ import json
 import logging
 import math
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +22,8 @@ import numpy as np
 # the repository, for utils and toolkit; last, so that nothing of it hides what is beside this file
 sys.path.append(str(next(folder for folder in Path(__file__).resolve().parents if (folder / "toolkit").is_dir())))
 import utils
-from toolkit.builder import put_in_place, remove_stale
 from toolkit.dataset import FACTS, SPLITS, read_facts
+from toolkit.folders import whole_folder
 from toolkit.script import run_script
 from utils import UserError
 
@@ -183,16 +182,11 @@ def is_there(target, facts, force):
 
 def write_dataset(target, names, tables, facts):
     """Make the folder `target`, whole or not at all."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    remove_stale(target)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.building-", dir=target.parent) as place:
-        aside = Path(place) / target.name
-        aside.mkdir()
+    with whole_folder(target) as aside:
         for split, table in tables.items():
             with utils.open_whole(aside / f"{split}.csv", "w") as file:
                 csv.writer(file, lineterminator="\n").writerows([names, *table.tolist()])
         utils.write_whole(aside / FACTS, json.dumps(facts, indent=2) + "\n")
-        put_in_place(aside, target)
 
 
 def parse_arguments(argv):
@@ -232,10 +226,7 @@ def main(argv=None):
     if is_there(target, facts, args.force):
         logging.info("%s is there already, with the same rows: nothing to do", target)
         return
-    try:
-        write_dataset(target, names, tables, facts)
-    except OSError as error:
-        raise UserError(f"{target}: cannot be written: {error.strerror}") from None
+    write_dataset(target, names, tables, facts)
     rows = ", ".join(f"{count} {split}" for split, count in facts["counts"].items())
     logging.info("%s: %s from %s; %s rows", target, names[-1], ", ".join(names[:-1]), rows)
     logging.info('To train on it: "dataset": %s in params.json', json.dumps(name))
