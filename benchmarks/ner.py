@@ -3,7 +3,8 @@
 python benchmarks/ner.py                                              # the bundled sample, a minute
 python benchmarks/ner.py --data_dir examples/ner/data/wnut17          # a built dataset
 
-Embedding 50, LSTM 50 in one direction, Adam; 32 sentences a batch here, 5 there, as each one comes.
+Embedding 50, LSTM 50 in one direction, Adam; 32 sentences a batch here, 5 there, as each one comes. The sample's epoch
+has three of our batches, so that what is done once an epoch weighs; a real corpus shows what a step takes.
 """
 
 import argparse

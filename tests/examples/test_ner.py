@@ -376,8 +376,12 @@ def test_rare_words_are_unknown_ones_now_and_then_in_training_alone(tmp_path):
 
 @pytest.fixture
 def project(tmp_path):
-    """The example's model/ and the sample in a project of their own, as one who copies them has them."""
-    shutil.copytree(EXAMPLE / "model", tmp_path / "project" / "model")
+    """The example's model/, base_model and the sample in a project of their own, as one who copies them has them."""
+    for folder in ("model", "experiments/base_model"):
+        ignored = shutil.ignore_patterns(
+            "__pycache__", "*.tar", "*.log", "*.csv", "metrics*", "run.json", "tensorboard"
+        )
+        shutil.copytree(EXAMPLE / folder, tmp_path / "project" / folder, ignore=ignored)
     copy_of(SAMPLE, tmp_path / "project" / "data" / "sample")
     return tmp_path / "project"
 
@@ -385,7 +389,7 @@ def project(tmp_path):
 def test_the_sample_is_learnt_by_the_roots_scripts(call, project):
     folder = project / "experiments" / "new"
     arguments = ["--model_dir", folder, "--device", "cpu"]
-    changes = ["--from", EXAMPLE / "experiments" / "base_model", "char_embedding_dim=10", "lstm_hidden_dim=50"]
+    changes = ["--from", project / "experiments" / "base_model", "char_embedding_dim=10", "lstm_hidden_dim=50"]
     code, out, err = call(train.main, *arguments, *changes, "num_epochs=15", "learning_rate=0.01")
     assert (code, err) == (0, "")
     code, out, err = call(evaluate.main, *arguments)
