@@ -17,7 +17,7 @@ from seqeval.metrics.sequence_labeling import get_entities, precision_recall_fsc
 
 import evaluate
 import train
-from toolkit.task import import_model_package
+from toolkit.task import Task, import_model_package
 from utils import Params
 
 EXAMPLE = ROOT / "examples" / "ner"
@@ -81,8 +81,8 @@ def net_and_loaders(tmp_path, **values):
     data_dir = copy_of(SAMPLE, tmp_path / "sample")
     params = params_of(data_dir, **values)
     torch.manual_seed(0)
-    net = importlib.import_module("model.net").Net(params)
-    return net, importlib.import_module("model.data_loader").fetch_dataloader(SPLITS, str(data_dir), params), params
+    task = Task(EXAMPLE / "model")
+    return task.Net(params), task.fetch_dataloader(SPLITS, data_dir, params), params
 
 
 # what is read
@@ -327,10 +327,11 @@ def test_a_sentence_gets_the_same_logits_alone_and_beside_longer_ones(tmp_path, 
     net, loaders, _ = net_and_loaders(tmp_path, bidirectional=bidirectional, lstm_layers=2)
     net.eval()
     dataset = loaders["train"].dataset
-    inputs, labels = dataset[torch.arange(len(dataset))]
+    unpack_batch = importlib.import_module("model.net").unpack_batch
+    inputs, labels = unpack_batch(dataset[torch.arange(len(dataset))])
     together = net(inputs).split(labels["lengths"].tolist())
     for index in (0, 17, int(labels["lengths"].argmin()), int(labels["lengths"].argmax())):
-        alone = net(dataset[torch.tensor([index])][0])
+        alone = net(unpack_batch(dataset[torch.tensor([index])])[0])
         torch.testing.assert_close(together[index], alone, rtol=1e-5, atol=1e-6)
 
 
@@ -348,7 +349,7 @@ def test_loss_and_metrics_are_the_same_for_any_batch_size(tmp_path):
 
 def test_every_epoch_has_all_sentences_in_an_order_of_its_own_and_little_padding(tmp_path):
     _, loaders, _ = net_and_loaders(tmp_path, batch_size=5)
-    orders = [list(loaders["train"].sampler) for _ in range(2)]
+    orders = [list(loaders["train"].dataloader.sampler) for _ in range(2)]
     for batches in orders:
         assert len(batches) == len(loaders["train"])
         assert sorted(torch.cat(batches).tolist()) == list(range(len(loaders["train"].dataset)))

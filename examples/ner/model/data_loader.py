@@ -53,10 +53,10 @@ class Sentences(Dataset):
         return len(self.lengths)
 
     def __getitem__(self, indices):
-        """The batch of the sentences at `indices`, int64 (B,): inputs as `Net.forward` takes them, and labels.
+        """The batch of the sentences at `indices`, int64 (B,), a dict; `unpack_batch` in net.py takes it apart.
 
-        Labels are a dict: "tags", int64 (tokens,), of one sentence after the other, and "lengths", int64 (B,). The tags
-        come first, so that a batch counts by its tokens in the loss of a split.
+        "words", int64 (B, T), padded, and "lengths", int64 (B,); of the real tokens, one sentence after the other,
+        "tags", int64 (tokens,), and where they are looked at "characters", int64 (tokens, C), padded.
         """
         lengths = self.lengths[indices]  # (B,)
         places = torch.arange(lengths.max())  # (T,)
@@ -64,11 +64,11 @@ class Sentences(Dataset):
         tokens = (self.starts[indices].unsqueeze(1) + places)[real]  # (tokens,)
         words = torch.full(real.shape, PADDING)
         words[real] = self.words[tokens]  # (B, T)
-        inputs = {"words": words, "lengths": lengths}
+        batch = {"words": words, "lengths": lengths, "tags": self.tags[tokens]}
         if self.spellings is not None:
             characters = self.spellings[self.spelling[tokens]]  # (tokens, C)
-            inputs["characters"] = characters[:, : (characters != PADDING).sum(1).max()]
-        return inputs, {"tags": self.tags[tokens], "lengths": lengths}
+            batch["characters"] = characters[:, : (characters != PADDING).sum(1).max()]
+        return batch
 
 
 class LengthBuckets(Sampler):
@@ -135,8 +135,8 @@ def fetch_dataloader(types, data_dir, params):
         params: hyperparameters.
 
     Returns:
-        dict from split to a DataLoader of (inputs, labels), as `Sentences` gives them. No sentence is dropped; one
-        batch may be smaller.
+        dict from split to a DataLoader of batches as `Sentences` gives them. No sentence is dropped; one batch may be
+        smaller.
     """
     dataloaders = {}
     for split in types:

@@ -110,6 +110,15 @@ class CharacterFeatures(nn.Module):
         return x.amax(dim=2)  # (tokens, dim)
 
 
+def unpack_batch(batch):
+    """A batch of the data loader, a dict, as (inputs, labels).
+
+    The tags come first in the labels, so that a batch counts by its tokens in the loss of a split.
+    """
+    inputs = {name: tensor for name, tensor in batch.items() if name != "tags"}
+    return inputs, {"tags": batch["tags"], "lengths": batch["lengths"]}
+
+
 def loss_fn(outputs, labels):
     """Cross entropy, the mean over the tokens of the batch.
 
