@@ -101,8 +101,8 @@ def train_experiment(task, params, data_dir, model_dir, restore_file=None, *, te
     dataloaders = task.fetch_dataloader(["train", "val"], data_dir, params)
     utils.set_seed(params.seed)  # again, so that the weights do not depend on what the loaders drew
     model = task.make_model(params)
-    begins = options.get("restart") or not has_run(model_dir)
-    if begins and (restore_file is None or options.get("partial")):
+    begins = restore_file is None and (options.get("restart") or not has_run(model_dir))
+    if begins or options.get("partial"):
         task.load_pretrained(model, params)
     optimizer = task.make_optimizer(model, params)
     loss_fn = task.loss_fn(params)

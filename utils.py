@@ -68,8 +68,8 @@ class Params:
 
     def update(self, json_path):
         """Take over the values of another json file."""
-        self.take(read_json(json_path, what="params.json"), json_path)
-        self._read.update(self._written)  # for who takes them knows of them
+        self._read.update(values := read_json(json_path, what="params.json"))  # who takes them knows of them
+        self.take(values, json_path)
 
     def save(self, json_path):
         """Write the file's keys, and what was set since, to `json_path`: neither defaults nor facts."""

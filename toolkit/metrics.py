@@ -14,7 +14,7 @@ def is_streaming(metric):
 
 
 def takes_params(fn):
-    """Whether a loss function wants `params`: a third positional argument of that name, or without a default."""
+    """Whether a loss or a metric wants `params`: a third positional argument of that name, or without a default."""
     try:
         arguments = list(inspect.signature(fn).parameters.values())
     except (TypeError, ValueError):
