@@ -108,3 +108,37 @@ def test_data_without_a_size_is_named(project, call):
     code, _, err = call(train.main, *arguments(project))
     assert code == 2
     assert "load_data should give 'train' as a dict with \"size\", not a dict with the keys ['data', 'labels'," in err
+
+
+OTHER = {  # what a data_loader.py may have instead, and what is said then
+    "its own batch size": ("params.batch_size", "4", "asked for a batch of 5 samples, gave no or another one"),
+    "a smaller one": ("params.batch_size", "2", "asked for a batch of 5 samples, gave no or another one"),
+    "a larger batch size": ("params.batch_size", "64", "asked for a batch of 5 samples, gave no or another one"),
+    "data of its own kind": (
+        "d['data'] = sentences",
+        "d['data'] = Own(sentences)",
+        "load_data gave data as a Own; it should",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_what_would_lose_samples_is_named(project, call, name):
+    old, new, expected = OTHER[name]
+    loader = project / "model" / "data_loader.py"
+    own = "\n\nclass Own:\n    def __init__(self, values):\n        self.values = values\n\n    def __len__(self):\n"
+    loader.write_text(loader.read_text().replace(old, new) + own + "        return len(self.values)\n")
+    code, _, err = call(train.main, *arguments(project))
+    assert (code, err.count("\n")) == (2, 1)
+    assert expected in err
+
+
+def test_data_may_be_nested_and_arguments_have_other_names(project, call):
+    loader = project / "model" / "data_loader.py"
+    text = loader.read_text().replace("d['data'] = sentences", "d['data'] = {'words': sentences, 'of': data_of(self)}")
+    text = text.replace("data['data'][idx]", "data['data']['words'][idx]").replace("shuffle=False", "shuffled=False")
+    text = text.replace("if shuffle:", "if shuffled:").replace("d['size'] = len(", "d['size'] = np.int64(len(")
+    text = text.replace("np.int64(len(sentences)", "np.int64(len(sentences))")
+    loader.write_text(text + "\n\ndef data_of(loader):\n    return 'readme'\n")
+    code, _, err = call(train.main, *arguments(project))
+    assert (code, err) == (0, "")

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 import utils
+from toolkit.dataset import SPLITS
 from toolkit.iterators import fetch_from_iterators
 from toolkit.metrics import is_streaming, takes_params
 from toolkit.trees import describe
@@ -56,7 +57,13 @@ class Task:
         else:
             fetch = "a function fetch_dataloader(types, data_dir, params)"
             self._fetch = self._need(self.data_loader, "fetch_dataloader", callable, fetch)
-        self.split_names = getattr(self.data_loader, "split_names", {})  # such as {"val": "dev"}
+        self.split_names = getattr(self.data_loader, "split_names", {})
+        names = self.split_names if is_dict(self.split_names) else {None: None}
+        if not names.keys() <= set(SPLITS) or not all(isinstance(name, str) for name in names.values()):
+            raise UserError(
+                f"{self.path_of(self.data_loader)}: split_names is {self.split_names!r}, but should be a dict from train, "
+                f'val or test to the name there, such as {{"val": "dev"}}'
+            )
         for name, metric in self.metrics.items():
             if name == "loss":
                 raise UserError(f"{self.path_of(self.net)}: a metric cannot be called loss, which the loss itself is")

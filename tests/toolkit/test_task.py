@@ -227,3 +227,10 @@ def test_pretrained_weights_are_loaded_when_a_run_begins_and_only_then(project):
     assert "Going on after epoch 2" in out
     (code, out, _), _, _ = project(NET + PRETRAINED, script=evaluate, num_epochs=3, learning_rate=1e-9)
     assert (code, out.count("pretrained weights")) == (0, 0)
+
+
+@pytest.mark.parametrize("names", ['["dev"]', "None", '{"val": 3}', '{"dev": "val"}'])
+def test_split_names_of_another_form_are_named(project, names):
+    (code, _, err), _, _ = project(loader=LOADER + f"\nsplit_names = {names}\n")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "data_loader.py: split_names is" in err and 'such as {"val": "dev"}' in err
