@@ -24,6 +24,8 @@ def read_facts(data_dir):
         UserError: no such folder, or a file that is not JSON.
     """
     data_dir = Path(data_dir)
+    if data_dir.is_file():
+        raise UserError(f"{data_dir}: is a file; a dataset is a folder")
     if not data_dir.is_dir():
         own = data_dir.parent.parent / "build_dataset.py"  # of an example
         script = own if own.exists() else "build_dataset.py"

@@ -61,8 +61,8 @@ class Task:
         names = self.split_names if is_dict(self.split_names) else {None: None}
         if not names.keys() <= set(SPLITS) or not all(isinstance(name, str) for name in names.values()):
             raise UserError(
-                f"{self.path_of(self.data_loader)}: split_names is {self.split_names!r}, but should be a dict from train, "
-                f'val or test to the name there, such as {{"val": "dev"}}'
+                f"{self.path_of(self.data_loader)}: split_names is {self.split_names!r}, but should be a dict from "
+                f'train, val or test to the name there: {{"val": "dev"}}'
             )
         for name, metric in self.metrics.items():
             if name == "loss":

@@ -25,7 +25,7 @@ sys.path.append(str(next(folder for folder in [HERE, *HERE.parents] if (folder /
 from model.corpora import read_source  # noqa: E402
 
 import utils  # noqa: E402
-from model.data_loader import counts_of  # noqa: E402
+from model.data_loader import counts_of, digest  # noqa: E402
 from toolkit.dataset import FACTS, SPLITS, read_facts  # noqa: E402
 from toolkit.folders import whole_folder  # noqa: E402
 from toolkit.script import run_script  # noqa: E402
@@ -80,6 +80,7 @@ def describe(splits, words, characters, first_rare, recipe):
         "vocab_size": len(words),
         "first_rare": first_rare,
         "num_characters": len(characters),
+        "vocabulary": digest(words[len(FIRST) :], characters[len(FIRST) :]),
         "counts": counts,
         "fingerprint": hashlib.sha256(json.dumps(content).encode()).hexdigest(),
         "source": recipe,

@@ -11,6 +11,7 @@ A table of your own has a line with the names of its columns, and then numbers o
 import argparse
 import csv
 import hashlib
+import io
 import json
 import logging
 import math
@@ -22,6 +23,7 @@ import numpy as np
 # the repository, for utils and toolkit; last, so that nothing of it hides what is beside this file
 sys.path.append(str(next(folder for folder in Path(__file__).resolve().parents if (folder / "toolkit").is_dir())))
 import utils
+from model.data_loader import digest
 from toolkit.dataset import FACTS, SPLITS, read_facts
 from toolkit.folders import whole_folder
 from toolkit.script import run_script
@@ -29,6 +31,8 @@ from utils import UserError
 
 DATA = Path(__file__).resolve().parent / "data"
 FEWEST_ROWS = 10  # of a table that is split in three
+MOST_LOST = 1e-3  # standard deviations that a value may change by when it becomes a number of 32 bits
+SMALLEST = 1e-15  # standard deviation whose square such a number can hold
 
 
 def sine(noise, seed):
@@ -74,17 +78,21 @@ def read_csv(path, target, ignore, seed):
         UserError: it is no table of numbers; with line and column.
     """
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
-            header = [" ".join(name.split()) for name in next(reader, [])]
-            columns = chosen_columns(path, header, target, ignore)
-            rows = [numbers(path, reader.line_num, row, header, columns) for row in reader if row]
+        content = Path(path).read_bytes()
+        reader = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""))
+        header = [" ".join(name.split()) for name in next(reader, [])]
+        columns = chosen_columns(path, header, target, ignore)
+        rows = [numbers(path, reader.line_num, row, header, columns) for row in reader if row]
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: is not a table in text (CSV, UTF-8): {error}") from None
-    if len(rows) < FEWEST_ROWS:
-        raise UserError(f"{path}: {len(rows)} rows below the header; {FEWEST_ROWS} are needed at least")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}, line {line}: is not UTF-8; save the file as a table in text, in UTF-8") from None
+    except csv.Error as error:
+        raise UserError(f"{path}, line {reader.line_num}: is not a line of a table: {error}") from None
+    distinct = len(set(map(tuple, rows)))
+    if distinct < FEWEST_ROWS:
+        raise UserError(f"{path}: {distinct} different rows below the header; {FEWEST_ROWS} are needed at least")
     return [header[column] for column in columns], split_rows(np.array(rows), seed)
 
 
@@ -112,7 +120,7 @@ def numbers(path, line, row, header, columns):
     values = []
     for column in columns:
         try:
-            values.append(float(row[column]))
+            values.append(float(row[column].replace("_", "?")))  # which 1_000 is to Python, and no other program
         except ValueError:
             values.append(math.nan)
         if not math.isfinite(values[-1]):
@@ -139,14 +147,25 @@ def describe(names, tables, recipe):
     """The content of dataset.json, a dict.
 
     Raises:
-        UserError: the target has one value only.
+        UserError: the target has one value only, or numbers of 32 bits, which models calculate with, cannot tell the
+            values of a column apart.
     """
     train = tables["train"]
-    mean, std = train.mean(axis=0), train.std(axis=0)  # (columns,) each
-    if not std[-1] > 0:
+    with np.errstate(all="ignore"):  # what is too large is named below
+        mean, std = train.mean(axis=0), train.std(axis=0)  # (columns,) each
+    is_constant = train.min(axis=0) == train.max(axis=0)  # (columns,)
+    if is_constant[-1]:
         raise UserError(f"the target {names[-1]} is {mean[-1]:g} in all of the train split: nothing to predict")
-    std[std == 0] = 1  # an input that never changes
-    content = b"".join(table.tobytes() for table in tables.values())
+    for name, column, deviation in zip(names, train.T, np.where(is_constant, 1, std), strict=True):
+        with np.errstate(all="ignore"):
+            lost = np.abs(column.astype(np.float32) - column).max() / deviation
+        if not (lost < MOST_LOST and SMALLEST < deviation < 1 / SMALLEST):
+            raise UserError(
+                f"column {name}: its values, {column.min():g} to {column.max():g}, are too large or too near together "
+                f"for numbers of 32 bits; subtract a constant, or change its unit"
+            )
+    std[is_constant] = 1
+    counts = {split: {"rows": len(tables[split]), "sha256": digest(tables[split])} for split in SPLITS}
     return {
         "input_names": names[:-1],
         "target_name": names[-1],
@@ -155,8 +174,8 @@ def describe(names, tables, recipe):
         "std": std[:-1].tolist(),
         "target_mean": float(mean[-1]),
         "target_std": float(std[-1]),
-        "counts": {split: len(tables[split]) for split in SPLITS},
-        "fingerprint": hashlib.sha256(json.dumps(names).encode() + content).hexdigest(),
+        "counts": counts,
+        "fingerprint": hashlib.sha256(json.dumps([names, counts]).encode()).hexdigest(),
         "source": recipe,
     }
 
@@ -227,7 +246,7 @@ def main(argv=None):
         logging.info("%s is there already, with the same rows: nothing to do", target)
         return
     write_dataset(target, names, tables, facts)
-    rows = ", ".join(f"{count} {split}" for split, count in facts["counts"].items())
+    rows = ", ".join(f"{count['rows']} {split}" for split, count in facts["counts"].items())
     logging.info("%s: %s from %s; %s rows", target, names[-1], ", ".join(names[:-1]), rows)
     logging.info('To train on it: "dataset": %s in params.json', json.dumps(name))
 

@@ -18,7 +18,7 @@ from seqeval.metrics.sequence_labeling import get_entities, precision_recall_fsc
 import evaluate
 import train
 from toolkit.task import Task, import_model_package
-from utils import Params
+from utils import Params, UserError
 
 EXAMPLE = ROOT / "examples" / "ner"
 SAMPLE = EXAMPLE / "data" / "sample"
@@ -180,7 +180,7 @@ def test_a_tag_that_train_lacks_counts_as_missed(build, tmp_path):
         ({"dev": "Anna B-PER\nsaw\n"}, "dev.txt, line 2: has one column only, 'saw'; a token and its tag are needed"),
         ({"dev": "Anna B-PER\n# id = 3 x\n"}, "dev.txt, line 2: has 5 columns, the lines before have 2"),
         ({"test": "\n\n"}, "the test split has no sentences"),
-        ({"train": b"a O\n\xe9t\xe9 O\n"}, "train.txt, line 2: not UTF-8, its byte 5 is 0xe9; save the file as UTF-8"),
+        ({"train": b"a O\n\xe9t\xe9 O\n"}, "train.txt, line 2: not UTF-8, it has a byte 0xe9; save it as UTF-8"),
         (dict.fromkeys(("train", "dev", "test"), "a O\n"), "all tokens have the same tag, O; there is nothing to learn"),
         ({"names": ("train.txt", "test.txt")}, "nothing in it is called testa or dev or val, for the val split"),
         ({"names": ("train.txt", "dev.txt", "test.txt", "test.bak")}, "test.bak and test.txt are both for test; keep one"),
@@ -267,6 +267,34 @@ def test_a_dataset_that_was_changed_by_hand_is_not_trained_on(tmp_path):
         Exception, match="train: not what dataset.json says, changed by hand; build it again with --force"
     ):
         fetch(["train"], str(data_dir), params)
+
+
+def test_words_in_another_order_are_another_kind_of_data(build, call, tmp_path):
+    """Weights know a word by its number: another vocabulary of as many words would give them other words."""
+    assert build(conll_folder(tmp_path), "--name", "x")[0] == 0
+    shutil.rmtree(tmp_path / "corpus")
+    assert build(conll_folder(tmp_path, train=SENTENCE + "\n" + SENTENCE.partition("\n\n")[2]), "--name", "y")[0] == 0
+    one, other = (facts_of(tmp_path / "data" / name) for name in "xy")
+    assert one["vocab_size"] == other["vocab_size"] and one["vocabulary"] != other["vocabulary"]
+    words = tmp_path / "data" / "x" / "words.txt"
+    *others, last_but_one, last = words.read_text().splitlines()
+    words.write_text("\n".join([*others, last, last_but_one]) + "\n")
+    with pytest.raises(UserError, match=r"words.txt: not what dataset.json says, changed by hand"):
+        importlib.import_module("model.data_loader").fetch_dataloader(
+            ["train"], tmp_path / "data" / "x", params_of(SAMPLE)
+        )
+
+
+def test_a_csv_with_the_number_of_its_sentence_in_each_row_has_the_same_sentences(build, tmp_path):
+    rows = [(f"Sentence: {n // 3}", f"word{n}", "O" if n % 3 else "B-PER") for n in range(30)]
+    for name, copies in (("first", 1), ("each", 3)):
+        text = "Sentence #,Word,Tag\n" + "".join(
+            f"{s if i % 3 < copies else ''},{w},{t}\n" for i, (s, w, t) in enumerate(rows)
+        )
+        (tmp_path / f"{name}.csv").write_text(text)
+        assert build(tmp_path / f"{name}.csv")[0] == 0
+    assert facts_of(tmp_path / "data" / "first")["counts"] == facts_of(tmp_path / "data" / "each")["counts"]
+    assert sum(count["sentences"] for count in facts_of(tmp_path / "data" / "each")["counts"].values()) == 10
 
 
 # what is counted

@@ -15,7 +15,7 @@ from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_err
 import evaluate
 import train
 from toolkit.cli import set_up
-from toolkit.task import find_task
+from toolkit.task import find_task, import_model_package
 
 EXAMPLE = ROOT / "examples" / "regression"
 TABLE = "id,x,y\n" + "".join(f"{i},{i / 7},{3 * i + 0.5}\n" for i in range(20))
@@ -42,6 +42,7 @@ def build(example, call, monkeypatch):
 def load(script, monkeypatch):
     """A script of the example as a module, without a trace in sys.path."""
     monkeypatch.setattr(sys, "path", sys.path.copy())
+    import_model_package(EXAMPLE / "model")
     spec = importlib.util.spec_from_file_location(f"regression_{script.stem}", script)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -143,8 +144,8 @@ def test_a_table_of_ones_own_is_read_and_split(tmp_path, example, build):
     facts = json.loads((folder / "dataset.json").read_text())
     assert (facts["input_names"], facts["target_name"], facts["num_inputs"]) == (["x"], "the, y", 1)
     tables = {split: rows(folder, split) for split in ("train", "val", "test")}
-    assert {split: len(table) for split, table in tables.items()} == facts["counts"]
-    assert sum(facts["counts"].values()) == 24
+    assert {split: len(table) for split, table in tables.items()} == {s: c["rows"] for s, c in facts["counts"].items()}
+    assert sum(len(table) for table in tables.values()) == 24
     assert [any((table == [0.5, 9.5]).all(axis=1)) for table in tables.values()].count(True) == 1  # copies together
     before = snapshot(folder)
     code, out, _ = build("csv", "own.csv", "--target", "the, y", "--ignore", "id")
@@ -173,10 +174,25 @@ def test_a_table_of_ones_own_is_read_and_split(tmp_path, example, build):
             "own.csv, line 1: the column names should all differ; 'x' stands",
         ),
         "empty": ("", "own.csv, line 1: there is no column 'y'; separated by commas there are none"),
-        "few rows": (TABLE[:60].rpartition("\n")[0], "rows below the header; 10 are needed"),
+        "few rows": (TABLE[:60].rpartition("\n")[0], "different rows below the header; 10 are needed"),
+        "equal rows": ("x,y\n" + "1,2\n2,3\n" * 12, "own.csv: 2 different rows below the header; 10 are needed"),
+        "underscores": (TABLE.replace("1,", "1_0,", 1), "'1_0' is not a number"),
+        "too near together": (
+            "x,y\n" + "".join(f"{i},{1e9 + i / 2}\n" for i in range(20)),
+            "column y: its values, 1e+09 to",
+        ),
+        "too large": (
+            "x,y\n" + "".join(f"{i},{i}e200\n" for i in range(20)),
+            "too large or too near together for numbers of 32",
+        ),
+        "nearly constant": (
+            "x,y\n" + "".join(f"{i},0.1\n" for i in range(20)),
+            "the target y is 0.1 in all of the train split",
+        ),
+        "latin-1": (TABLE.encode() + b"\xe9\n", "own.csv, line 22: is not UTF-8; save the file"),
         "one column": ("y\n1\n", "own.csv, line 1: no column is left beside 'y'"),
         "constant": ("x,y\n" + "".join(f"{i},4\n" for i in range(20)), "the target y is 4 in all of the train split"),
-        "not text": (b"PK\x03\x04\xff\xfe", "own.csv: is not a table in text (CSV, UTF-8)"),
+        "not text": (b"PK\x03\x04\xff\xfe", "own.csv, line 1: is not UTF-8; save the file as a table in text"),
     }.values(),
 )
 def test_a_table_that_cannot_be_used_is_named_with_line_and_column(tmp_path, example, build, content, expected):
@@ -203,7 +219,7 @@ def test_other_mistakes_end_in_one_line(tmp_path, example, build, call):
     file = example / "data" / "sine" / "val.csv"
     file.write_text(file.read_text() + "1,2\n")
     code, _, err = call(train.main, "--model_dir", example / "experiments" / "base_model")
-    assert "val.csv: has 33 rows of 2 numbers, should have 32 of 2: it was changed by hand" in err
+    assert "val.csv: not what dataset.json says, changed by hand; build it again with --force" in err
     assert (code, err.count("\n")) == (2, 1)
 
 

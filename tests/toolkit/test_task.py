@@ -233,4 +233,4 @@ def test_pretrained_weights_are_loaded_when_a_run_begins_and_only_then(project):
 def test_split_names_of_another_form_are_named(project, names):
     (code, _, err), _, _ = project(loader=LOADER + f"\nsplit_names = {names}\n")
     assert (code, err.count("\n")) == (2, 1)
-    assert "data_loader.py: split_names is" in err and 'such as {"val": "dev"}' in err
+    assert "data_loader.py: split_names is" in err and '{"val": "dev"}' in err

@@ -1,5 +1,6 @@
 """Tagged text as it is published: CoNLL's columns, Kaggle's ner_dataset.csv, sentences and labels in two files."""
 
+import codecs
 import csv
 import io
 import itertools
@@ -13,17 +14,18 @@ from utils import UserError
 
 SPLIT_NAMES = {"train": "train", "testa": "val", "dev": "val", "val": "val", "test": "test"}  # as a file name has them
 SPLIT_NAME = re.compile(rf"(?<![a-z])({'|'.join(SPLIT_NAMES)})", re.IGNORECASE)
+FEWEST = 4  # sentences of one file that is split in three
 STAND_IN = "_"  # for blanks in tokens, and for tokens of nothing else: in a line of text, blanks separate tokens
 
 
-def read_text(file, encoding="utf-8-sig"):
+def read_text(file, encoding="utf-8"):
     """The text of a file.
 
     Raises:
         UserError: it cannot be read, or is not UTF-8.
     """
     try:
-        content = Path(file).read_bytes()
+        content = Path(file).read_bytes().removeprefix(codecs.BOM_UTF8)
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror}") from None
     try:
@@ -31,8 +33,7 @@ def read_text(file, encoding="utf-8-sig"):
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise UserError(
-            f"{file}, line {line}: not {encoding.removesuffix('-sig').upper()}, its byte {error.start + 1} is "
-            f"0x{content[error.start]:02x}; save the file as UTF-8"
+            f"{file}, line {line}: not {encoding.upper()}, it has a byte 0x{content[error.start]:02x}; save it as UTF-8"
         ) from None
 
 
@@ -76,7 +77,8 @@ def read_conll(file):
 def read_csv(file):
     """The sentences of Kaggle's `ner_dataset.csv`, as `read_conll` gives them.
 
-    The number of a sentence stands in its first row alone. The file is in windows-1252, copies of it are in UTF-8.
+    The number of a sentence stands in its first row alone, in copies of the file perhaps in each. The original is in
+    windows-1252, copies are in UTF-8.
 
     Raises:
         UserError: a column is missing, or a row has no tag.
@@ -89,11 +91,12 @@ def read_csv(file):
     needed = ("Sentence #", "Word", "Tag")
     if not set(needed) <= set(rows.fieldnames or []):
         raise UserError(f"{file}: should have the columns {', '.join(needed)}, as Kaggle's ner_dataset.csv has")
-    sentences = []
+    sentences, current = [], None
     try:
         for row in rows:
-            if row["Sentence #"] or not sentences:
+            if not sentences or row["Sentence #"] not in ("", None, current):
                 sentences.append(([], []))
+                current = row["Sentence #"]
             word, tag = row["Word"] or "", (row["Tag"] or "").strip()
             if not tag or "\n" in word:
                 raise UserError(
@@ -140,7 +143,7 @@ def read_source(source, seed):
         UserError: a split is missing, stands there twice, or is empty; a file is wrong.
     """
     if source.is_file():
-        splits = divide(read_csv(source) if source.suffix.lower() == ".csv" else read_conll(source), seed)
+        splits = divide(read_csv(source) if source.suffix.lower() == ".csv" else read_conll(source), source, seed)
     elif source.is_dir():
         found = {}
         for path in sorted(source.iterdir()):
@@ -164,12 +167,14 @@ def read_source(source, seed):
     return {split: splits[split] for split in SPLITS}
 
 
-def divide(sentences, seed):
+def divide(sentences, source, seed):
     """`sentences` split 70/15/15 at random; those of the same tokens stay together, so that none is learnt by heart."""
     groups = {}
     for sentence in sentences:
         groups.setdefault(tuple(sentence[0]), []).append(sentence)
     groups = list(groups.values())
+    if len(groups) < FEWEST:
+        raise UserError(f"{source}: {len(groups)} different sentences are too few to split; {FEWEST} are needed")
     shuffled = [groups[i] for i in np.random.default_rng(seed).permutation(len(groups))]
     bounds = [0, int(0.7 * len(groups)), int(0.85 * len(groups)), len(groups)]
     parts = [shuffled[begin:end] for begin, end in itertools.pairwise(bounds)]

@@ -29,21 +29,22 @@ class Sentences(Dataset):
     def __init__(self, data_dir, split, params):
         data_dir = Path(data_dir)
         facts = read_facts(data_dir)
-        if not {"tags", "vocab_size", "num_characters", "counts"} <= facts.keys():
+        if not {"tags", "vocabulary", "counts"} <= facts.keys():
             raise UserError(f"{data_dir}: not a dataset of sentences; make one with examples/ner/build_dataset.py")
         sentences, labels = read_split(data_dir / split)
         if facts["counts"].get(split) != counts_of(sentences, labels):
             raise changed_by_hand(data_dir / split)
         tokens = [token for sentence in sentences for token in sentence]
         numbers = {tag: number for number, tag in enumerate(facts["tags"])}
-        vocabulary = read_index(data_dir / "words.txt", facts["vocab_size"])
+        vocabulary, alphabet = (read_index(data_dir / name) for name in ("words.txt", "characters.txt"))
+        if facts["vocabulary"] != digest(vocabulary, alphabet):
+            raise changed_by_hand(data_dir / "words.txt")
         self.words = torch.tensor([vocabulary.get(token, UNKNOWN) for token in tokens])  # (tokens,)
         self.tags = torch.tensor([numbers[tag] for tags in labels for tag in tags])  # (tokens,)
         self.lengths = torch.tensor([len(sentence) for sentence in sentences])  # (sentences,)
         self.starts = self.lengths.cumsum(0) - self.lengths  # (sentences,), where each one's tokens begin
         self.spellings = None
         if params.char_embedding_dim:
-            alphabet = read_index(data_dir / "characters.txt", facts["num_characters"])
             distinct = {token: number for number, token in enumerate(dict.fromkeys(tokens))}
             rows = [torch.tensor([alphabet.get(c, UNKNOWN) for c in token[:LONGEST_WORD]]) for token in distinct]
             self.spellings = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # (distinct words, C)
@@ -100,24 +101,25 @@ def read_split(folder):
 
 def counts_of(sentences, labels):
     """What dataset.json says of a split: numbers of sentences and tokens, and a digest of both lists, a dict."""
-    lines = [" ".join(line) for line in [*sentences, *labels]]
-    digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
-    return {"sentences": len(sentences), "tokens": sum(map(len, sentences)), "sha256": digest}
+    lines = (map(" ".join, part) for part in (sentences, labels))
+    return {"sentences": len(sentences), "tokens": sum(map(len, sentences)), "sha256": digest(*lines)}
 
 
-def read_index(file, length):
+def digest(*lists):
+    """The SHA-256 of the strings of some iterables, in hexadecimal."""
+    return hashlib.sha256("\0".join("\n".join(strings) for strings in lists).encode()).hexdigest()
+
+
+def read_index(file):
     """A dict from word (or character) to its number, the lines of a file; lines 0 and 1 are for padding and unknown."""
-    lines = read_lines(file)
-    if len(lines) != length:
-        raise changed_by_hand(file)
-    return {line: number for number, line in enumerate(lines) if number > UNKNOWN}
+    return {line: number for number, line in enumerate(read_lines(file)) if number > UNKNOWN}
 
 
 def read_lines(file):
     """The lines of a file that build_dataset.py wrote, a list; with whatever line endings it has come to have."""
     try:
         return file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    except FileNotFoundError:
+    except (OSError, UnicodeDecodeError):
         raise changed_by_hand(file) from None
 
 

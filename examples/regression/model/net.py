@@ -91,8 +91,8 @@ def r2(outputs, labels):
 
     It is not defined (NaN) where all labels are the same.
     """
-    variance = np.var(labels)
-    return 1 - np.mean((outputs - labels) ** 2) / variance if variance > 0 else np.nan
+    variance = np.var(labels, dtype=np.float64)
+    return 1 - np.mean((outputs - labels) ** 2, dtype=np.float64) / variance if variance > 0 else np.nan
 
 
 metrics = {
