@@ -8,6 +8,8 @@ import argparse
 import logging
 from pathlib import Path
 
+import toolkit  # noqa: F401  # isort: skip (before torch, for which it sets how threads wait)
+
 import torch
 from tabulate import tabulate
 
@@ -15,6 +17,7 @@ import utils
 from toolkit.batches import batches_on_device
 from toolkit.cli import add_common_arguments, set_up
 from toolkit.experiment import check_same_data, find_checkpoint, name_of, version_of
+from toolkit.precision import precision_of
 from toolkit.restore import restore_loss
 from toolkit.script import run_script
 from toolkit.tally import Tally
@@ -36,10 +39,13 @@ def evaluate(model, loss_fn, dataloader, metrics, params):
         dict from name to float: "loss", the mean over all samples, and the metrics.
     """
     model.eval()
+    precision = precision_of(params, model)
     tally = Tally("evaluation", metrics, dataloader, params)
     for inputs, labels in batches_on_device(dataloader, model, seed=params.seed):
-        outputs = model(inputs)
-        tally.update(outputs, labels, loss_fn(outputs, labels))
+        with precision:
+            outputs = model(inputs)
+            loss = loss_fn(outputs, labels)
+        tally.update(outputs, labels, loss)
     return tally.compute()
 
 

@@ -19,6 +19,7 @@ from toolkit.cli import add_common_arguments, parse_overrides, set_up
 from toolkit.declared import params_table
 from toolkit.experiment import has_run
 from toolkit.monitor import monitored
+from toolkit.precision import precision_of
 from toolkit.run import Run
 from toolkit.script import run_script
 from toolkit.tally import Tally, try_one_batch
@@ -44,10 +45,12 @@ def train(model, optimizer, loss_fn, dataloader, metrics, params, *, run=None):
         saw that sample (in training mode: with dropout and augmentation).
     """
     model.train()
+    precision = precision_of(params, model)
     tally = Tally("training", metrics, dataloader, params, optimizer)
     for inputs, labels in batches_on_device(dataloader, model, run, tally):
-        outputs = model(inputs)  # forward
-        loss = loss_fn(outputs, labels)
+        with precision:
+            outputs = model(inputs)  # forward
+            loss = loss_fn(outputs, labels)
 
         optimizer.zero_grad()  # clear the gradients of the step before
         loss.backward()  # compute those of this one

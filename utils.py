@@ -31,6 +31,9 @@ class Hyperparameters(BaseModel):
     batch_size: int = Field(32, ge=1, le=2**31, description="samples in one optimizer step")
     num_epochs: int = Field(10, ge=1, le=2**31, description="passes over the training split")
     checkpoint_minutes: float = Field(5, gt=0, description="minutes between two checkpoints within an epoch")
+    precision: Literal["float32", "bf16"] = Field(
+        "float32", description="bf16: faster on new CPUs and GPUs, rounds more"
+    )
     num_workers: int = Field(0, ge=0, le=1024, description="worker processes of data loaders that use them")
     save_summary_steps: int = Field(100, ge=1, le=2**31, description="steps between two readings of the training loss")
     monitor: str | None = Field(None, description="metric that selects the best checkpoint; accuracy, else loss")
@@ -51,12 +54,8 @@ class Params:
     params.num_classes                   # a fact of the dataset (see `add_facts`), not written to the file
     ```
 
-    Args:
-        declared: pydantic model of the keys with a type, bounds and a default. Further keys are free.
-        overrides: dict of values, from the command line, that replace those of the file.
-
-    Raises:
-        UserError: the file is missing, is not JSON, or a declared key has a wrong type or is out of bounds.
+    `declared` is a pydantic model of the keys with a type, bounds and a default, further ones are free; `overrides`, a
+    dict, are values from the command line that replace those of the file. What is wrong in them is a UserError.
     """
 
     def __init__(self, json_path, *, declared=Hyperparameters, overrides=None):
@@ -253,8 +252,7 @@ def open_whole(path, mode="wb", *, keep=None, outdates=()):
     Raises:
         UserError: it cannot be written (no space, no permission, no such folder); what was at `path` is kept.
     """
-    path = Path(path)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    path, aside = Path(path), Path(path).with_name(f".{Path(path).name}.{os.getpid()}.tmp")
     try:
         with open(aside, mode, **({} if "b" in mode else {"encoding": "utf-8", "newline": ""})) as file:
             yield file

@@ -36,6 +36,7 @@ from projects import EACH_STEP, differences, outcome, project  # noqa: E402
 from tabulate import tabulate  # noqa: E402
 
 import utils  # noqa: E402
+from toolkit.history import unpacked  # noqa: E402
 from toolkit.builder import build  # noqa: E402
 from toolkit.sources import digits  # noqa: E402
 
@@ -98,7 +99,7 @@ def check_files(folder):
         Image.open(file).verify()
     best, metrics = folder / "best.pth.tar", folder / "metrics_val_best_weights.json"
     if metrics.exists():
-        row = utils.read_checkpoint(best)["history"][-1]
+        row = unpacked(utils.read_checkpoint(best)["history"])[-1]
         written = {f"val_{name}": value for name, value in json.loads(metrics.read_text()).items()}
         assert written.items() <= row.items(), "the metrics of the best checkpoint are of another one"
 

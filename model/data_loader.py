@@ -30,7 +30,8 @@ class Images(Dataset):
 
     def __getitem__(self, indices):
         """The images, uint8 (B, C, H, W), and labels, int64 (B,), at `indices`, int64 (B,)."""
-        return self.images[indices], self.labels[indices]
+        pixels = self.images.permute(0, 2, 3, 1)  # (N, H, W, C), as they lie in memory: an image is one piece of it
+        return pixels.index_select(0, indices).permute(0, 3, 1, 2), self.labels[indices]
 
 
 class BatchIndices(Sampler):

@@ -343,3 +343,34 @@ def test_list_params_prints_every_declared_key(call):
     for name, field in net.Hyperparameters.model_fields.items():
         assert f"| {name} " in out
         assert field.description in out
+
+
+def test_bf16_is_another_run_that_resumes_exactly_and_is_evaluated_as_it_was_trained(call, experiment):
+    assert call(train.main, *experiment.arguments)[0] == 0
+    plain = history(experiment.folder)
+    code, _, err = run_with(call, experiment, precision="bf16")
+    assert code == 2 and "is of a run with another precision" in err
+    assert run_with(call, experiment, "--restart", precision="bf16")[0] == 0
+    straight = history(experiment.folder)
+    losses = [(a["train_loss"], b["train_loss"]) for a, b in zip(plain, straight, strict=True)]
+    assert all(a != b and float(a) == pytest.approx(float(b), rel=0.05) for a, b in losses)
+    assert run_with(call, experiment, "--restart", "--max_steps", 5, precision="bf16")[0] == 0
+    assert run_with(call, experiment, precision="bf16")[0] == 0
+    assert history(experiment.folder) == straight
+    arguments = [*experiment.arguments, "--split", "val", "--restore_file", "last"]
+    assert call(evaluate.main, *arguments)[0] == 0
+    assert experiment.metrics("metrics_val_last.json")["loss"] == float(straight[-1]["val_loss"])
+
+
+def run_with(call, experiment, *arguments, **values):
+    experiment.write(**values)
+    return call(train.main, *experiment.arguments, *arguments)
+
+
+def test_a_checkpoint_from_before_there_were_precisions_goes_on(call, experiment):
+    assert call(train.main, *experiment.arguments, "--max_steps", 5)[0] == 0
+    file = experiment.folder / "last.pth.tar"
+    state = utils.read_checkpoint(file)
+    del state["params"]["precision"]
+    torch.save(state, file)
+    assert call(train.main, *experiment.arguments)[0] == 0

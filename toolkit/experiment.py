@@ -33,6 +33,7 @@ MAY_CHANGE = {  # from one session of a run to the next
     "dataset": "the data is the same, by its fingerprint",
 }
 REFUSED = "would be another run"
+DEFAULTS_SINCE = {"precision": "float32"}  # keys that earlier checkpoints do not have, and what they were trained with
 
 
 def dataset_of(params):
@@ -70,32 +71,41 @@ def check_same_data(theirs, params, file, way_out, allow=False):
     return False
 
 
-def changed_params(theirs, params, best=None):
+def changed_params(theirs, params, file, best=None):
     """What differs between the hyperparameters of a checkpoint and the present ones; said in the log, key by key.
 
     Args:
         theirs: the checkpoint's, a dict.
         params: the present hyperparameters.
+        file: the checkpoint's name, for the message.
         best: the Best of the checkpoint, or None.
 
     Returns:
-        (changed, refused): two dicts from name to [then, now]; what is refused would make it another run.
+        dict from name to [then, now].
+
+    Raises:
+        UserError: it would be another run.
     """
     ours = as_json(params.stated)
+    theirs = theirs and DEFAULTS_SINCE | theirs
     names = theirs.keys() | params.written.keys() if theirs else ()  # CS230's checkpoints say nothing of them
     names = sorted(name for name in names if not name.startswith(("$", "_")))
     differ = {name: [theirs.get(name), ours.get(name)] for name in names if theirs.get(name) != ours.get(name)}
     allowed = {k: v for k, v in MAY_CHANGE.items() if k != "dataset" or hasattr(params, "fingerprint")}
     if best is not None and params.monitor == best.monitor and theirs.get("monitor") is None:
         allowed["monitor"] = "as it was by default"
-    changed = {name: values for name, values in differ.items() if name in allowed}
-    refused = {name: values for name, values in differ.items() if name not in allowed}
+    refused = [name for name in differ if name not in allowed]
     if differ:
         rows = [[n, as_text(then), "->", as_text(now), allowed.get(n, REFUSED)] for n, (then, now) in differ.items()]
         table = tabulate(rows, tablefmt="plain", disable_numparse=True)
         say = print if refused else logging.info  # what is refused changes no file, nor the log
         say(f"params.json has changed since this run was trained last:\n{table}")
-    return changed, refused
+    if refused:
+        raise UserError(
+            f"{file}: is of a run with another {', '.join(refused)}: put back what params.json had, begin anew "
+            f"with --restart, or make a new experiment with --from"
+        )
+    return differ
 
 
 def has_run(model_dir):

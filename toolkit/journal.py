@@ -1,8 +1,6 @@
 """What a run leaves beside its checkpoints: results, the log's lines, events, curves, and what reproduces it."""
 
 import contextlib
-import csv
-import io
 import json
 import logging
 import time
@@ -11,6 +9,7 @@ from pathlib import Path
 import utils
 from toolkit.events import EventFile
 from toolkit.experiment import as_json, dataset_of
+from toolkit.history import as_csv
 from toolkit.monitor import MODES
 from toolkit.plots import plot_curves
 from toolkit.provenance import now, provenance
@@ -57,25 +56,24 @@ class Journal:
         """Start the clock of an epoch."""
         self.epoch_started = time.monotonic()
 
-    def write_epoch(self, state, is_best, train_metrics, val_metrics):
-        """Write down what the epoch that has just ended gave."""
-        self.write_results(state, is_best)
+    def show_epoch(self, state, is_best, train_metrics, val_metrics):
+        """Say what the epoch that has just ended gave: in the log, the events, from time to time in curves.png."""
         self._log(state.history[-1], is_best)
         if self.can_write_events:
             self._write_events(state.epoch, train_metrics, val_metrics)
         if time.monotonic() - self.pictured > SECONDS_BETWEEN_PICTURES:
             self.draw(state)
 
-    def write_results(self, state, is_best):
+    def write_results(self, history, is_best):
         """Write the validation metrics of the last epoch, which may be the best too, and history.csv after them."""
-        row = state.history[-1]
+        row = history.rows[-1]
         metrics = {name.removeprefix("val_"): value for name, value in row.items() if name.startswith("val_")}
         if is_best:
             utils.save_dict_to_json(metrics, self.folder / "metrics_val_best_weights.json")
         utils.save_dict_to_json(metrics, self.folder / "metrics_val_last_weights.json")
-        utils.write_whole(self.folder / "history.csv", as_csv(state.history))
+        history.write()
 
-    def mend(self, state):
+    def mend(self, state, history):
         """Write again what a process that was killed, or could not write, just after an epoch left out."""
         if not state.history or state.batches_done:
             return
@@ -83,7 +81,7 @@ class Journal:
         if state.best.epoch == state.epoch and not (self.folder / "metrics_val_best_weights.json").exists():
             with contextlib.suppress(UserError):  # of the next epoch, if that was being saved
                 is_best = utils.read_checkpoint(self.folder / "best.pth.tar").get("epoch") == state.epoch
-        self.write_results(state, is_best)
+        self.write_results(history, is_best)
 
     def is_complete(self, state):
         """Whether all that is written down of a finished run is there, and as `state` has it."""
@@ -190,13 +188,3 @@ def note_failure(folder, error):
 def count_parameters(model):
     """How many numbers the parameters of a model are."""
     return sum(p.numel() for p in model.parameters())
-
-
-def as_csv(rows):
-    """Rows (dicts) as the text of a csv file. Floats have all their digits."""
-    text = io.StringIO()
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()

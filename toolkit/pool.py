@@ -17,7 +17,7 @@ from toolkit.lock import InUse
 from utils import UserError
 
 # imported once, by the process that all others are forked from (where the system can fork)
-PRELOADED = ["train", "torch._dynamo", "matplotlib.figure", "tensorboard.summary.writer.record_writer"]
+PRELOADED = ["train", "matplotlib.figure", "tensorboard.summary.writer.record_writer"]
 METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 FOR_THE_SWEEP = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
 LONGEST_STEP = 300  # seconds after which a worker whose sweep is gone, and that was asked to stop, is taken to hang

@@ -1,12 +1,11 @@
 """What a checkpoint holds of a model, its optimizer and the rest: collecting it, and giving it back if it fits."""
 
-import contextlib
-
 import numpy as np
 import torch
 from torch import optim
 
 import utils
+from toolkit.state import reading
 from utils import UserError
 
 # those whose state is tensors of the shape of their parameter, and some numbers
@@ -89,20 +88,6 @@ def restore_loss(state, file, loss_fn):
     if loss_fn.module is not None:
         with reading(file):
             loss_fn.module.load_state_dict(state["stateful"]["loss"])
-
-
-@contextlib.contextmanager
-def reading(file):
-    """What fails in here fails because the content of `file`, a checkpoint, is not what it was when it was written.
-
-    Raises:
-        UserError: something failed.
-    """
-    try:
-        yield
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        reason = str(error).split("\n")[0]
-        raise UserError(f"{file}: does not fit, or is damaged: {reason}; --restart begins anew") from None
 
 
 def check_optimizer(optimizer, file):

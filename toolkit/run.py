@@ -7,13 +7,15 @@ from pathlib import Path
 
 import utils
 from toolkit import experiment
+from toolkit.checkpoints import Checkpoints
+from toolkit.history import History
 from toolkit.journal import Journal
 from toolkit.lock import ExperimentLock
 from toolkit.monitor import check_results, is_better, monitored
 from toolkit.order import MODEL, generators_of, order_of, seed_all
-from toolkit.restore import LARGE, change_learning_rate, collect, reading, restore
+from toolkit.restore import LARGE, change_learning_rate, collect, restore
 from toolkit.script import close_bars
-from toolkit.state import Best, TrainState
+from toolkit.state import Best, TrainState, reading
 from toolkit.stop import EndOfSession, Pruned, StopSignals, way_of_ending
 from utils import UserError
 
@@ -37,8 +39,7 @@ class Run:
         model_dir: the experiment's folder.
         restore_file: name in the folder, or path, of a checkpoint whose weights a new run begins with. A run that was
             begun so goes on when it is named again.
-        restart: begin anew, whatever is there.
-        partial: take from `restore_file` the weights that fit.
+        restart, partial: begin anew, whatever is there; take from `restore_file` the weights that fit.
         max_steps: stop, as if asked to, once so many steps are done in all.
         stateful: dict from name to what else has a state_dict and a load_state_dict: a schedule, a gradient scaler, a
             moving average, a loss with weights.
@@ -55,12 +56,11 @@ class Run:
         self.folder = Path(model_dir)
         self.restore_file = None if restore_file is None else str(restore_file)
         self.restart, self.partial, self.max_steps, self.stateful = restart, partial, max_steps, stateful or {}
-        self.state, self.report = TrainState(), report
+        self.state, self.report, self.generators = TrainState(), report, generators_of(model)
         self.goes_on, self.changed, self.unreadable = False, {}, []
-        self.phase, self.can_save_in_epoch, self.gradients_used = NOTHING_NEW, True, True
-        self.tally, self.generators = None, generators_of(model)
+        self.phase, self.gradients_used, self.tally = NOTHING_NEW, True, None
         self.signals, self.lock, self.journal = StopSignals(), ExperimentLock(model_dir), Journal(model_dir, params)
-        self.begun, self.saved_at, self.saved_position = False, time.monotonic(), None
+        self.checkpoints, self.begun = Checkpoints(self.folder, self.lock, params.checkpoint_minutes), False
 
     def __enter__(self):
         with contextlib.ExitStack() as undo:
@@ -69,6 +69,8 @@ class Run:
             if self.folder.is_dir():  # else there is nothing to read, and nothing is made before all is checked
                 self.lock.acquire()
             self._restore()
+            self.history = History(self.state.history, self.folder / "history.csv")
+            self.state.history = self.history.rows
             collect(self.state, self.model, self.optimizer, self.stateful, False)  # what cannot be saved is said now
             undo.callback(self.optimizer.register_step_post_hook(self._after_optimizer_step).remove)
             undo.callback(self.journal.close)
@@ -77,7 +79,9 @@ class Run:
 
     def __exit__(self, kind, error, trace):
         with self.undo:
-            if kind is not None and self.begun and not self.signals.at_once:
+            if kind is None:
+                self.checkpoints.wait()
+            elif self.begun and not self.signals.at_once:
                 self._leave(error)
             if isinstance(error, Exception):
                 self.signals.check()  # it failed because a worker got the signal, too
@@ -90,6 +94,7 @@ class Run:
         try:
             if self.phase == READY:
                 self.save()
+            self.checkpoints.wait()
             if self.lock.is_held:  # else the folder is not that of this run any more
                 self.journal.end_session(self.model, self.state, way_of_ending(error), str(error))
         except UserError as problem:
@@ -102,7 +107,7 @@ class Run:
             why = f"by the sweep: {error}"
         elif isinstance(error, EndOfSession):
             why, again = f"after {self.state.step} steps", "The same command without --max_steps"
-        saved = f"saved {self.saved_position}" if self.saved_position else "nothing is saved yet"
+        saved = f"saved {self.checkpoints.position}" if self.checkpoints.position else "nothing is saved yet"
         logging.info("Stopped %s; %s. %s goes on.", why, saved, again)
 
     def _restore(self):
@@ -118,12 +123,7 @@ class Run:
 
     def _resume(self, state, file):
         experiment.check_same_data(state.dataset, self.params, file, way_out="--restart begins anew on this one")
-        self.changed, refused = experiment.changed_params(state.params, self.params, state.best)
-        if refused:
-            raise UserError(
-                f"{file}: is of a run with another {', '.join(refused)}: put back what params.json had, begin anew "
-                f"with --restart, or make a new experiment with --from"
-            )
+        self.changed = experiment.changed_params(state.params, self.params, file, state.best)
         restore(state, file, self.model, self.optimizer, self.stateful)
         if "learning_rate" in self.changed:
             change_learning_rate(self.optimizer, self.stateful.values(), *self.changed["learning_rate"])
@@ -148,7 +148,7 @@ class Run:
             self._tell(row)
         for epoch in range(self.state.epoch + 1, total + 1):
             self.params.add_facts({"epoch": epoch})
-            utils.set_seed(self.params.seed, epoch)
+            seed_all(self.params.seed, epoch, 0, MODEL)
             self.journal.begin_epoch()
             self.phase = NOT_READY  # until `batches` is asked, which alone knows what is done of the epoch
             yield epoch
@@ -175,14 +175,14 @@ class Run:
             self.params.save(path)
         self.journal.begin_session(self.model, self.state, self.changed)
         if self.goes_on:
-            self.saved_position = self.state.position
-            logging.info("Going on %s", self.saved_position)
-            self.journal.mend(self.state)
+            self.checkpoints.position = self.state.position
+            logging.info("Going on %s", self.state.position)
+            self.journal.mend(self.state, self.history)
             if self.state.best and not (self.folder / "best.pth.tar").exists():
                 logging.warning("best.pth.tar, of epoch %d, is missing; a better epoch makes it", self.state.best.epoch)
         elif self.restore_file is not None:
             logging.info("The weights to begin with are those of %s", self.restore_file)
-        self.begun, self.saved_at = True, time.monotonic()
+        self.begun = True
 
     def batches(self, dataloader, tally):
         """An iterator over the batches of the epoch that are still to be done; see `begin_step` and `end_step`.
@@ -222,16 +222,15 @@ class Run:
         self.state.batches_done += batches
         self.state.step += 1
         self.phase, self.signals.in_step = READY, False
-        self.signals.check()
-        if time.monotonic() - self.saved_at > 60 * self.params.checkpoint_minutes and self.can_save_in_epoch:
+        if self.checkpoints.is_due:
             self.signals.in_step = True
             self.save()
             self.signals.in_step = False
-            self.signals.check()
+        self.signals.check()
 
     def end_steps(self):
         """To be called after the last step of an epoch: what follows must not depend on where the run was resumed."""
-        utils.set_seed(self.params.seed)
+        seed_all(self.params.seed, 0, 0, MODEL)
 
     def record(self, epoch, train_metrics, val_metrics):
         """Keep what an epoch gave: checkpoints, metrics, history, events, a line in the log.
@@ -245,6 +244,7 @@ class Run:
             Pruned: `report` said so.
         """
         self.phase, self.signals.in_step = NOT_READY, True
+        self.checkpoints.wait()  # it may be writing the history
         check_results(val_metrics, self.state.best, epoch, self.optimizer, self.params)
         row = {"epoch": epoch, "learning_rate": float(self.optimizer.param_groups[0]["lr"])}
         row |= {f"train_{name}": value for name, value in train_metrics.items()}
@@ -254,10 +254,10 @@ class Run:
         is_best = is_better(value, self.state.best and self.state.best.value, mode)
         if is_best:
             self.state.best = Best(epoch=epoch, monitor=monitor, value=value)
-        self.state.history.append(row)
+        self.history.append(row)
         self.state.epoch, self.state.batches_done, self.tally = epoch, 0, None
-        self.save(is_best)
-        self.journal.write_epoch(self.state, is_best, train_metrics, val_metrics)
+        self.save(is_best, and_then=lambda: self.journal.write_results(self.history, is_best))
+        self.journal.show_epoch(self.state, is_best, train_metrics, val_metrics)
         self.signals.in_step = False
         self.signals.check()
         self._tell(row)
@@ -267,32 +267,32 @@ class Run:
         if reason and row["epoch"] == self.state.epoch < self.params.num_epochs:
             raise Pruned(reason)
 
-    def save(self, is_best=False):
-        """Write the checkpoint, of this moment between two steps.
+    def save(self, is_best=False, and_then=None):
+        """Take a checkpoint of this moment between two steps; see `Checkpoints.save`.
 
         Raises:
-            UserError: it cannot be written; the one before is kept.
+            UserError: it cannot be taken, or the one before could not be written; what is on the disk is kept.
         """
         self.phase = NOT_READY
-        if not self.lock.is_held:
-            raise UserError(f"{self.folder}: was moved or replaced while it was trained; nothing more is written")
         state = collect(self.state, self.model, self.optimizer, self.stateful, not self.gradients_used)
         state |= {"params": experiment.as_json(self.params.stated), "dataset": experiment.dataset_of(self.params)}
+        state["history"] = self.history.packed()
         if self.tally is not None:
             try:
                 state["tally"] = self.tally.state_dict()
             except TypeError as error:
                 logging.warning("No checkpoints within epochs: outputs, labels or a metric hold %s, which they cannot "
                                 "(a metric can have state_dict and load_state_dict)", error)  # fmt: skip
-                self.can_save_in_epoch = False
+                self.checkpoints.within_epochs = False
                 return
-        utils.save_checkpoint(state, is_best, self.folder)
-        self.phase, self.saved_at, self.saved_position = NOTHING_NEW, time.monotonic(), self.state.position
+        self.checkpoints.save(state, self.state.position, is_best, and_then)
+        self.phase = NOTHING_NEW
 
     def _after_optimizer_step(self, optimizer, args, kwargs):
         self.gradients_used = type(optimizer).__module__.startswith("torch.optim.")  # others may accumulate them
 
     def _finish(self):
+        self.checkpoints.wait()
         self.journal.draw(self.state)
         self.journal.end_session(self.model, self.state, "finished")
         best = self.state.best

@@ -1,5 +1,7 @@
 """How a script begins and ends: exit codes, one line for a mistake of the user's, what is noted in the log."""
 
+import atexit
+import gc
 import logging
 import os
 import sys
@@ -12,6 +14,7 @@ from utils import UserError
 
 def run_script(main):
     """Run `main()` and end the process: code 2 and one line for a mistake of the user's, 130 for Ctrl-C."""
+    atexit.register(gc.freeze)  # else Python goes over all that torch has made once more before it ends, for a second
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a name that the terminal cannot show is no reason to stop
             stream.reconfigure(errors="backslashreplace")

@@ -1,9 +1,11 @@
 """What a run is made of: the one state that `last.pth.tar` holds, and that going on needs, and needs nothing else."""
 
+import contextlib
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
+from toolkit.history import unpacked
 from utils import UserError
 
 
@@ -85,7 +87,9 @@ def read_state(content, file):
         UserError: it is not what train.py writes.
     """
     known = {name: content[name] for name in TrainState.model_fields if name in content}
-    for name in ("params", "dataset", "history", "stateful", "gradients"):
+    with reading(file):
+        known["history"] = unpacked(known.get("history") or [])
+    for name in ("params", "dataset", "stateful", "gradients"):
         if known.get(name, 0) is None:
             del known[name]
     try:
@@ -94,3 +98,17 @@ def read_state(content, file):
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise UserError(f"{file}: is damaged: {where}: {first['msg']}; --restart begins anew") from None
+
+
+@contextlib.contextmanager
+def reading(file):
+    """What fails in here fails because the content of `file`, a checkpoint, is not what it was when it was written.
+
+    Raises:
+        UserError: something failed.
+    """
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).split("\n")[0]
+        raise UserError(f"{file}: does not fit, or is damaged: {reason}; --restart begins anew") from None

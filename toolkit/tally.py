@@ -14,6 +14,7 @@ from tqdm import tqdm
 from toolkit.batches import batches_on_device
 from toolkit.metrics import is_streaming, load_metric_state, metric_state, results_of
 from toolkit.order import order_of
+from toolkit.precision import precision_of
 from toolkit.trees import batch_size, from_plain, tensors, to_plain, tree_cat, tree_map
 from utils import UserError
 
@@ -45,7 +46,7 @@ class Tally:
 
     def __init__(self, name, metrics, dataloader, params, optimizer=None):
         self.name, self.metrics, self.params, self.optimizer = name, metrics, params, optimizer
-        self.dataloader = dataloader
+        self.dataloader, self.steps_between_readings = dataloader, params.save_summary_steps
         self.streaming = [metric for metric in metrics.values() if is_streaming(metric)]
         for metric in self.streaming:
             metric.reset()
@@ -72,7 +73,7 @@ class Tally:
             UserError: the outputs of the split would not fit into memory.
         """
         outputs = tree_map(torch.Tensor.detach, outputs)
-        self.sizes.append(weight_of(labels if tensors(labels) else outputs))
+        self.sizes.append(weight_of(labels, outputs))
         self.pending.append({"loss": loss.detach(), **getattr(loss, "parts", {})})
         for metric in self.streaming:
             metric.update(outputs, labels)
@@ -82,7 +83,7 @@ class Tally:
             self.outputs.append(outputs)
             self.labels.append(labels)
         waited = time.monotonic() - self.read_at
-        if len(self.pending) >= self.params.save_summary_steps or waited > SECONDS_BETWEEN_READINGS:
+        if len(self.pending) >= self.steps_between_readings or waited > SECONDS_BETWEEN_READINGS:
             self._read_losses()
         try:
             self.bar.update()
@@ -205,15 +206,15 @@ class Tally:
             )
 
 
-def weight_of(labels):
+def weight_of(labels, outputs):
     """How many samples the loss of a batch is the mean over, an int or a tensor that holds one.
 
     That is the first dimension of the first tensor. Where that is a table of integers, such as a tag for each word of
     each sentence, it is the number of its entries that are not -1 (CS230's padding) or -100 (torch's `ignore_index`).
     """
-    first = tensors(labels)[0] if tensors(labels) else None
+    first = next(iter(tensors(labels) or tensors(outputs)), None)
     if first is None or first.ndim < 2 or first.dtype != torch.int64:
-        return batch_size(labels)
+        return batch_size(first)
     return ((first != -1) & (first != -100)).sum()
 
 
@@ -239,9 +240,11 @@ def try_one_batch(model, loss_fn, dataloaders, metrics, params):
     for split, dataloader in dataloaders.items():
         batches = order_of(dataloader, params.seed).batches(epoch=0)
         ((inputs, labels),) = batches_on_device([next(batches)], model)
-        outputs = model(inputs)
+        with precision_of(params, model):
+            outputs = model(inputs)
+            loss = loss_fn(outputs, labels)
         tally = Tally(split, {}, [None], params)
-        tally.update(outputs, labels, loss_fn(outputs, labels))
+        tally.update(outputs, labels, loss)
         outputs, labels = (tree_map(torch.Tensor.detach, tree) for tree in (outputs, labels))
         arrays = [tree_map(to_numpy, tree) for tree in (outputs, labels)]
         names = tally.compute()

@@ -16,6 +16,7 @@ import utils
 from toolkit.dataset import SPLITS
 from toolkit.iterators import fetch_from_iterators
 from toolkit.metrics import is_streaming, takes_params
+from toolkit.optim import adam, without_compiler
 from toolkit.trees import describe
 from utils import UserError
 
@@ -105,6 +106,7 @@ class Task:
 
     def make_optimizer(self, model, params):
         """`make_optimizer(model, params)` of net.py where there is one, else Adam at `params.learning_rate`."""
+        without_compiler()
         if hasattr(self.net, "make_optimizer"):
             optimizer = self.net.make_optimizer(model, params)
             if not isinstance(optimizer, torch.optim.Optimizer):
@@ -113,8 +115,7 @@ class Task:
                     f"not a torch.optim.Optimizer"
                 )
             return optimizer
-        trainable = [p for p in model.parameters() if p.requires_grad]
-        return torch.optim.Adam(trainable, lr=params.learning_rate)
+        return adam(model, params)
 
     def load_pretrained(self, model, params):
         """Give a model, in place, the weights to begin a new run with: `load_pretrained(model, params)` of net.py."""

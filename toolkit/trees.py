@@ -21,6 +21,8 @@ def tree_map(fn, tree):
 
 def tensors(tree):
     """The tensors of `tree`, in order, as a list."""
+    if isinstance(tree, torch.Tensor):
+        return [tree]
     found = []
     tree_map(lambda tensor: found.append(tensor) or tensor, tree)
     return found

@@ -12,6 +12,7 @@ import torch
 
 import utils
 from toolkit.batches import batches_on_device
+from toolkit.history import unpacked
 from toolkit.order import EpochOrder
 from toolkit.stop import StopSignals
 from toolkit.trees import tensors
@@ -151,7 +152,7 @@ def first_difference(one, other):
 
     One of them may have been saved before the evaluation at the end of an epoch, and the other after it.
     """
-    for row, other_row in zip(one["history"], other["history"], strict=False):
+    for row, other_row in zip(unpacked(one["history"]), unpacked(other["history"]), strict=False):
         for name in row:
             if not same(row[name], other_row.get(name)):
                 return f"{name} of epoch {row['epoch']} is {row[name]} and {other_row.get(name)}"

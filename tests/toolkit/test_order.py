@@ -167,7 +167,7 @@ def test_streams_and_numbers_give_different_values():
         for stream in range(3)
     }
     assert len(values) == 5 * 20 * 50 * 3
-    assert all(0 <= value < 2**63 for value in values)
+    assert all(0 <= value < 2**64 for value in values)
     firsts = []
     for number in range(2000):
         seed_all(1, 1, number, 0)

@@ -317,7 +317,8 @@ def test_an_experiment_that_was_replaced_by_another_is_not_written_to(tmp_path, 
     with pytest.raises(utils.UserError, match="run: was moved or replaced while it was trained"):
         session(run, Moved())
     assert [file.name for file in run.iterdir()] == [".lock"]
-    assert utils.read_checkpoint(tmp_path / "moved" / "last.pth.tar")["batches_done"] == 3
+    done = utils.read_checkpoint(tmp_path / "moved" / "last.pth.tar")["batches_done"]
+    assert done in (2, 3)  # the last one may have been about to be written
 
 
 def test_a_first_best_that_was_written_just_before_a_kill_is_written_again_and_leaves_no_trace(tmp_path):
