@@ -72,7 +72,7 @@ class PixelInput(nn.Module):
 
 
 class ConvNet(nn.Module):
-    """Three blocks of convolution, batch normalisation, ReLU and pooling, then a head of two linear layers.
+    """Three blocks of convolution, batch normalisation, pooling and ReLU, then a head of two linear layers.
 
     The network of Stanford's CS230 project template. Takes images of any size and number of channels.
 
@@ -106,8 +106,8 @@ class ConvNet(nn.Module):
         return nn.Sequential(
             nn.Conv2d(channels_in, channels_out, kernel_size=3, padding=1, bias=False),
             nn.BatchNorm2d(channels_out),
-            nn.ReLU(),
             nn.MaxPool2d(2, ceil_mode=True),
+            nn.ReLU(),  # of a quarter of the numbers, and the same ones: the largest stays the largest
         )
 
     def forward(self, images):
