@@ -1,8 +1,8 @@
 """What this template costs beside other ways of the same, measured on this machine.
 
-python benchmarks/bench.py                        # all of it, under ten minutes on two cores; writes results.md and .png
-python benchmarks/bench.py epoch mlp              # some, by name; prints only
-python benchmarks/bench.py --rounds 11 start
+python benchmarks/bench.py                # all, in under ten minutes on two cores; writes results.md and .png
+python benchmarks/bench.py epoch mlp      # some, by name; prints only
+python benchmarks/bench.py start --rounds 11
 
 Each round does both ways, one after the other; a ratio is ours by theirs of one round. `pip install -r
 benchmarks/requirements.txt` (or `make bench`) gets what only the comparisons need; what is missing is left out.
@@ -11,6 +11,7 @@ benchmarks/requirements.txt` (or `make bench`) gets what only the comparisons ne
 import argparse
 import datetime
 import logging
+import os
 import platform
 import sys
 import tempfile
@@ -18,6 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+os.environ["OMP_WAIT_POLICY"] = "passive"  # as the scripts do; read once, when torch is loaded
 
 import loops  # noqa: E402, F401
 import numpy as np  # noqa: E402
@@ -28,11 +30,13 @@ from tabulate import tabulate  # noqa: E402
 
 from utils import write_whole  # noqa: E402
 
+del os.environ["OMP_WAIT_POLICY"]  # the processes that are started do as they do
+
 FOLDER = Path(__file__).resolve().parent
 ABOVE, BELOW = "#c44e52", "#3b6fb6"  # colours of ratios above and below their limit
 ELSEWHERE = """
-Two comparisons take longer and are commands of their own: `python benchmarks/sweep.py` (a sweep beside one train.py after
-the other) and `python benchmarks/ner.py` (named entities beside CS230's loop).
+Two comparisons take longer and are commands of their own: `python benchmarks/sweep.py` (a sweep beside one train.py
+after the other) and `python benchmarks/ner.py` (named entities beside CS230's loop).
 """
 
 
@@ -117,7 +121,8 @@ def main():
         for name in args.names or COMPARISONS:
             print(f"{name} ...", file=sys.stderr, flush=True)
             results[name] = measure(COMPARISONS[name], Path(place), args.rounds)
-    text = f"{table(results)}\n\n{args.rounds} rounds; ratio and spread: median, lowest and highest of the rounds. {machine()}\n"
+    how = f"{args.rounds} rounds; the ratio is the median of the rounds', the spread the lowest and the highest."
+    text = f"{table(results)}\n\n{how} {machine()}\n"
     print(text)
     if not args.names:
         write_whole(FOLDER / "results.md", f"# What it costs, side by side\n\n{text}{ELSEWHERE}")

@@ -1,10 +1,10 @@
-"""CS230's way to train on its hand signs, written from its description, to compare with. Nothing of the template is used.
+"""CS230's way to train on its hand signs, written from its description, to compare with.
 
 python benchmarks/cs230.py path/to/SIGNS path/to/experiment --num_epochs 10 --num_workers 4
 
-Each image is opened with Pillow whenever a batch needs it, and goes through transforms; floats in torch's default layout
-go to the network. The loss is read after each step, metrics are computed of a batch every 100 steps, and averaged over
-the batches of the validation split after each epoch.
+Each image is opened with Pillow whenever a batch needs it, and goes through transforms; floats in torch's default
+layout go to the network. The loss is read after each step, metrics are computed of a batch every 100 steps, and averaged
+over the batches of the validation split after each epoch. Nothing of the template is used.
 """
 
 import argparse

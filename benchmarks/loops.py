@@ -1,4 +1,4 @@
-"""What train.py's and evaluate.py's loops cost beside the same steps bare, CS230's way and Lightning's. See bench.py."""
+"""What the loops of train.py and evaluate.py cost beside bare ones, CS230's and Lightning's. See bench.py."""
 
 import contextlib
 import io
@@ -26,7 +26,7 @@ TINY_STEPS = 1500  # in an epoch
 
 @contextlib.contextmanager
 def epochs_of(ours):
-    """A function that trains an epoch of an experiment in a run, as train.py does, and returns the seconds of train()."""
+    """A function that trains an epoch of an experiment in a run, as train.py does, and returns train()'s seconds."""
     with Run(ours.model, ours.optimizer, ours.params, ours.folder, restart=True) as run:
         numbers = run.epochs()
 

@@ -1,6 +1,5 @@
 """What whole processes cost: train.py beside CS230's way, its start, its exit, a busy machine, memory. See bench.py."""
 
-import os
 import subprocess
 import sys
 import time

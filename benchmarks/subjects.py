@@ -1,4 +1,4 @@
-"""What is trained in the comparisons: pictures made from scikit-learn's digits, and experiments as train.py sets them up."""
+"""What is trained in the comparisons: pictures made from scikit-learn's digits, experiments as train.py has them."""
 
 import json
 from types import SimpleNamespace
