@@ -41,7 +41,7 @@ class Result:
 
 
 def comparison(what, beside, limit, unit="s"):
-    """Register a generator function that yields two functions, ours and theirs: each does it and returns the cost."""
+    """Register a generator function that yields two functions, ours and theirs, which return what they cost."""
 
     def register(make):
         COMPARISONS[make.__name__] = Comparison(what, beside, limit, unit, contextlib.contextmanager(make))
