@@ -34,6 +34,7 @@ del os.environ["OMP_WAIT_POLICY"]  # the processes that are started do as they d
 
 FOLDER = Path(__file__).resolve().parent
 ABOVE, BELOW = "#c44e52", "#3b6fb6"  # colours of ratios above and below their limit
+LEFT = 0.02  # the least ratio that is drawn
 ELSEWHERE = """
 Two comparisons take longer and are commands of their own: `python benchmarks/sweep.py` (a sweep beside one train.py
 after the other) and `python benchmarks/ner.py` (named entities beside CS230's loop).
@@ -85,9 +86,10 @@ def draw(results, path):
     axes.axvline(1, color="0.75", linewidth=1, zorder=0)
     for place, result in enumerate(drawn.values()):
         colour = BELOW if result.ratio <= result.comparison.limit else ABOVE
-        axes.plot([min(result.ratios), max(result.ratios)], [place, place], color=colour, alpha=0.35, linewidth=6,
+        lowest, highest = np.clip([min(result.ratios), max(result.ratios)], LEFT, None)  # a delay may be none
+        axes.plot([lowest, highest], [place, place], color=colour, alpha=0.35, linewidth=6,
                   solid_capstyle="round")  # fmt: skip
-        axes.plot(result.ratio, place, "o", color=colour, markersize=8)
+        axes.plot(max(result.ratio, LEFT), place, "o", color=colour, markersize=8)
         axes.plot(result.comparison.limit, place, "|", color="0.15", markersize=16, markeredgewidth=2)
         axes.annotate(
             f"{result.ratio:.2f}", (1.01, place), xycoords=("axes fraction", "data"), va="center", color=colour
@@ -97,7 +99,8 @@ def draw(results, path):
     axes.set_yticks(range(len(drawn)), labels, fontsize=8)
     axes.set_ylim(len(drawn) - 0.4, -0.6)
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(ticker.FixedLocator([0.05, 0.1, 0.2, 0.5, 1, 2, 5]))
+    axes.set_xlim(left=0.9 * LEFT)
+    axes.xaxis.set_major_locator(ticker.FixedLocator([0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5]))
     axes.xaxis.set_minor_locator(ticker.NullLocator())
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set_xlabel("ours by theirs: the median of the rounds, lowest to highest (less is better)")

@@ -11,12 +11,13 @@ COMPARISONS = {}  # by name
 
 @dataclass
 class Comparison:
-    """What `comparison` was told, and `make`: called with a folder, it yields the two ways, and cleans up after them."""
+    """What `comparison` was told, and `make`: called with a folder, a context that gives the two ways."""
 
     what: str
     beside: str
     limit: float  # the ratio that is aimed at: ours by theirs, at most
     unit: str  # of what a way gives: "s" or "MB"
+    warm_up: bool  # whether both ways are done once before it counts
     make: Callable
 
 
@@ -40,11 +41,11 @@ class Result:
         return statistics.median(self.ratios)
 
 
-def comparison(what, beside, limit, unit="s"):
+def comparison(what, beside, limit, unit="s", warm_up=True):
     """Register a generator function that yields two functions, ours and theirs, which return what they cost."""
 
     def register(make):
-        COMPARISONS[make.__name__] = Comparison(what, beside, limit, unit, contextlib.contextmanager(make))
+        COMPARISONS[make.__name__] = Comparison(what, beside, limit, unit, warm_up, contextlib.contextmanager(make))
         return make
 
     return register
@@ -62,11 +63,12 @@ def timed(function):
 
 
 def measure(comparison, place, rounds):
-    """Do both ways once to warm up, then `rounds` times in turn, each round the other one first. Returns the Result."""
+    """Do both ways `rounds` times in turn, each round the other one first. Returns the Result."""
     result = Result(comparison)
     try:
         with comparison.make(place) as (ours, theirs):
-            ours(), theirs()
+            if comparison.warm_up:
+                ours(), theirs()
             for number in range(rounds):
                 both = [(ours, result.ours), (theirs, result.theirs)]
                 for way, costs in both if number % 2 else reversed(both):

@@ -3,8 +3,8 @@
 python benchmarks/cs230.py path/to/SIGNS path/to/experiment --num_epochs 10 --num_workers 4
 
 Each image is opened with Pillow whenever a batch needs it, and goes through transforms; floats in torch's default
-layout go to the network. The loss is read after each step, metrics are computed of a batch every 100 steps, and those of
-the validation split are averaged over its batches. Nothing of the template is used.
+layout go to the network. The loss is read after each step; metrics are computed of a batch every 100 steps, and of the
+validation split as the mean over its batches. Nothing of the template is used.
 """
 
 import argparse

@@ -44,11 +44,23 @@ def train_py(model_dir, data_dir, *options):
     return "train.py", "--model_dir", model_dir, "--data_dir", data_dir, "--device", "cpu", "--restart", *options
 
 
-@comparison("a process of 10 epochs of the vision model, start to exit", "CS230's way with its 4 workers", 0.5)
+@comparison(
+    "a process of 10 epochs of the vision model, start to exit", "CS230's way with its 4 workers", 0.5, warm_up=False
+)
 def process(place):
     files, data = hand_signs(place)
     model_dir = write_experiment(place / "process", **VISION, num_epochs=10)
-    theirs = ["benchmarks/cs230.py", files, place / "process-theirs", "--num_epochs", 10, "--num_workers", 4]
+    theirs = [
+        "-W",
+        "ignore",
+        "benchmarks/cs230.py",
+        files,
+        place / "process-theirs",
+        "--num_epochs",
+        10,
+        "--num_workers",
+        4,
+    ]
     yield timed(lambda: python(*train_py(model_dir, data))), timed(lambda: python(*theirs))
 
 
@@ -59,7 +71,7 @@ def start(place):
     yield timed(lambda: python(*command)), timed(lambda: python("-c", "import torch"))
 
 
-@comparison("exit: from the last line of train.py to the end of its process", "one second", 1.0)
+@comparison("exit: from the last line of train.py to the end of its process", "one second", 1.0, warm_up=False)
 def exit(place):
     model_dir, data = write_experiment(place / "exit", **TINY, num_epochs=2), small_digits(place)
 
@@ -75,7 +87,9 @@ def exit(place):
     yield after_the_last_line, lambda: 1.0
 
 
-@comparison("2 epochs of the vision model by train.py with one foreign busy process", "on a quiet machine", 1.6)
+@comparison(
+    "2 epochs of the vision model by train.py with one foreign busy process", "on a quiet machine", 1.6, warm_up=False
+)
 def busy(place):
     _, data = hand_signs(place)
     model_dir = write_experiment(place / "busy", **VISION, num_epochs=2)
