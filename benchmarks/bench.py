@@ -85,28 +85,36 @@ def draw(results, path):
     axes = figure.subplots()
     axes.axvline(1, color="0.75", linewidth=1, zorder=0)
     for place, result in enumerate(drawn.values()):
-        colour = BELOW if result.ratio <= result.comparison.limit else ABOVE
+        about = result.comparison
+        colour = BELOW if result.ratio <= about.limit else ABOVE
         lowest, highest = np.clip([min(result.ratios), max(result.ratios)], LEFT, None)  # a delay may be none
         axes.plot([lowest, highest], [place, place], color=colour, alpha=0.35, linewidth=6,
                   solid_capstyle="round")  # fmt: skip
         axes.plot(max(result.ratio, LEFT), place, "o", color=colour, markersize=8)
-        axes.plot(result.comparison.limit, place, "|", color="0.15", markersize=16, markeredgewidth=2)
+        axes.plot(about.limit, place, "|", color="0.15", markersize=16, markeredgewidth=2)
         axes.annotate(
-            f"{result.ratio:.2f}", (1.01, place), xycoords=("axes fraction", "data"), va="center", color=colour
+            f"{result.ratio:.2f}",
+            (1.02, place),
+            xycoords=("axes fraction", "data"),
+            va="center",
+            color=colour,
+            fontsize=9,
         )
+        for words, colour, line in ((about.what, "0.1", 0), (f"beside {about.beside}".replace("`", ""), "0.5", 1)):
+            axes.annotate(words, (-0.02, place), (0, 1 - 11 * line), fontsize=8, color=colour, ha="right",
+                          xycoords=("axes fraction", "data"), textcoords="offset points")  # fmt: skip
+    axes.set_yticks([])
     axes.plot([], [], "|", color="0.15", markersize=12, markeredgewidth=2, linestyle="none", label="the limit aimed at")
-    labels = [f"{result.comparison.what}\nbeside {result.comparison.beside}" for result in drawn.values()]
-    axes.set_yticks(range(len(drawn)), labels, fontsize=8)
     axes.set_ylim(len(drawn) - 0.4, -0.6)
     axes.set_xscale("log")
     axes.set_xlim(left=0.9 * LEFT)
     axes.xaxis.set_major_locator(ticker.FixedLocator([0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5]))
     axes.xaxis.set_minor_locator(ticker.NullLocator())
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.set_xlabel("ours by theirs: the median of the rounds, lowest to highest (less is better)")
+    axes.set_xlabel("ours by theirs: median, lowest and highest of the rounds (less is better)", fontsize=9)
     axes.grid(axis="x", color="0.92")
     axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.tick_params(length=0)
+    axes.tick_params(length=0, labelsize=9)
     axes.legend(loc="lower left", frameon=False, fontsize=8)
     figure.savefig(path, dpi=150)
 

@@ -127,9 +127,8 @@ def building(place):
     yield timed(ours), timed(theirs)
 
 
-@comparison(
-    f"memory for {MANY:,} images of 64×64 in RGB, the process aside", "the bytes of their pixels", 1.2, unit="MB"
-)
+@comparison(f"memory for {MANY:,} images of 64×64 in RGB, the process aside", "the bytes of their pixels", 1.2,
+            unit="MB", warm_up=False)  # fmt: skip
 def memory(place):
     data = many_pictures(place, MANY)
     model_dir = write_experiment(place / "memory", **VISION, cache_above_mb=1e9)
