@@ -5,6 +5,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 from beside import comparison, timed
 from loops import TINY, VISION
 from PIL import Image
@@ -109,12 +110,15 @@ def busy(place):
 @comparison(f"building from {PHOTOS} JPEGs of 3024×3024 to 64×64", "Pillow's full decode and resize, one by one", 0.15)
 def building(place):
     files = place / "photos"
-    for number in range(PHOTOS):  # parts of scikit-learn's two photographs, enlarged
+    rng = np.random.default_rng(0)
+    for number in range(PHOTOS):  # parts of scikit-learn's two photographs, enlarged, with a sensor's noise: 2 MB each
         photo = Image.fromarray(load_sample_images().images[number % 2])  # 640×427
         left, top = number * 9, number * 5
         path = files / f"{number % 2}" / f"{number:02d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
-        photo.crop((left, top, left + 300, top + 300)).resize((3024, 3024)).save(path, quality=90)
+        large = np.float32(photo.crop((left, top, left + 300, top + 300)).resize((3024, 3024)))
+        large += 4 * rng.standard_normal((3024, 3024, 1), np.float32)
+        Image.fromarray(large.clip(0, 255).astype(np.uint8)).save(path, quality=90)
     paths = sorted(files.rglob("*.jpg"))
 
     def ours():
