@@ -92,14 +92,8 @@ def draw(results, path):
                   solid_capstyle="round")  # fmt: skip
         axes.plot(max(result.ratio, LEFT), place, "o", color=colour, markersize=8)
         axes.plot(about.limit, place, "|", color="0.15", markersize=16, markeredgewidth=2)
-        axes.annotate(
-            f"{result.ratio:.2f}",
-            (1.02, place),
-            xycoords=("axes fraction", "data"),
-            va="center",
-            color=colour,
-            fontsize=9,
-        )
+        axes.annotate(f"{result.ratio:.2f}", (1.02, place), fontsize=9, color=colour, va="center",
+                      xycoords=("axes fraction", "data"))  # fmt: skip
         for words, colour, line in ((about.what, "0.1", 0), (f"beside {about.beside}".replace("`", ""), "0.5", 1)):
             axes.annotate(words, (-0.02, place), (0, 1 - 11 * line), fontsize=8, color=colour, ha="right",
                           xycoords=("axes fraction", "data"), textcoords="offset points")  # fmt: skip

@@ -10,7 +10,7 @@ import cs230
 import torch
 import torch.nn.functional as F
 from beside import comparison, timed
-from subjects import experiment, hand_signs, many_pictures, small_digits
+from subjects import MANY, experiment, hand_signs, many_pictures, small_digits
 from torch.utils.data import DataLoader, TensorDataset
 
 import utils
@@ -193,9 +193,11 @@ def delay(place):
         yield one_delay, step
 
 
-@comparison("an epoch over a mapped file (6,000 images of 64×64, hidden layer of 100)", "over the same in memory", 1.3)
+@comparison(
+    f"an epoch over a mapped file ({MANY:,} images of 64×64, hidden layer of 100)", "over the same in memory", 1.3
+)
 def mapped(place):
-    data = many_pictures(place, 6000)
+    data = many_pictures(place)
     with contextlib.ExitStack() as stack:
         yield [stack.enter_context(epochs_of(experiment(place / f"mapped-{mb}", data, **TINY, cache_above_mb=mb)))
                for mb in (0, 1e9)]  # fmt: skip

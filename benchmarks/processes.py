@@ -10,14 +10,13 @@ from beside import comparison, timed
 from loops import TINY, VISION
 from PIL import Image
 from sklearn.datasets import load_sample_images
-from subjects import SIZE, hand_signs, many_pictures, small_digits, write_experiment
+from subjects import MANY, SIZE, hand_signs, many_pictures, small_digits, write_experiment
 
 from toolkit.builder import build
 from toolkit.sources import folder
 
 ROOT = Path(__file__).resolve().parent.parent
 PHOTOS = 24
-MANY = 6000  # pictures of which the memory is measured
 # train.py, which ends when its first step is done, without tearing anything down
 TO_FIRST_STEP = "import os, train; train.Run.end_step = lambda *args: os._exit(0); train.run_script(train.main)"
 BUSY = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"
@@ -45,23 +44,12 @@ def train_py(model_dir, data_dir, *options):
     return "train.py", "--model_dir", model_dir, "--data_dir", data_dir, "--device", "cpu", "--restart", *options
 
 
-@comparison(
-    "a process of 10 epochs of the vision model, start to exit", "CS230's way with its 4 workers", 0.5, warm_up=False
-)
+@comparison("a process of 10 epochs of the vision model, start to exit", "CS230's way with its 4 workers", 0.5,
+            warm_up=False)  # fmt: skip
 def process(place):
     files, data = hand_signs(place)
     model_dir = write_experiment(place / "process", **VISION, num_epochs=10)
-    theirs = [
-        "-W",
-        "ignore",
-        "benchmarks/cs230.py",
-        files,
-        place / "process-theirs",
-        "--num_epochs",
-        10,
-        "--num_workers",
-        4,
-    ]
+    theirs = ["-W", "ignore", "benchmarks/cs230.py", files, place / "process-theirs"]
     yield timed(lambda: python(*train_py(model_dir, data))), timed(lambda: python(*theirs))
 
 
@@ -134,7 +122,7 @@ def building(place):
 @comparison(f"memory for {MANY:,} images of 64×64 in RGB, the process aside", "the bytes of their pixels", 1.2,
             unit="MB", warm_up=False)  # fmt: skip
 def memory(place):
-    data = many_pictures(place, MANY)
+    data = many_pictures(place)
     model_dir = write_experiment(place / "memory", **VISION, cache_above_mb=1e9)
     pixels = MANY * 3 * SIZE[0] * SIZE[1] / 2**20
 

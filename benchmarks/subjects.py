@@ -14,6 +14,7 @@ from toolkit.sources import Item, Source, digits, folder
 
 COUNTS = {"train": 864, "val": 216, "test": 120}  # of CS230's hand signs
 SIZE = (64, 64)
+MANY = 6000  # pictures, where it is about how many there are
 
 
 def coloured_digits(count):
@@ -52,12 +53,12 @@ def small_digits(place):
     return dataset
 
 
-def many_pictures(place, count):
-    """A dataset of `count` pictures of 64×64 in RGB to train on, built once in the folder `place`."""
-    dataset = place / f"pictures-{count}"
+def many_pictures(place):
+    """A dataset of MANY pictures of 64×64 in RGB to train on, built once in the folder `place`."""
+    dataset = place / "pictures"
     if not dataset.exists():
         spare = 10  # in val and test each
-        splits = ["train"] * count + ["val"] * spare + ["test"] * spare
+        splits = ["train"] * MANY + ["val"] * spare + ["test"] * spare
         items = [Item(str(label), f"{number:06d}", np.asarray(picture), splits[number])
                  for number, (label, picture) in enumerate(coloured_digits(len(splits)))]  # fmt: skip
         facts = {"kind": "coloured digits", "from": "scikit-learn's load_digits"}
