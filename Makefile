@@ -1,5 +1,6 @@
 # make train    set up, build the bundled dataset, train and evaluate experiments/base_model
 # make test     set up, run the tests
+# make bench    set up, install benchmarks/requirements.txt too, and measure: writes benchmarks/results.md
 #
 # Setting up is done once: a virtual environment in .venv (VENV=path uses another place) with requirements.txt under
 # constraints.txt. It is done again when one of these two files changes.
@@ -11,10 +12,10 @@ EXPERIMENT ?= experiments/base_model
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed-$(shell cat requirements.txt constraints.txt | cksum | cut -d ' ' -f 1)
 
-.PHONY: help setup train test test-slow
+.PHONY: help setup train test test-slow bench
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 2
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 3
 
 setup: $(INSTALLED)
 
@@ -42,3 +43,7 @@ test: setup
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
+
+bench: setup
+	$(BIN)/python -m pip install --disable-pip-version-check -q -r benchmarks/requirements.txt -c constraints.txt
+	$(BIN)/python benchmarks/bench.py
