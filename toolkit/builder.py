@@ -5,18 +5,16 @@ import json
 import logging
 import os
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from toolkit.dataset import FACTS, SPLITS, list_files, read_facts
 from toolkit.folders import whole_folder
-from toolkit.images import CorruptImage, decode, resized
+from toolkit.images import CorruptImage, decode, in_threads, resized
 from utils import UserError, write_whole
 
 DEFAULT_SIZE = (64, 64)  # of images from a folder
@@ -180,11 +178,7 @@ def write_images(items, folder, size, channels, skip_corrupt):
         origin = str(item.image) if isinstance(item.image, Path) else file
         return Written(item.split, item.label, file, origin, digest, len(values), values.sum(0), (values**2).sum(0))
 
-    pool = ThreadPoolExecutor(os.cpu_count())
-    try:
-        results = list(tqdm(pool.map(write, jobs), total=len(jobs), desc="images", leave=False, disable=None))
-    finally:
-        pool.shutdown(cancel_futures=True)
+    results = in_threads(write, jobs, "images")
     for skipped in [r for r in results if isinstance(r, str)]:
         logging.warning("left out: %s", skipped)
     return [r for r in results if isinstance(r, Written)]
