@@ -16,6 +16,7 @@ Writes growth.md and growth.png beside this file, of what was asked for.
 """
 
 import argparse
+import itertools
 import json
 import math
 import multiprocessing
@@ -30,26 +31,16 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
-
-from tabulate import tabulate
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
+from curves import FITTED, Point, as_table, plot  # noqa: E402
 from tables import make_experiments, measure  # noqa: E402
 
 TINY = {"architecture": "TwoLayerNet", "hidden_size": 16, "learning_rate": 1e-3, "num_epochs": 3, "batch_size": 256}
-FITTED = 3  # sizes, the largest ones, that the slope is fitted to
-
-
-class Point(NamedTuple):
-    """A measurement: `value` of `curve`, in `unit`, at a size."""
-
-    curve: str
-    unit: str
-    size: int
-    value: float
+GRID = {"learning_rate": [10 ** -(1 + power / 3) for power in range(10)], "hidden_size": list(range(2, 12)),
+        "seed": list(range(10)), "batch_size": list(range(1000, 1010))}  # fmt: skip
 
 
 def sizes(first, largest):
@@ -93,12 +84,10 @@ def train_epochs(model_dir, data_dir, values):
     """Train as train.py does, each part timed, with an epoch of the bare five lines after each.
 
     Returns:
-        For each epoch a dict: the seconds of "train", "evaluate", "record" and "bare", how many "steps" there were,
+        A dict for each epoch: the seconds of "train", "evaluate", "record" and "bare", how many "steps" there were,
         and the "bytes" of last.pth.tar.
     """
     import copy
-
-    import torch
 
     import utils
     from evaluate import evaluate
@@ -110,10 +99,9 @@ def train_epochs(model_dir, data_dir, values):
     task, params, data_dir = set_up(model_dir, data_dir, "cpu")
     utils.set_logger(Path(model_dir) / "train.log", terminal=False)
     train_data, val_data = task.fetch_dataloader(["train", "val"], data_dir, params).values()
-    model, loss_fn = task.make_model(params), task.loss_fn(params)
-    optimizer = task.make_optimizer(model, params)
-    twin = copy.deepcopy(model)
-    twins_optimizer, epochs = torch.optim.Adam(twin.parameters()), []
+    model, loss_fn, epochs = task.make_model(params), task.loss_fn(params), []
+    optimizer, twin = task.make_optimizer(model, params), copy.deepcopy(model)
+    twins_optimizer = task.make_optimizer(twin, params)
     with Run(model, optimizer, params, model_dir) as run:
         for epoch in run.epochs():
             times = [time.perf_counter()]
@@ -129,10 +117,10 @@ def train_epochs(model_dir, data_dir, values):
                 loss.backward()
                 twins_optimizer.step()
             times.append(time.perf_counter())
-            parts = ("train", "evaluate", "record", "bare")
-            seconds = {part: times[place + 1] - times[place] for place, part in enumerate(parts)}
-            size = os.path.getsize(Path(model_dir) / "last.pth.tar")
-            epochs.append(seconds | {"steps": len(train_data), "bytes": size})
+            seconds = (end - start for start, end in itertools.pairwise(times))
+            file = Path(model_dir) / "last.pth.tar"
+            epochs.append(dict(zip(("train", "evaluate", "record", "bare"), seconds, strict=True))
+                          | {"steps": len(train_data), "bytes": file.stat().st_size})  # fmt: skip
     return epochs
 
 
@@ -155,32 +143,30 @@ def images(largest, folder):
     for count in sizes(1000, largest):
         data = folder / f"{count}"
         seconds, memory = in_a_process(build_digits, count, data, 28)
-        yield Point("build", "s", count, seconds)
-        yield Point("build, above 30 images", "MB", count, memory - empty)
-        yield Point("start, first time", "s", count, start(folder / f"first-{count}", data, {}))
-        yield Point("start, after that", "s", count, start(folder / f"again-{count}", data, {}))
+        yield "build", "s", count, seconds
+        yield "build, above 30 images", "MB", count, memory - empty
+        yield "start, first time", "s", count, start(folder / f"first-{count}", data, {})
+        yield "start, after that", "s", count, start(folder / f"again-{count}", data, {})
         epochs, memory = in_a_process(train_epochs, folder / f"epochs-{count}", data, {})
-        yield Point("an epoch", "s", count, min(epoch["train"] + epoch["evaluate"] for epoch in epochs))
-        yield Point("training, above 30 images", "MB", count, memory - training)
-        yield Point("the pixels", "MB", count, count * 28 * 28 / 2**20)
+        yield "an epoch", "s", count, min(epoch["train"] + epoch["evaluate"] for epoch in epochs)
+        yield "training, above 30 images", "MB", count, memory - training
+        yield "the pixels", "MB", count, count * 28 * 28 / 2**20
         shutil.rmtree(data)
 
 
 def trials(largest, folder):
     in_a_process(build_digits, 1000, folder / "digits", 8)
     for count in sizes(10, largest):
-        for method in ("grid", "tpe"):
+        powers = dict(list(GRID.items())[: round(math.log10(count))])  # as many of ten values as give that many trials
+        any_rate = {"learning_rate": {"low": 1e-4, "high": 1e-1, "log": True}}
+        for method, space in (("grid", powers), ("tpe", any_rate)):
             sweep = folder / f"{method}-{count}"
             write_experiment(sweep, {"num_epochs": 1, "batch_size": 1000})
-            space = {"low": 1e-4, "high": 1e-1, "log": True}
-            space = space if method == "tpe" else [10 ** (-4 + 3 * number / count) for number in range(count)]
-            (sweep / "search_space.json").write_text(json.dumps({"learning_rate": space}))
+            (sweep / "search_space.json").write_text(json.dumps(space))
             command = ["search_hyperparams.py", "--parent_dir", sweep, "--data_dir", folder / "digits"]
             command = [*map(str, command), "--method", method, "--trials", str(count), "--devices", "cpu"]
-            yield Point(method, "s", count, measure(*command)[0])
-            if method == "grid":
-                yield Point("again, when all is done", "s", count, measure(*command)[0])
-            shutil.rmtree(sweep)
+            yield method, "s", count, measure(*command)[0]
+            yield f"{method}, when all is done", "s", count, measure(*command)[0]
 
 
 def experiments(largest, folder):
@@ -189,8 +175,8 @@ def experiments(largest, folder):
         parent.mkdir()
         make_experiments(parent, count)
         seconds, memory = measure("synthesize_results.py", "--parent_dir", str(parent))
-        yield Point("synthesize_results.py", "s", count, seconds)
-        yield Point("synthesize_results.py", "MB", count, memory)
+        yield "synthesize_results.py", "s", count, seconds
+        yield "synthesize_results.py", "MB", count, memory
         shutil.rmtree(parent)
 
 
@@ -199,8 +185,8 @@ def logs(largest, folder):
     for count in sizes(1, largest):
         values = {"save_summary_steps": count, "batch_size": 1}
         epochs, _ = in_a_process(train_epochs, folder / f"{count}", folder / "digits", values)
-        yield Point("a step", "ms", count, 1000 * min(epoch["train"] / epoch["steps"] for epoch in epochs))
-        yield Point("the bare five lines", "ms", count, 1000 * min(epoch["bare"] / epoch["steps"] for epoch in epochs))
+        yield "a step", "ms", count, 1000 * min(epoch["train"] / epoch["steps"] for epoch in epochs)
+        yield "the bare five lines", "ms", count, 1000 * min(epoch["bare"] / epoch["steps"] for epoch in epochs)
 
 
 def parameters(largest, folder):
@@ -208,11 +194,11 @@ def parameters(largest, folder):
     for count in sizes(10_000, largest):
         values = {"hidden_size": round(count / (64 + 1 + 10)), "batch_size": 32}
         epochs, _ = in_a_process(train_epochs, folder / f"{count}", folder / "digits", values)
-        yield Point("a step", "s", count, min(epoch["train"] / epoch["steps"] for epoch in epochs))
-        yield Point("the bare five lines", "s", count, min(epoch["bare"] / epoch["steps"] for epoch in epochs))
-        yield Point("record and checkpoint", "s", count, min(epoch["record"] for epoch in epochs))
-        yield Point("start", "s", count, start(folder / f"start-{count}", folder / "digits", values))
-        yield Point("last.pth.tar", "MB", count, epochs[-1]["bytes"] / 2**20)
+        yield "a step", "s", count, min(epoch["train"] / epoch["steps"] for epoch in epochs)
+        yield "the bare five lines", "s", count, min(epoch["bare"] / epoch["steps"] for epoch in epochs)
+        yield "record and checkpoint", "s", count, min(epoch["record"] for epoch in epochs)
+        yield "start", "s", count, start(folder / f"start-{count}", folder / "digits", values)
+        yield "last.pth.tar", "MB", count, epochs[-1]["bytes"] / 2**20
 
 
 def epochs(largest, folder):
@@ -222,11 +208,12 @@ def epochs(largest, folder):
     done, _ = in_a_process(train_epochs, folder / "run", folder / "digits", values)
     for count in counts:
         recent = [epoch["record"] for epoch in done[count - count // 5 : count]]
-        yield Point("record and checkpoint", "s", count, statistics.median(recent))
-        yield Point("last.pth.tar", "MB", count, done[count - 1]["bytes"] / 2**20)
+        yield "record and checkpoint", "s", count, statistics.median(recent)
+        yield "last.pth.tar", "MB", count, done[count - 1]["bytes"] / 2**20
 
 
-WHAT = {  # what grows, its label, and how far it does by default
+# each of these functions yields (curve, unit, size, value) again and again; by it: its label, how far it goes by default
+WHAT = {
     images: ("images", 100_000),
     trials: ("trials", 1000),
     experiments: ("experiments", 10_000),
@@ -236,60 +223,6 @@ WHAT = {  # what grows, its label, and how far it does by default
 }
 
 
-def curves_of(points):
-    """Points as a dict from (curve, unit) to a dict from size to value."""
-    curves = {}
-    for point in points:
-        curves.setdefault((point.curve, point.unit), {})[point.size] = point.value
-    return curves
-
-
-def slope(values):
-    """The slope on log-log axes, fitted to the largest sizes: 1 where twice as many take twice as long."""
-    pairs = [(math.log(size), math.log(value)) for size, value in sorted(values.items())[-FITTED:] if value > 0]
-    return statistics.linear_regression(*zip(*pairs, strict=True)).slope if len(pairs) > 1 else math.nan
-
-
-def as_table(found):
-    """The table, as Markdown; `found` is a dict from a function of WHAT to its points."""
-    rows = []
-    columns = sorted({point.size for points in found.values() for point in points})
-    for what, points in found.items():
-        for (curve, unit), values in curves_of(points).items():
-            cells = [f"{values[size]:.3g}" if size in values else "" for size in columns]
-            rows.append([WHAT[what][0], curve, unit, *cells, f"{slope(values):.2f}"])
-    headers = ["number of", "what", "unit", *(f"{size:,}" for size in columns), "slope"]
-    return tabulate(rows, headers, tablefmt="pipe", disable_numparse=True)
-
-
-def plot(found, path):
-    """Draw a panel for each thing that grows and each unit, with a line of slope 1 to compare with."""
-    from matplotlib.figure import Figure
-
-    panels = {(what, point.unit): {} for what, points in found.items() for point in points}
-    for what, points in found.items():
-        for (curve, unit), values in curves_of(points).items():
-            panels[what, unit][curve] = values
-    columns = min(3, len(panels))
-    rows = math.ceil(len(panels) / columns)
-    figure = Figure(figsize=(4.6 * columns, 3.7 * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).flatten()
-    for panel in axes[len(panels) :]:
-        panel.remove()
-    for panel, ((what, unit), curves) in zip(axes, panels.items(), strict=False):
-        for curve, values in curves.items():
-            known = {size: value for size, value in values.items() if value > 0}
-            panel.plot(known.keys(), known.values(), "o-", label=curve, markersize=4)
-        ends = [max(values.items()) for values in curves.values()]
-        size, value = max(ends, key=lambda end: end[1])
-        first = min(size for values in curves.values() for size in values)
-        panel.plot([first, size], [value * first / size, value], ":", color="0.6", label="slope 1", zorder=1)
-        panel.set(xscale="log", yscale="log", xlabel=WHAT[what][0], ylabel=unit)
-        panel.grid(alpha=0.3)
-        panel.legend(fontsize=8)
-    figure.savefig(path, dpi=110)
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = {what.__name__: what for what in WHAT}
@@ -297,23 +230,25 @@ def main():
     parser.add_argument("--largest", type=int, metavar="N", help="go so far, in each")
     parser.add_argument("--output", type=Path, default=HERE, help="the folder for growth.md and growth.png")
     args = parser.parse_args()
-    found = {}
+    points = []
     for name in args.what or names:
+        label, default = WHAT[names[name]]
         with tempfile.TemporaryDirectory() as folder:
-            found[names[name]] = []
-            for point in names[name](args.largest or WHAT[names[name]][1], Path(folder)):
-                found[names[name]].append(point)
+            for found in names[name](args.largest or default, Path(folder)):
+                points.append(Point(label, *found))
                 print(
-                    f"{name} {point.size:,}: {point.curve} {point.value:.3g} {point.unit}", file=sys.stderr, flush=True
+                    "{0.size:>10,} {0.what}: {0.curve} {0.value:.3g} {0.unit}".format(points[-1]),
+                    file=sys.stderr,
+                    flush=True,
                 )
     machine = (
         f"{os.cpu_count()} cores ({platform.machine()}), Python {platform.python_version()}, torch {version('torch')}"
     )
     note = f"The slope is that of the last {FITTED} sizes on log-log axes: 1 is linear, 0 does not grow. On {machine}."
-    table = as_table(found)
-    print(f"{table}\n\n{note}")
-    (args.output / "growth.md").write_text(f"{table}\n\n{note}\n", encoding="utf-8")
-    plot(found, args.output / "growth.png")
+    report = f"{as_table(points)}\n\n{note}\n"
+    print(report)
+    (args.output / "growth.md").write_text(report, encoding="utf-8")
+    plot(points, args.output / "growth.png")
 
 
 if __name__ == "__main__":
