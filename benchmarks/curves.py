@@ -64,7 +64,8 @@ def plot(points, path):
         size, value = max(ends, key=lambda end: end[1])  # where the line of slope 1 ends, too
         first = min(size for values in curves.values() for size in values)
         panel.plot([first, size], [value * first / size, value], ":", color="0.6", label="slope 1", zorder=1)
-        panel.set(xscale="log", yscale="log", xlabel=what, ylabel=unit)
+        lowest, highest = (f(v for values in curves.values() for v in values.values()) for f in (min, max))
+        panel.set(xscale="log", yscale="log", ylim=(lowest / 3, highest * 3), xlabel=what, ylabel=unit)
         panel.grid(alpha=0.3)
         panel.legend(fontsize=8)
     figure.savefig(path, dpi=110)

@@ -212,8 +212,7 @@ def epochs(largest, folder):
         yield "last.pth.tar", "MB", count, done[count - 1]["bytes"] / 2**20
 
 
-# each of these functions yields (curve, unit, size, value) again and again; by it: its label, how far it goes by default
-WHAT = {
+WHAT = {  # functions that yield (curve, unit, size, value): what grows, in words, and how far it goes by default
     images: ("images", 100_000),
     trials: ("trials", 1000),
     experiments: ("experiments", 10_000),
@@ -236,11 +235,7 @@ def main():
         with tempfile.TemporaryDirectory() as folder:
             for found in names[name](args.largest or default, Path(folder)):
                 points.append(Point(label, *found))
-                print(
-                    "{0.size:>10,} {0.what}: {0.curve} {0.value:.3g} {0.unit}".format(points[-1]),
-                    file=sys.stderr,
-                    flush=True,
-                )
+                print(name, *found, file=sys.stderr, flush=True)
     machine = (
         f"{os.cpu_count()} cores ({platform.machine()}), Python {platform.python_version()}, torch {version('torch')}"
     )
