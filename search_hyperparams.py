@@ -160,10 +160,10 @@ def main(argv=None):
                  method, len(devices), ", ".join(dict.fromkeys(devices)))  # fmt: skip
 
     with reaching(args.storage):
-        counts = Sweep(study, task, args.data_dir, devices, threads, args.retries).run()
+        counts, best = Sweep(study, task, args.data_dir, devices, threads, args.retries).run()
     logging.info("%s", ", ".join(f"{number} {state}" for state, number in counts.items() if number))
-    if study.best() is not None:
-        value, name = study.best()
+    if best is not None:
+        value, name = best
         mean = f"mean {metric}" if study.replicates > 1 else metric
         logging.info("Best %s on val: %.4f, %s", mean, value, parent / name)
     logging.info("Next: %s", shlex.join(["python", "synthesize_results.py", "--parent_dir", args.parent_dir]))

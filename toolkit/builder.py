@@ -5,18 +5,16 @@ import json
 import logging
 import os
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, combinations
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from toolkit.dataset import FACTS, SPLITS, list_files, read_facts
 from toolkit.folders import whole_folder
-from toolkit.images import CorruptImage, decode, resized
+from toolkit.images import CorruptImage, decode, in_threads, resized
 from utils import UserError, write_whole
 
 DEFAULT_SIZE = (64, 64)  # of images from a folder
@@ -31,10 +29,9 @@ class Written:
     label: str
     file: str  # relative to the dataset folder
     origin: str
-    digest: str
+    digest: bytes
     pixels: int  # height x width
-    sums: np.ndarray  # (channels,), of values 0..255
-    squares: np.ndarray  # (channels,)
+    sums: np.ndarray  # (2, channels): of the values 0..255, and of their squares
 
 
 def build(source, target, *, seed=230, image_size=None, force=False, skip_corrupt=False, drop_duplicates=False):
@@ -176,15 +173,12 @@ def write_images(items, folder, size, channels, skip_corrupt):
             raise UserError(f"{error} (--skip_corrupt leaves such files out)") from None
         Image.fromarray(pixels[..., 0] if channels == 1 else pixels).save(folder / file, compress_level=1)
         values = pixels.reshape(-1, channels).astype(np.int64)
-        digest = hashlib.sha256(np.int64(pixels.shape).tobytes() + pixels.tobytes()).hexdigest()
+        digest = hashlib.sha256(np.int64(pixels.shape).tobytes() + pixels.tobytes()).digest()
         origin = str(item.image) if isinstance(item.image, Path) else file
-        return Written(item.split, item.label, file, origin, digest, len(values), values.sum(0), (values**2).sum(0))
+        sums = np.stack([values.sum(0), (values**2).sum(0)])
+        return Written(item.split, item.label, file, origin, digest, len(values), sums)
 
-    pool = ThreadPoolExecutor(os.cpu_count())
-    try:
-        results = list(tqdm(pool.map(write, jobs), total=len(jobs), desc="images", leave=False, disable=None))
-    finally:
-        pool.shutdown(cancel_futures=True)
+    results = in_threads(write, jobs, "images")
     for skipped in [r for r in results if isinstance(r, str)]:
         logging.warning("left out: %s", skipped)
     return [r for r in results if isinstance(r, Written)]
@@ -196,14 +190,16 @@ def without_duplicates(written, folder, drop):
     Raises:
         UserError: there are some, and not `drop`.
     """
-    splits = {}
+    first = {split: {} for split in SPLITS}  # by digest
     for image in written:
-        splits.setdefault(image.digest, {}).setdefault(image.split, image)
-    twice = {digest: found for digest, found in splits.items() if len(found) > 1}
-    if not twice:
+        first[image.split].setdefault(image.digest, image)
+    shared = set().union(*(first[one].keys() & first[other].keys() for one, other in combinations(SPLITS, 2)))
+    if not shared:
         return written
+    twice = {image.digest: [s for s in SPLITS if image.digest in first[s]] for image in written
+             if image.digest in shared}  # fmt: skip
     if not drop:
-        lines = [" = ".join(f"{s}: {found[s].origin}" for s in SPLITS if s in found) for found in twice.values()]
+        lines = [" = ".join(f"{s}: {first[s][digest].origin}" for s in found) for digest, found in twice.items()]
         if len(lines) > LISTED:
             lines[LISTED:] = [f"... and {len(lines) - LISTED} more"]
         raise UserError(
@@ -212,8 +208,7 @@ def without_duplicates(written, folder, drop):
         )
     kept = []
     for image in written:
-        last = max(splits[image.digest], key=SPLITS.index)
-        if image.split == last:
+        if image.split == twice.get(image.digest, [image.split])[-1]:
             kept.append(image)
         else:
             (folder / image.file).unlink()
@@ -238,9 +233,11 @@ def describe(written, source, size, recipe):
             raise UserError(f"the {split} split has no images")
     train = [image for image in written if image.split == "train"]
     pixels = sum(image.pixels for image in train)
-    mean = sum(image.sums for image in train) / pixels / 255
-    std = np.sqrt(np.maximum(sum(image.squares for image in train) / pixels / 255**2 - mean**2, 0))
-    lines = sorted(f"{image.file} {image.digest}\n" for image in written)
+    mean, squares = sum(image.sums for image in train) / pixels / [[255], [255**2]]
+    std = np.sqrt(np.maximum(squares - mean**2, 0))
+    fingerprint = hashlib.sha256()
+    for image in sorted(written, key=lambda image: image.file):
+        fingerprint.update(os.fsencode(f"{image.file} {image.digest.hex()}\n"))
     return {
         "num_classes": len(source.classes),
         "class_names": source.classes,
@@ -250,6 +247,6 @@ def describe(written, source, size, recipe):
         "mean": [float(m) for m in mean],
         "std": [float(s) for s in std],
         "counts": counts,
-        "fingerprint": hashlib.sha256(os.fsencode("".join(lines))).hexdigest(),
+        "fingerprint": fingerprint.hexdigest(),
         "source": recipe,
     }

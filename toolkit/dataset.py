@@ -3,14 +3,12 @@
 import functools
 import logging
 import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
-from toolkit.images import CorruptImage, decode
+from toolkit.images import CorruptImage, decode, in_threads
 from utils import UserError, open_whole, read_json
 
 FACTS = "dataset.json"
@@ -108,9 +106,7 @@ def decode_all(files, pixels):
             raise CorruptImage(f"{files[index]}: is {found}, the dataset's are {width}x{height}")
         pixels[index] = image
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for _ in tqdm(pool.map(load, range(len(files))), total=len(files), desc="decode", leave=False, disable=None):
-            pass
+    in_threads(load, range(len(files)), "decode")
     return pixels
 
 

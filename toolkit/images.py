@@ -1,7 +1,11 @@
 """One image: from any file that Pillow opens to the pixels that a dataset holds."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 from PIL import Image, ImageOps
+from tqdm import tqdm
 
 from utils import UserError
 
@@ -85,6 +89,31 @@ def resized(image, size):
         image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
     pixels = np.asarray(image)
     return pixels if pixels.ndim == 3 else pixels[:, :, None]
+
+
+def in_threads(function, items, name):
+    """Call a function with each item of a list, in parallel threads, under a progress bar called `name`.
+
+    A thread takes several items at a time: to hand over a small image alone takes as long as to decode it.
+
+    Returns:
+        A list of what it gave, in order.
+    """
+    threads = os.cpu_count()
+    at_once = max(1, min(32, len(items) // (8 * threads)))
+
+    def call(first):
+        return [function(item) for item in items[first : first + at_once]]
+
+    results, pool = [], ThreadPoolExecutor(threads)
+    try:
+        with tqdm(total=len(items), desc=name, leave=False, disable=None) as bar:
+            for some in pool.map(call, range(0, len(items), at_once)):
+                results += some
+                bar.update(len(some))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return results
 
 
 def reason(error, path):

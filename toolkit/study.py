@@ -195,8 +195,9 @@ class Study:
             if trial.number in deleted:
                 trial = copy.copy(trial)
                 trial.state = TrialState.FAIL
-            place = trial.user_attrs["place"] if "place" in trial.user_attrs else next(count)
-            if "superseded" not in trial.user_attrs:
+            attributes = trial.user_attrs
+            place = attributes["place"] if "place" in attributes else next(count)
+            if "superseded" not in attributes:
                 attempts.setdefault(place, []).append(trial)
         return attempts
 
@@ -273,27 +274,27 @@ class Study:
         with contextlib.suppress(ValueError, optuna.exceptions.UpdateFinishedTrialError):  # another process has done so
             self.study.tell(number, value, state)
 
-    def count(self):
-        """How many experiments are "finished", "pruned", "failed", and "running" (here or elsewhere): a dict."""
-        counts = dict.fromkeys(("finished", "pruned", "failed", "running"), 0)
-        for place, tried in self.attempts().items():
-            states = {trial.state for trial in tried}
-            if place < self.total:
-                ended = "finished" if TrialState.COMPLETE in states else "pruned"
-                failed = "failed" if states == {TrialState.FAIL} else "running"
-                counts[ended if states.intersection(ENDED) else failed] += 1
-        return counts
+    def standing(self):
+        """How far the sweep is: (counts, best).
 
-    def best(self):
-        """The best configuration whose replicates are all finished, or None.
-
-        Returns:
-            (value, name): the mean of the metric over its replicates, and the name of the first one's folder.
+        counts: how many experiments are "finished", "pruned", "failed", and "running" (here or elsewhere), a dict.
+        best: of the configurations whose replicates are all finished the best one's mean and first folder, or None.
         """
-        attempts, found = self.attempts(), []
+        counts = dict.fromkeys(("finished", "pruned", "failed", "running"), 0)
+        attempts, means = self.attempts(), []
+        for place, tried in attempts.items():
+            states = [trial.state for trial in tried]
+            if place < self.total:
+                ended = (
+                    "finished" if TrialState.COMPLETE in states else "pruned" if TrialState.PRUNED in states else None
+                )
+                failed = "failed" if states.count(TrialState.FAIL) == len(states) else "running"
+                counts[ended or failed] += 1
         for first in range(0, self.total, self.replicates):
-            group = [attempts.get(place, [None])[-1] for place in range(first, first + self.replicates)]
-            if all(trial is not None and trial.state == TrialState.COMPLETE for trial in group):
-                mean = math.fsum(trial.value for trial in group) / len(group)
-                found.append((mean, group[0].user_attrs["experiment"]))
-        return (max if self.mode == "max" else min)(found, key=lambda pair: pair[0], default=None)
+            group = [attempts[place][-1] for place in range(first, first + self.replicates) if place in attempts]
+            if len(group) == self.replicates and all(trial.state == TrialState.COMPLETE for trial in group):
+                means.append((math.fsum(trial.value for trial in group) / len(group), first))
+        if not means:
+            return counts, None
+        value, first = (max if self.mode == "max" else min)(means, key=lambda pair: pair[0])
+        return counts, (value, attempts[first][-1].user_attrs["experiment"])

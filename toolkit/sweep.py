@@ -41,7 +41,7 @@ class Sweep:
         self.bar = None
 
     def run(self):
-        """Train. Returns what `Study.count` does.
+        """Train. Returns what `Study.standing` does.
 
         Raises:
             OSError, SQLAlchemyError, StorageInternalError: the storage cannot be used any more.
@@ -58,7 +58,7 @@ class Sweep:
             finally:
                 self.stop()
                 self.bar.close()
-        return self.study.count()
+        return self.study.standing()
 
     def step(self):
         """Hand out experiments and hear what there is to hear. Returns whether there is anything left to do."""
@@ -136,10 +136,11 @@ class Sweep:
         elif math.isnan(content[0]):
             self.fail(experiment, f"{self.study.metric} is nan")
         else:
-            before = self.study.best()
+            _, before = self.study.standing()
             self.study.finish(experiment, *content)
-            mark = "" if self.study.best() == before else "  *"
-            self.show(f"{experiment.name}: {self.study.metric} {content[0]:.4f}{mark}")
+            standing = self.study.standing()
+            mark = "" if standing[1] == before else "  *"
+            self.show(f"{experiment.name}: {self.study.metric} {content[0]:.4f}{mark}", standing)
 
     def fail(self, experiment, why):
         """Note that an experiment failed."""
@@ -157,9 +158,9 @@ class Sweep:
         self.bar.clear()
         logging.info("%s", message)
 
-    def show(self, message=None):
+    def show(self, message=None, standing=None):
         """Bring the bar up to date, after a line about the experiment that has ended."""
-        counts, best = self.study.count(), self.study.best()
+        counts, best = standing or self.study.standing()
         done = counts["finished"] + counts["pruned"] + counts["failed"]
         if message is not None:
             self.say(f"[{done}/{self.study.total}] {message}")
