@@ -124,8 +124,9 @@ def main():
     results = {}
     with tempfile.TemporaryDirectory() as place:
         for name in args.names or COMPARISONS:
-            print(f"{name} ...", file=sys.stderr, flush=True)
+            print(f"{name} ...", end=" ", file=sys.stderr, flush=True)
             results[name] = measure(COMPARISONS[name], Path(place), args.rounds)
+            print(results[name].problem or f"{results[name].ratio:.2f}", file=sys.stderr, flush=True)
     how = f"{args.rounds} rounds; the ratio is the median of the rounds', the spread the lowest and the highest."
     text = f"{table(results)}\n\n{how} {machine()}\n"
     print(text)
