@@ -14,4 +14,4 @@ def test_base_model_reaches_what_the_readme_says():
     )
     assert done.returncode == 0, done.stderr
     mean = float(re.findall(r"\| (\d\.\d{4}) ", done.stdout)[-1])
-    assert mean >= 0.985
+    assert mean >= 0.98

@@ -132,11 +132,6 @@ def loss_fn(outputs, labels):
     return F.cross_entropy(outputs, labels["tags"])
 
 
-def make_optimizer(model, params):
-    """Adam, with its steps in one pass over the memory: most of it is embeddings, and takes half of a plain step."""
-    return torch.optim.Adam(model.parameters(), lr=params.learning_rate, fused=True)
-
-
 def accuracy(outputs, labels):
     """Share of tokens with the right tag. Most are outside entities, so it is high from the first epoch on.
 
