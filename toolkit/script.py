@@ -1,7 +1,7 @@
 """How a script begins and ends: exit codes, one line for a mistake of the user's, what is noted in the log."""
 
 import atexit
-import gc
+import contextlib
 import logging
 import os
 import sys
@@ -14,27 +14,41 @@ from utils import UserError
 
 def run_script(main):
     """Run `main()` and end the process: code 2 and one line for a mistake of the user's, 130 for Ctrl-C."""
-    atexit.register(gc.freeze)  # else Python goes over all that torch has made once more before it ends, for a second
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a name that the terminal cannot show is no reason to stop
             stream.reconfigure(errors="backslashreplace")
+    code = 0
     try:
         main()
     except UserError as error:
         close_bars()
         print(f"error: {error}", file=sys.stderr)
         note_in_log(f"error: {error}")
-        sys.exit(2)
+        code = 2
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         note_in_log("interrupted")
-        sys.exit(130)
+        code = 130
     except BrokenPipeError:  # what reads the output (head, less) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except Exception:
         note_in_log(traceback.format_exc())
         raise
+    if main.__module__ == "__main__":  # a script, which is all that its process is for
+        end_process(code)
+    if code:
+        sys.exit(code)
+
+
+def end_process(code):
+    """End the process as Python does, but without taking apart all that torch has made, which takes a second."""
+    atexit._run_exitfuncs()  # worker processes are ended, logs closed
+    with contextlib.suppress(OSError):  # what reads the output is gone
+        sys.stdout.flush()
+    with contextlib.suppress(OSError):
+        sys.stderr.flush()
+    os._exit(code)
 
 
 def note_in_log(message):

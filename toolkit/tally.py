@@ -141,7 +141,7 @@ class Tally:
         return results
 
     def _read_losses(self):
-        """Bring the losses since the last reading (and, from a GPU, the outputs) to main memory."""
+        """Bring the losses since the last reading, and the outputs, to main memory."""
         self.read_at = time.monotonic()
         if not self.pending:
             return
@@ -151,7 +151,7 @@ class Tally:
             self.losses.setdefault(name, []).extend(means)
         self.pending.clear()
         self.sizes[first:] = torch.stack([torch.as_tensor(size) for size in self.sizes[first:]]).tolist()
-        if self.outputs and any(t.device.type != "cpu" for t in tensors((self.outputs[-1], self.labels[-1]))):
+        if len(self.outputs) > self.kept:  # small tensors that stay would keep what steps freed from being used again
             self._join(self.kept)
             self.outputs[-1], self.labels[-1] = tree_map(torch.Tensor.cpu, (self.outputs[-1], self.labels[-1]))
         self.kept = len(self.outputs)
