@@ -19,7 +19,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-os.environ["OMP_WAIT_POLICY"] = "passive"  # as the scripts do; read once, when torch is loaded
+ENVIRONMENT = dict(os.environ)
+
+import toolkit  # noqa: E402, F401  # isort: skip (before torch, for which it sets how threads wait)
 
 import loops  # noqa: E402, F401
 import numpy as np  # noqa: E402
@@ -30,7 +32,8 @@ from tabulate import tabulate  # noqa: E402
 
 from utils import write_whole  # noqa: E402
 
-del os.environ["OMP_WAIT_POLICY"]  # the processes that are started do as they do
+for name in os.environ.keys() - ENVIRONMENT.keys():  # what toolkit sets for torch is not to help the other side
+    del os.environ[name]
 
 FOLDER = Path(__file__).resolve().parent
 ABOVE, BELOW = "#c44e52", "#3b6fb6"  # colours of ratios above and below their limit

@@ -14,7 +14,7 @@ from toolkit.sources import Item, Source, digits, folder
 
 COUNTS = {"train": 864, "val": 216, "test": 120}  # of CS230's hand signs
 SIZE = (64, 64)
-MANY = 6000  # pictures, where it is about how many there are
+MANY = 4000  # pictures, where it is about how many there are
 
 
 def coloured_digits(count):
