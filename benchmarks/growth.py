@@ -2,6 +2,7 @@
 
 python benchmarks/growth.py                                # all of it: some ten minutes on two cores
 python benchmarks/growth.py images --largest 1000000       # a quarter of an hour, and a GB of disk in small files
+python benchmarks/growth.py trials --largest 1000          # some five minutes
 python benchmarks/growth.py experiments --largest 100000
 python benchmarks/growth.py epochs --largest 10000
 
@@ -214,7 +215,7 @@ def epochs(largest, folder):
 
 WHAT = {  # functions that yield (curve, unit, size, value): what grows, in words, and how far it goes by default
     images: ("images", 100_000),
-    trials: ("trials", 1000),
+    trials: ("trials", 100),
     experiments: ("experiments", 10_000),
     logs: ("steps between readings of the loss", 10_000),
     parameters: ("parameters of the model", 10_000_000),
