@@ -1,6 +1,6 @@
 """How things grow: seconds, memory and sizes of files as there is ten times more of something, on log-log plots.
 
-python benchmarks/growth.py                                # all of it: some ten minutes on two cores
+python benchmarks/growth.py                                # all of it: five minutes on two cores
 python benchmarks/growth.py images --largest 1000000       # a quarter of an hour, and a GB of disk in small files
 python benchmarks/growth.py trials --largest 1000          # some five minutes
 python benchmarks/growth.py experiments --largest 100000
