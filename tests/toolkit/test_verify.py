@@ -44,7 +44,7 @@ NOT_EXACT = {
         ["steps is not exact", "steps of the model changes with each step and is not in its state_dict"],
     ),
     "images that get darker": (
-        {"loader": LOADER.replace("return self.images[indices]", "self.count = getattr(self, 'count', 0) + 1\n        return self.images[indices] // self.count")},
+        {"loader": LOADER.replace("pixels = self.images", "self.count = getattr(self, 'count', 0) + 1\n        pixels = (self.images // self.count)")},
         ["steps is not exact", "items or order of the data loader depend on what was loaded before"],
     ),
     "the time": (
