@@ -32,7 +32,7 @@ class Hyperparameters(BaseModel):
     num_epochs: int = Field(10, ge=1, le=2**31, description="passes over the training split")
     checkpoint_minutes: float = Field(5, gt=0, description="minutes between two checkpoints within an epoch")
     precision: Literal["float32", "bf16"] = Field(
-        "float32", description="bf16: faster on new CPUs and GPUs, rounds more"
+        "float32", description="bf16: faster where the hardware has it, less exact"
     )
     num_workers: int = Field(0, ge=0, le=1024, description="worker processes of data loaders that use them")
     save_summary_steps: int = Field(100, ge=1, le=2**31, description="steps between two readings of the training loss")
@@ -252,7 +252,8 @@ def open_whole(path, mode="wb", *, keep=None, outdates=()):
     Raises:
         UserError: it cannot be written (no space, no permission, no such folder); what was at `path` is kept.
     """
-    path, aside = Path(path), Path(path).with_name(f".{Path(path).name}.{os.getpid()}.tmp")
+    path = Path(path)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(aside, mode, **({} if "b" in mode else {"encoding": "utf-8", "newline": ""})) as file:
             yield file

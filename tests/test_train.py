@@ -359,7 +359,12 @@ def test_bf16_is_another_run_that_resumes_exactly_and_is_evaluated_as_it_was_tra
     assert history(experiment.folder) == straight
     arguments = [*experiment.arguments, "--split", "val", "--restore_file", "last"]
     assert call(evaluate.main, *arguments)[0] == 0
-    assert experiment.metrics("metrics_val_last.json")["loss"] == float(straight[-1]["val_loss"])
+    in_bf16 = experiment.metrics("metrics_val_last.json")["loss"]
+    assert in_bf16 == float(straight[-1]["val_loss"])
+    experiment.write()
+    assert call(evaluate.main, *arguments)[0] == 0
+    in_float32 = experiment.metrics("metrics_val_last.json")["loss"]
+    assert in_float32 != in_bf16 and in_float32 == pytest.approx(in_bf16, rel=0.05)
 
 
 def run_with(call, experiment, *arguments, **values):

@@ -3,6 +3,8 @@
 import threading
 import time
 
+import torch
+
 import utils
 from toolkit.trees import tree_map
 from utils import UserError
@@ -87,6 +89,8 @@ def copied(state):
     copies = {}
 
     def copy(tensor):
+        if tensor.layout != torch.strided:  # a sparse one, whose numbers lie in several places
+            return tensor.detach().to("cpu", copy=True)
         key = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
         if key not in copies or not tensor.numel():
             copies[key] = tensor.detach().to("cpu", copy=True)

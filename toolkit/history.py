@@ -5,6 +5,7 @@ import csv
 import io
 import os
 from array import array
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -52,8 +53,7 @@ class History:
         else:
             self.written = None
             write_whole(self.file, as_csv(self.rows))
-            if len(self.blocks) == 1:
-                self.written = size_of(self.file), columns
+            self.written = size_of(self.file), list(dict.fromkeys(chain(*(names for names, _ in self.blocks))))
 
     def _add(self, row):
         size, columns = self.written

@@ -280,21 +280,21 @@ class Study:
         counts: how many experiments are "finished", "pruned", "failed", and "running" (here or elsewhere), a dict.
         best: of the configurations whose replicates are all finished the best one's mean and first folder, or None.
         """
-        counts = dict.fromkeys(("finished", "pruned", "failed", "running"), 0)
         attempts, means = self.attempts(), []
+        counts = dict.fromkeys(("finished", "pruned", "failed", "running"), 0)
         for place, tried in attempts.items():
-            states = [trial.state for trial in tried]
             if place < self.total:
-                ended = (
-                    "finished" if TrialState.COMPLETE in states else "pruned" if TrialState.PRUNED in states else None
-                )
-                failed = "failed" if states.count(TrialState.FAIL) == len(states) else "running"
-                counts[ended or failed] += 1
+                counts[how_it_stands([trial.state for trial in tried])] += 1
         for first in range(0, self.total, self.replicates):
             group = [attempts[place][-1] for place in range(first, first + self.replicates) if place in attempts]
             if len(group) == self.replicates and all(trial.state == TrialState.COMPLETE for trial in group):
                 means.append((math.fsum(trial.value for trial in group) / len(group), first))
-        if not means:
-            return counts, None
-        value, first = (max if self.mode == "max" else min)(means, key=lambda pair: pair[0])
-        return counts, (value, attempts[first][-1].user_attrs["experiment"])
+        best = means and (max if self.mode == "max" else min)(means, key=lambda pair: pair[0])
+        return counts, (best[0], attempts[best[1]][-1].user_attrs["experiment"]) if best else None
+
+
+def how_it_stands(states):
+    """What an experiment is, in a word, by the states of all attempts at it, a list."""
+    if set(ENDED).intersection(states):
+        return "finished" if TrialState.COMPLETE in states else "pruned"
+    return "failed" if states.count(TrialState.FAIL) == len(states) else "running"

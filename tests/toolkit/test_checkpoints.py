@@ -44,6 +44,14 @@ def test_tied_weights_are_written_once(checkpoints):
     assert 800_000 < (checkpoints.folder / "last.pth.tar").stat().st_size < 810_000
 
 
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants")
+def test_sparse_tensors_are_kept(checkpoints):
+    checkpoints.save(state_of(torch.eye(3).to_sparse()), "now")
+    checkpoints.wait()
+    state = utils.read_checkpoint(checkpoints.folder / "last.pth.tar")
+    assert torch.equal(state["state_dict"][0].to_dense(), torch.eye(3))
+
+
 def test_what_follows_it_is_done_once_it_is_on_the_disk(checkpoints):
     file, seen = checkpoints.folder / "last.pth.tar", []
     checkpoints.save(state_of(), "now", and_then=lambda: seen.append(file.exists()))

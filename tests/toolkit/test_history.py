@@ -1,6 +1,7 @@
 """history.csv and the checkpoint have every epoch, and the thousandth costs what the first does."""
 
 import csv
+import os
 
 import pytest
 import torch
@@ -31,8 +32,11 @@ def test_the_file_is_what_it_would_be_if_it_were_written_all_at_once(tmp_path):
     for epoch in range(2, 6):
         more = {"val_f1/late": 1.0} if epoch >= 4 else {}  # a result that comes later makes a new column
         history.append(row(epoch, val_loss=1 / epoch, **more))
+        before = os.stat(tmp_path / "history.csv").st_ino if epoch > 2 else None
         history.write()
         assert (tmp_path / "history.csv").read_text() == as_csv(history.rows)
+        if epoch in (3, 5):  # no new column: the row was added to the file that was there
+            assert os.stat(tmp_path / "history.csv").st_ino == before
 
 
 @pytest.mark.parametrize("change", ["removed", "cut short", "of an earlier epoch"])
@@ -50,7 +54,6 @@ def test_a_file_that_someone_else_has_changed_is_written_anew(tmp_path, change):
 
 
 def test_a_row_that_a_full_disk_cuts_short_is_taken_back(tmp_path):
-    import os
     import resource
     import signal
 
