@@ -1,10 +1,12 @@
 """The batches of an epoch, on the device of the model."""
 
+import functools
+
 import torch
 
 from toolkit.order import order_of
 from toolkit.stop import check_for_stop
-from toolkit.trees import batch_size, describe, tree_cat, tree_map
+from toolkit.trees import batch_size, describe, tensors, tree_cat, tree_map
 from utils import UserError
 
 
@@ -24,7 +26,7 @@ def batches_on_device(dataloader, model, run=None, tally=None, seed=None):
     Raises:
         UserError: a batch is not a pair.
     """
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    move = Mover(next((p.device for p in model.parameters()), torch.device("cpu")))
     held, counts = [], []  # the latest batch, handed out once the next one has shown that it is not a lone last sample
     if run is not None:
         batches = run.batches(dataloader, tally)
@@ -37,16 +39,55 @@ def batches_on_device(dataloader, model, run=None, tally=None, seed=None):
                 f"a batch of the data loader should be a pair (inputs, labels), not {describe(batch)}; "
                 f"batches of another form need a function unpack_batch(batch) -> (inputs, labels) in net.py"
             )
-        held.append(tree_map(lambda tensor: tensor.to(device, non_blocking=True), tuple(batch)))
+        held.append(move(tuple(batch)))
         counts.append(1)
         if len(held) == 2 and model.training and batch_size(held[1]) == 1 < batch_size(held[0]):
+            move.wait()
             held, counts = join(held, counts)
         if len(held) == 2:
             yield from one_step(held.pop(0), counts.pop(0), run)
+    move.wait()
     for batch, count in zip(held, counts, strict=True):
         yield from one_step(batch, count, run)
     if run is not None:
         run.end_steps()
+
+
+class Mover:
+    """Moves batches to a device; to a CUDA GPU in a stream of its own: the next one is copied while a step computes.
+
+    Args:
+        device: the torch.device.
+    """
+
+    def __init__(self, device):
+        self.device, self.stream = device, None
+
+    def __call__(self, batch):
+        """The batch on the device; it is there once `wait` was called, or the next batch is moved."""
+        if self.device.type != "cuda":
+            return self._on_device(batch)
+        self.wait()  # before the next copy begins, which the step of the batch before is not to wait for
+        if all(tensor.device == self.device for tensor in tensors(batch)):
+            return batch
+        self.stream = copy_stream(self.device)
+        self.stream.wait_stream(torch.cuda.current_stream(self.device))  # where earlier batches, now freed, are in use
+        with torch.cuda.stream(self.stream):
+            return self._on_device(batch)
+
+    def wait(self):
+        """Let what the GPU is given to compute from now on wait for the batches that were moved; the CPU goes on."""
+        if self.stream is not None:
+            torch.cuda.current_stream(self.device).wait_stream(self.stream)
+
+    def _on_device(self, batch):
+        return tree_map(lambda tensor: tensor.to(self.device, non_blocking=True), batch)
+
+
+@functools.cache  # one for all epochs: a stream keeps the memory that was used in it
+def copy_stream(device):
+    """The stream in which batches are copied to a GPU."""
+    return torch.cuda.Stream(device)
 
 
 def one_step(batch, count, run):
