@@ -107,7 +107,7 @@ def images(place, device, small):
                            mapped=where != "on the GPU", batch_size=batch, precision="bf16")  # fmt: skip
             ways[where] = train_once(ours)
         for where, rates in rates_of(ways, count, small).items():
-            yield {"what": f"ResNet-18, bf16, {side}×{side}, batch {batch}, data {where}", "unit": "images/s",
+            yield {"what": f"resnet18, bf16, {side}×{side}, batch {batch}, data {where}", "unit": "images/s",
                    **spread(rates, "{:,.0f}")}  # fmt: skip
 
 
@@ -125,7 +125,7 @@ def peak(place, device, small):
         operations = networks.operations_of_a_step(ours) / batch  # for an image, forward and backward
         if compiled:
             ours.model.compile()
-        what = f"{network.replace('resnet', 'ResNet-')}, bf16, {side}×{side}, batch {batch}{', compiled' if compiled else ''}"
+        what = f"{network}, bf16, {side}×{side}, batch {batch}{', compiled' if compiled else ''}"
         try:
             rates = rates_of({"": train_once(ours)}, count, small)[""]
         except Exception as error:  # where there is no compiler
@@ -243,8 +243,7 @@ def main():
     columns = ("name", "what", "median", "lowest", "highest", "unit")
     rows = [{column: row.get(column, "") for column in columns} for row in rows]
     table = tabulate(rows, headers="keys", tablefmt="pipe", disable_numparse=True)
-    how = (f"Rounds: {rounds(args.small)} each, in turn, after one that warms up. The images are random bytes; a mapped "
-           f"file was just written.")  # fmt: skip
+    how = f"Rounds: {rounds(args.small)}, in turn, after one that warms up. The images are random bytes."
     text = f"{environment(args.device)}\n\n{table}\n\n{how}\n"
     print(text)
     complete = not args.names and not args.small and torch.device(args.device).type == "cuda"
