@@ -61,27 +61,25 @@ class Mover:
     """
 
     def __init__(self, device):
-        self.device, self.stream = device, None
+        self.device, self.stream, self.has_streams = device, None, device.type == "cuda"
+        self.to_device = lambda tensor: tensor.to(device, non_blocking=True)
 
     def __call__(self, batch):
         """The batch on the device; it is there once `wait` was called, or the next batch is moved."""
-        if self.device.type != "cuda":
-            return self._on_device(batch)
+        if not self.has_streams:
+            return tree_map(self.to_device, batch)
         self.wait()  # before the next copy begins, which the step of the batch before is not to wait for
         if all(tensor.device == self.device for tensor in tensors(batch)):
             return batch
         self.stream = copy_stream(self.device)
-        self.stream.wait_stream(torch.cuda.current_stream(self.device))  # where earlier batches, now freed, are in use
+        self.stream.wait_stream(torch.cuda.current_stream(self.device))  # it may still read what is overwritten now
         with torch.cuda.stream(self.stream):
-            return self._on_device(batch)
+            return tree_map(self.to_device, batch)
 
     def wait(self):
         """Let what the GPU is given to compute from now on wait for the batches that were moved; the CPU goes on."""
         if self.stream is not None:
             torch.cuda.current_stream(self.device).wait_stream(self.stream)
-
-    def _on_device(self, batch):
-        return tree_map(lambda tensor: tensor.to(self.device, non_blocking=True), batch)
 
 
 @functools.cache  # one for all epochs: a stream keeps the memory that was used in it

@@ -9,8 +9,10 @@ The images are random bytes (the speed does not depend on what is on them).
 
 import argparse
 import datetime
+import json
 import logging
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -189,12 +191,34 @@ def start(place, device, small):
         "train.py, from its start to the end of its first step": train_py,
         "Python, from its start to the first tensor on the device": ["-c", TO_FIRST_TENSOR, device],
     }.items():
-        command = [sys.executable, *map(str, command)]
-        run = networks.timed(lambda command=command: subprocess.run(command, cwd=ROOT, check=True, capture_output=True))
+        run = networks.timed(lambda command=command: python(*command))
         yield {"what": what, "unit": "s", **spread([run() for _ in range(rounds(small))])}
 
 
-MEASURES = {function.__name__: function for function in (steps, images, peak, checkpoint, start)}
+def cifar10(place, device, small):
+    """The worked example, from the start of train.py to its end, and what it reached; where its data is there."""
+    data, example = ROOT / "data" / "cifar10", ROOT / "examples" / "cifar10"
+    if small or not data.exists() or not example.exists():
+        return
+    copy = shutil.copytree(example, place / "cifar10")
+    common = ["--model_dir", copy / "experiments" / "base_model", "--data_dir", data, "--device", device]
+    seconds = networks.timed(lambda: python("train.py", *common, "--restart"))()
+    python("evaluate.py", *common, "--restore_file", "last")
+    folder = copy / "experiments" / "base_model"
+    training = json.loads((folder / "run.json").read_text())["sessions"][-1]["seconds"]
+    accuracy = json.loads((folder / "metrics_test_last.json").read_text())["accuracy"]
+    yield {"what": "examples/cifar10: the process of train.py, all in all", "unit": "s", "median": f"{seconds:.1f}"}
+    yield {"what": "examples/cifar10: its training alone, with an evaluation each epoch", "unit": "s",
+           "median": f"{training:.1f}"}  # fmt: skip
+    yield {"what": "examples/cifar10: test accuracy of the last epoch", "unit": "%", "median": f"{100 * accuracy:.2f}"}
+
+
+def python(*command):
+    """Run Python in the repository's root, and wait."""
+    subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, check=True, capture_output=True)
+
+
+MEASURES = {function.__name__: function for function in (steps, images, peak, checkpoint, start, cifar10)}
 
 
 def memory_of(device):
