@@ -51,7 +51,7 @@ class BatchIndices(Sampler):
 
     def __iter__(self):
         order = torch.randperm(self.length) if self.shuffle else torch.arange(self.length)
-        return iter(order.to(self.device, non_blocking=True).split(self.batch_size))
+        return iter(order.to(self.device).split(self.batch_size))
 
     def __len__(self):
         return -(-self.length // self.batch_size)

@@ -62,7 +62,8 @@ class Mover:
 
     def __init__(self, device):
         self.device, self.stream, self.has_streams = device, None, device.type == "cuda"
-        self.to_device = lambda tensor: tensor.to(device, non_blocking=True)
+        # on MPS a copy that does not wait reads memory that may be in use again: pytorch/pytorch issue 189690
+        self.to_device = lambda tensor: tensor.to(device, non_blocking=self.has_streams)
 
     def __call__(self, batch):
         """The batch on the device; it is there once `wait` was called, or the next batch is moved."""

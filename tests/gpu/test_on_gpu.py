@@ -111,9 +111,11 @@ def may_wait(method):
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_no_step_waits_for_the_gpu(experiment, device, streamed, precision, monkeypatch):
-    for name in ("_read_losses", "compute"):  # the readings of the loss, and what comes after the last step
-        monkeypatch.setattr(Tally, name, may_wait(getattr(Tally, name)))
     ours = prepared(experiment, device, streamed, precision=precision, **AUGMENTED)
+    sampler = type(ours.loaders["train"].sampler)
+    # the order at the beginning of an epoch, readings of the loss, and what comes after the last step
+    for owner, name in ((sampler, "__iter__"), (Tally, "_read_losses"), (Tally, "compute")):
+        monkeypatch.setattr(owner, name, may_wait(getattr(owner, name)))
     epochs_of(ours)  # what is made and chosen once may wait
     results = epochs_of(ours, lambda: waiting("error"))
     assert all(np.isfinite(list(result.values())).all() for result in results)
