@@ -57,9 +57,10 @@ def rounds(small):
     return 1 if small else 5
 
 
-def spread(values, form="{:.3g}"):
+def spread(values):
     """The median, the lowest and the highest of numbers, as the cells of a row."""
-    cells = [form.format(f(values)) for f in (statistics.median, min, max)]
+    numbers = [f(values) for f in (statistics.median, min, max)]
+    cells = [f"{number:,.0f}" if number >= 100 else f"{number:.3g}" for number in numbers]
     return {"median": cells[0], "lowest": cells[1], "highest": cells[2]}
 
 
@@ -86,7 +87,7 @@ def steps(place, device, small):
             yield {"what": f"{what}: {'train()' if side == 'ours' else 'a bare loop'}", "unit": "steps/s",
                    **spread([count / seconds for seconds in getattr(result, side)])}  # fmt: skip
         yield {"what": f"{what}: time of train() by that of a bare loop (aim: 1.1)", "unit": "ratio",
-               **spread(result.ratios, "{:.2f}")}  # fmt: skip
+               **spread(result.ratios)}  # fmt: skip
 
 
 def rates_of(ways, count, small):
@@ -110,7 +111,7 @@ def images(place, device, small):
             ways[where] = train_once(ours)
         for where, rates in rates_of(ways, count, small).items():
             yield {"what": f"resnet18, bf16, {side}×{side}, batch {batch}, data {where}", "unit": "images/s",
-                   **spread(rates, "{:,.0f}")}  # fmt: skip
+                   **spread(rates)}  # fmt: skip
 
 
 def peak(place, device, small):
@@ -133,7 +134,7 @@ def peak(place, device, small):
         except Exception as error:  # where there is no compiler
             yield {"what": f"{what}: {type(error).__name__}: {str(error).splitlines()[0][:200]}"}
             continue
-        yield {"what": what, "unit": "images/s", **spread(rates, "{:,.0f}")}
+        yield {"what": what, "unit": "images/s", **spread(rates)}
         shares = [100 * rate * operations / (known or measured) for rate in rates]
         yield {"what": f"{what}, of the peak by {source} ({(known or measured) / 1e12:.3g} TFLOP/s)", "unit": "%",
                **spread(shares)}  # fmt: skip
