@@ -72,7 +72,7 @@ def memory_errors_in_a_line(params):
 
 def advice(params, error, in_evaluation):
     """What `error` says that there is no memory for, and what to try, in one line."""
-    device, batch_size, steps = params.device, params.batch_size, params.values.get("accumulation_steps", 1)
+    device, batch_size, steps = params.device, params.batch_size, params.accumulation_steps
     sizes = [(peak_memory(device), "was in use at most"), (total_memory(device), "is all there is")]
     sizes = [f"{size / 2**30:.2f} GiB {what}" for size, what in sizes if size is not None]
     asked = re.search(r"allocate ([\d.]+ \w+)", str(error))
@@ -80,7 +80,7 @@ def advice(params, error, in_evaluation):
     ways = ["a smaller batch_size"]
     if not in_evaluation and batch_size > 1:
         ways = [f'"batch_size": {batch_size // 2} with "accumulation_steps": {2 * steps}']
-    if params.values.get("precision") in ("float32", "fp32"):
+    if params.precision == "fp32":
         ways.append('"precision": "bf16"')
     if in_evaluation:
         ways.append("metrics that take batch after batch (objects with update, compute and reset)")

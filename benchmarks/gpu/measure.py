@@ -47,7 +47,7 @@ import os, torch, train
 def end(*arguments):
     torch.cuda.is_available() and torch.cuda.synchronize()
     os._exit(0)
-train.Run.end_step = end
+train.Run.end_batch = end
 train.run_script(train.main)"""
 TO_FIRST_TENSOR = "import os, sys, torch; torch.ones(1, device=sys.argv[1]).item(); os._exit(0)"
 
@@ -124,10 +124,8 @@ def peak(place, device, small):
     yield {"what": "a bf16 matrix product", "unit": "TFLOP/s", "median": f"{measured / 1e12:.3g}"}
     for compiled in (False, True):
         ours = subject(place / f"peak-{compiled}", device, (side, side, 3), count, network=network,
-                       batch_size=batch, precision="bf16")  # fmt: skip
+                       batch_size=batch, precision="bf16", compile=compiled)  # fmt: skip
         operations = networks.operations_of_a_step(ours) / batch  # for an image, forward and backward
-        if compiled:
-            ours.model.compile()
         what = f"{network}, bf16, {side}×{side}, batch {batch}{', compiled' if compiled else ''}"
         try:
             rates = rates_of({"": train_once(ours)}, count, small)[""]

@@ -1,5 +1,6 @@
 """What is trained in measure.py: networks, images, an epoch as train.py does it, and a bare one."""
 
+import functools
 import json
 import time
 from contextlib import contextmanager
@@ -89,7 +90,8 @@ def subject(folder, device, shape, count, *, network=None, mapped=False, **value
     batches = BatchIndices(count, params.batch_size, shuffle=True, device=place)
     pinned = params.cuda and place.type == "cpu"
     loader = DataLoader(dataset, sampler=batches, batch_size=None, pin_memory=pinned)  # as model/data_loader.py does
-    model = task.make_model(params) if network is None else Classifier(network, params).to(device)
+    task.Net = task.Net if network is None else functools.partial(Classifier, network)
+    model = task.make_model(params)
     return SimpleNamespace(folder=folder, task=task, params=params, loader=loader, model=model,
                            optimizer=task.make_optimizer(model, params), loss_fn=task.loss_fn(params))  # fmt: skip
 

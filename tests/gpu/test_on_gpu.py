@@ -32,6 +32,8 @@ gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason
 on_gpu = pytest.mark.parametrize("device", [pytest.param("cuda", marks=gpu)])
 everywhere = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=gpu)])
 AUGMENTED = {"random_shift": 1, "random_flip": True}
+WITH_ALL = {"accumulation_steps": 2, "max_grad_norm": 1.0, "ema_decay": 0.9, "lr_schedule": "cosine", "warmup_steps": 5,
+            "weight_decay": 0.01, "label_smoothing": 0.1, "balanced": True, "precision": "fp16"}  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -45,13 +47,6 @@ def digits_dir(tmp_path_factory):
         items = [Item(str(n % 10), f"{n:04d}", (p + 20 * (n % 10)).astype(np.uint8)) for n, p in enumerate(pixels)]
         build(Source(lambda: items, [str(n) for n in range(10)], 1, (8, 8), {"kind": "shades"}), target)
     return target
-
-
-@pytest.fixture
-def deterministic():
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 def prepared(experiment, device, streamed=False, **values):
@@ -70,15 +65,13 @@ def prepared(experiment, device, streamed=False, **values):
 
 def epochs_of(ours, around=contextlib.nullcontext):
     """Train and evaluate all epochs, each in the context that `around()` gives. Returns their results, a list of dicts."""
-    results = []
+    results, rest = [], (ours.task.metrics, ours.params)
     with Run(ours.model, ours.optimizer, ours.params, ours.folder, restart=True) as run:
         for epoch in run.epochs():
             with around():
-                trained = train.train(ours.model, ours.optimizer, ours.loss_fn, ours.loaders["train"], ours.task.metrics,
-                                      ours.params, run=run)  # fmt: skip
-                tested = evaluate.evaluate(
-                    ours.model, ours.loss_fn, ours.loaders["val"], ours.task.metrics, ours.params
-                )
+                trained = train.train(ours.model, ours.optimizer, ours.loss_fn, ours.loaders["train"], *rest, run=run)
+                with run.averaged_weights():
+                    tested = evaluate.evaluate(ours.model, ours.loss_fn, ours.loaders["val"], *rest)
             run.record(epoch, trained, tested)
             results += [trained, tested]
     return results
@@ -109,9 +102,9 @@ def may_wait(method):
 @on_gpu
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 @pytest.mark.parametrize("streamed", [False, True])
-@pytest.mark.parametrize("precision", ["float32", "bf16"])
-def test_no_step_waits_for_the_gpu(experiment, device, streamed, precision, monkeypatch):
-    ours = prepared(experiment, device, streamed, precision=precision, **AUGMENTED)
+@pytest.mark.parametrize("values", [{}, {"precision": "bf16"}, WITH_ALL], ids=["plain", "bf16", "all"])
+def test_no_step_waits_for_the_gpu(experiment, device, streamed, values, monkeypatch):
+    ours = prepared(experiment, device, streamed, **AUGMENTED, **values)
     sampler = type(ours.loaders["train"].sampler)
     # the order at the beginning of an epoch, readings of the loss, and what comes after the last step
     for owner, name in ((sampler, "__iter__"), (Tally, "_read_losses"), (Tally, "compute")):
@@ -124,11 +117,10 @@ def test_no_step_waits_for_the_gpu(experiment, device, streamed, precision, monk
 
 
 @everywhere
-@pytest.mark.parametrize("precision", ["float32", "bf16"])
-def test_data_that_stays_and_data_that_streams_give_the_same_numbers(experiment, device, precision, deterministic):
-    stays, streams = (
-        prepared(experiment, device, streamed, precision=precision, **AUGMENTED) for streamed in (False, True)
-    )
+@pytest.mark.parametrize("values", [{}, WITH_ALL], ids=["plain", "all"])
+def test_data_that_stays_and_data_that_streams_give_the_same_numbers(experiment, device, values):
+    values = {"deterministic": True} | AUGMENTED | values
+    stays, streams = (prepared(experiment, device, streamed, **values) for streamed in (False, True))
     assert stays.loaders["train"].dataset.images.device.type == device
     assert streams.loaders["train"].dataset.images.device.type == "cpu"
     assert (stays.loaders["train"].pin_memory, streams.loaders["train"].pin_memory) == (False, device == "cuda")
@@ -184,13 +176,14 @@ def test_a_lone_last_sample_is_joined(device):
 
 
 @everywhere
-def test_a_run_that_was_stopped_goes_on_exactly(call, experiment, tmp_path, device, deterministic):
+@pytest.mark.parametrize("values", [{}, WITH_ALL], ids=["plain", "all"])
+def test_a_run_that_was_stopped_goes_on_exactly(call, experiment, tmp_path, device, values):
     other = Experiment(tmp_path / "other", experiment.data_dir)
     for one in (experiment, other):
-        one.write(num_epochs=3, **AUGMENTED)
+        one.write(num_epochs=3, deterministic=True, **AUGMENTED, **values)
     arguments = ["--device", device]  # the last one counts
     assert call(train.main, *experiment.arguments, *arguments)[0] == 0
-    for steps in (["--max_steps", 5], ["--max_steps", 30], []):
+    for steps in (["--max_steps", 5], ["--max_steps", 19], []):
         assert call(train.main, *other.arguments, *arguments, *steps)[0] == 0
     assert differences(outcome(experiment.folder), outcome(other.folder)) == []
 
@@ -208,8 +201,8 @@ def test_the_gpu_computes_what_the_cpu_does(experiment, device):
         assert one == pytest.approx(other, rel=1e-6)
 
 
-@pytest.mark.parametrize("device, precision", [("cpu", "bf16"), pytest.param("cuda", "bf16", marks=gpu),
-                                               pytest.param("cuda", "fp16", marks=gpu)])  # fmt: skip
+@everywhere
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_trains(experiment, device, precision):
     results = epochs_of(
         prepared(experiment, device, precision=precision, num_epochs=4, num_channels=8, dropout_rate=0.1)
