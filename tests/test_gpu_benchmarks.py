@@ -37,7 +37,7 @@ def test_everything_is_measured_and_written(tmp_path):
     written = (tmp_path / "out.md").read_text()
     assert done.stdout.strip() in written
     rows = re.findall(r"^\| (\w+) +\| (.*?) +\| +([\d.,]+) +\|", written, re.M)
-    assert {name for name, *_ in rows} == {"steps", "images", "peak", "checkpoint", "start"}
-    assert len(rows) >= 9 + 4 + 3 + 2 + 2  # the compiled network needs a compiler
+    assert {name for name, *_ in rows} == {"steps", "images", "peak", "checkpoint", "start", "processes"}
+    assert len(rows) >= 9 + 4 + 3 + 2 + 2 + 2  # the compiled network needs a compiler
     assert f"torch {torch.__version__}" in written
     assert (results.read_bytes() if results.exists() else None) == before  # figures of a GPU alone

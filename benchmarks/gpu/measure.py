@@ -8,10 +8,8 @@ The images are random bytes (the speed does not depend on what is on them).
 """
 
 import argparse
-import datetime
 import json
 import logging
-import platform
 import shutil
 import statistics
 import subprocess
@@ -29,19 +27,14 @@ import networks  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from beside import Comparison, measure  # noqa: E402
+from hardware import environment, memory_of, peak_of  # noqa: E402
 from networks import bare, epochs_of, subject, synchronize, train_once  # noqa: E402
 from tabulate import tabulate  # noqa: E402
 
 from toolkit.builder import build  # noqa: E402
-from toolkit.provenance import processor  # noqa: E402
 from toolkit.sources import Item, Source  # noqa: E402
 from utils import write_whole  # noqa: E402
 
-PEAKS = {  # bfloat16 operations a second, without sparsity: Nvidia's data sheets
-    "NVIDIA B200": 2250e12, "NVIDIA H200 NVL": 835e12, "NVIDIA H200": 989e12, "NVIDIA H100 NVL": 835e12,
-    "NVIDIA H100 PCIe": 756e12, "NVIDIA H100": 989e12, "NVIDIA A100": 312e12, "NVIDIA A40": 149.7e12,
-    "NVIDIA A10G": 70e12, "NVIDIA A10": 125e12, "NVIDIA L40S": 362e12, "NVIDIA L40": 181e12, "NVIDIA L4": 121e12,
-}  # fmt: skip
 TO_FIRST_STEP = """
 import os, torch, train
 def end(*arguments):
@@ -119,13 +112,14 @@ def peak(place, device, small):
     count, batch, side = (4, 2, 64) if small else (2048, 256 if memory_of(device) > 40e9 else 64, 224)
     network = "resnet18" if small else "resnet50"
     measured = matmul_rate(device, small)
-    known = next((rate for name, rate in PEAKS.items() if name_of(device).startswith(name)), None)
+    known = peak_of(device)
     source = "Nvidia's data sheet" if known else "the matrix product"
     yield {"what": "a bf16 matrix product", "unit": "TFLOP/s", "median": f"{measured / 1e12:.3g}"}
     for compiled in (False, True):
         ours = subject(place / f"peak-{compiled}", device, (side, side, 3), count, network=network,
                        batch_size=batch, precision="bf16", compile=compiled)  # fmt: skip
-        operations = networks.operations_of_a_step(ours) / batch  # for an image, forward and backward
+        if not compiled:
+            operations = networks.operations_of_a_step(ours) / batch  # for an image, forward and backward
         what = f"{network}, bf16, {side}×{side}, batch {batch}{', compiled' if compiled else ''}"
         try:
             rates = rates_of({"": train_once(ours)}, count, small)[""]
@@ -194,6 +188,32 @@ def start(place, device, small):
         yield {"what": what, "unit": "s", **spread([run() for _ in range(rounds(small))])}
 
 
+def noise(folder, count, shape):
+    """A dataset of `count` random images of (height, width, channels), built in `folder`. Returns its path."""
+    pixels = np.random.default_rng(0).integers(0, 256, (count, *shape), np.uint8)
+    items = [Item(str(n % 10), f"{n:06d}", image) for n, image in enumerate(pixels)]
+    build(Source(lambda: items, [str(n) for n in range(10)], shape[2], shape[:2], {"kind": "noise"}), folder)
+    return folder
+
+
+def processes(place, device, small):
+    """Images a second of base_model's ConvNet by torchrun, on one GPU and on all of them; where there are several."""
+    on_gpu = torch.device(device).type == "cuda"
+    most = torch.cuda.device_count() if on_gpu else 2
+    if most < 2:
+        return
+    data = noise(place / "processes-data", 300 if small else 20000, (64, 64, 3))
+    for number in (1, most):
+        folder = networks.write_experiment(
+            place / f"processes-{number}", batch_size=64 if small else 1024, num_epochs=3
+        )
+        python("-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={number}", "train.py",
+               "--model_dir", folder, "--data_dir", data, "--device", device)  # fmt: skip
+        speeds = (folder / "speed.csv").read_text().splitlines()[2:]  # the first epoch warms up
+        what = f"base_model's ConvNet, 64×64, in {number} process{'es' if number > 1 else ''} of torchrun"
+        yield {"what": what, "unit": "images/s", **spread([float(line.split(",")[1]) for line in speeds])}
+
+
 def cifar10(place, device, small):
     """The worked example, from the start of train.py to its end, and what it reached; where its data is there."""
     data, example = ROOT / "data" / "cifar10", ROOT / "examples" / "cifar10"
@@ -217,33 +237,7 @@ def python(*command):
     subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, check=True, capture_output=True)
 
 
-MEASURES = {function.__name__: function for function in (steps, images, peak, checkpoint, start, cifar10)}
-
-
-def memory_of(device):
-    """Bytes of memory of a GPU."""
-    return torch.cuda.get_device_properties(device).total_memory
-
-
-def name_of(device):
-    """The name of a GPU, or of the processor."""
-    return torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else processor()
-
-
-def environment(device):
-    """What it was measured on, as lines of Markdown."""
-    lines = [f"- device: {name_of(device)}"]
-    if torch.device(device).type == "cuda":
-        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-        try:
-            driver = subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()[0]
-        except (OSError, subprocess.CalledProcessError, IndexError):
-            driver = "unknown"
-        lines[0] += f", {memory_of(device) / 2**30:.0f} GiB, one of {torch.cuda.device_count()}"
-        lines += [f"- driver {driver}, CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"]
-    lines += [f"- processor: {processor()}", f"- Python {platform.python_version()}, torch {torch.__version__}",
-              f"- {datetime.date.today():%d %B %Y}"]  # fmt: skip
-    return "\n".join(lines)
+MEASURES = {function.__name__: function for function in (steps, images, peak, checkpoint, start, processes, cifar10)}
 
 
 def main():
