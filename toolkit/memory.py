@@ -72,7 +72,8 @@ def memory_errors_in_a_line(params):
 
 def advice(params, error, in_evaluation):
     """What `error` says that there is no memory for, and what to try, in one line."""
-    device, batch_size, steps = params.device, params.batch_size, params.accumulation_steps
+    device = getattr(params, "device", "cuda" if torch.cuda.is_available() else "cpu")  # a notebook may not say it
+    batch_size, steps = params.batch_size, params.accumulation_steps
     sizes = [(peak_memory(device), "was in use at most"), (total_memory(device), "is all there is")]
     sizes = [f"{size / 2**30:.2f} GiB {what}" for size, what in sizes if size is not None]
     asked = re.search(r"allocate ([\d.]+ \w+)", str(error))
