@@ -128,11 +128,12 @@ def part_of(length):
 
 
 def total_of(weight, device):
-    """The sum of the `weight` (a number or a tensor that holds one) of all processes, a float32 tensor on `device`."""
-    total = torch.as_tensor(weight, dtype=torch.float32, device=device)
-    if count() > 1:
-        total = total.clone()
-        distributed.all_reduce(total)
+    """The sum of the `weight` of all processes, each a number or a scalar tensor on `device`; the same, or a tensor."""
+    if count() == 1:
+        return weight
+    is_tensor = isinstance(weight, torch.Tensor)
+    total = weight.float() if is_tensor else torch.full((), weight, dtype=torch.float32, device=device)
+    distributed.all_reduce(total)
     return total
 
 
@@ -175,6 +176,8 @@ def prepared(model, params):
     if params.sync_batch_norm and params.device.startswith("cuda"):
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     if params.parallel == "fsdp":
+        if params.device == "cpu" and not hasattr(torch.cpu.Stream, "record_event"):
+            raise UserError(f'params.json: "parallel": "fsdp" on a CPU needs a newer torch than {torch.__version__}')
         from torch.distributed.fsdp import fully_shard
 
         for parameter in model.parameters():

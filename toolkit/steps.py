@@ -111,8 +111,8 @@ class Steps:
     def _average_gradients(self):
         """Make the sum of the weighed gradients of all batches and processes their mean over samples."""
         gradients = [parallel.local(p.grad) for p in self.parameters if p.grad is not None]
-        total = parallel.total_of(self.total, gradients[0].device)
-        torch._foreach_mul_(gradients, self.unit * parallel.count() / total)
+        total = parallel.total_of(self.total, gradients[0].device) / parallel.count()  # DDP and FSDP take the mean
+        torch._foreach_mul_(gradients, self.unit / total)
 
     def _set_learning_rates(self, step):
         factor = learning_rate_factor(self.params, step, self.steps_per_epoch, self.progress.decays)
