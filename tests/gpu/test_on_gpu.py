@@ -4,12 +4,14 @@ import contextlib
 import functools
 import os
 import re
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from conftest import Experiment
+from conftest import ROOT, Experiment
 from projects import differences, outcome
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -24,6 +26,7 @@ from toolkit.memory import memory_errors_in_a_line, peak_memory
 from toolkit.run import Run
 from toolkit.sources import Item, Source, digits
 from toolkit.tally import Tally
+from toolkit.task import import_model_package
 from utils import UserError
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic with it; read when it begins
@@ -244,3 +247,36 @@ def test_a_gpu_is_named_by_its_number(call, experiment, device):
     code, _, err = call(train.main, *experiment.arguments, "--device", f"{device}:99")
     assert code == 2
     assert "--device cuda:99: not there; this machine has cuda:0" in err
+
+
+@everywhere
+def test_the_peak_is_logged(call, experiment, device):
+    code, out, _ = call(train.main, *experiment.arguments, "--device", device)
+    assert code == 0
+    said = float(re.search(r"Memory: ([\d.]+) GB at most", out)[1])
+    assert said <= peak_memory(device) / 1e9 + 0.01
+    lines = (experiment.folder / "speed.csv").read_text().splitlines()
+    assert lines[0] == "epoch,samples_per_second,peak_memory_mb"
+    assert all(0 < float(line.split(",")[2]) < 1000 * said + 10 for line in lines[1:])
+
+
+@everywhere
+def test_a_script_that_runs_out_of_memory_ends_in_a_line(call, experiment, tmp_path, device):
+    shutil.copytree(ROOT / "model", tmp_path / "project" / "model")
+    net = tmp_path / "project" / "model" / "net.py"
+    folder = Path(shutil.copytree(experiment.folder, tmp_path / "project" / "experiment"))
+    line = "        x = self.pixels(images)  # (B, C, H, W)\n"
+    assert line in net.read_text()
+
+    def run(main, greedy):
+        net.write_text((ROOT / "model" / "net.py").read_text().replace(line, f"        {greedy}\n{line}"))
+        import_model_package(ROOT / "model")  # so that the changed one is imported anew
+        return call(main, *experiment.arguments, "--model_dir", folder, "--device", device)
+
+    code, _, err = run(train.main, "images.new_empty(2**52) if self.training else None")
+    assert code == 2
+    assert re.fullmatch(rf"error: {device}: out of memory, training with batch_size 64: .*; try .*\n", err)
+    assert run(train.main, "")[0] == 0
+    code, _, err = run(evaluate.main, "images.new_empty(2**52)")
+    assert code == 2
+    assert re.fullmatch(rf"error: {device}: out of memory, evaluating with batch_size 64: .*; try .*\n", err)
