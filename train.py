@@ -91,7 +91,7 @@ def train_and_evaluate(
     Raises:
         UserError: the loss became NaN, or the run in the folder is of another model, other data or hyperparameters.
     """
-    with Run(model, optimizer, params, model_dir, restore_file, **options) as run:
+    with Run(model, optimizer, params, model_dir, restore_file, **options) as run, memory_errors_in_a_line(params):
         for epoch in run.epochs():
             train_metrics = train(model, optimizer, loss_fn, train_dataloader, metrics, params, run=run)
             with run.averaged_weights():  # as they are, without "ema_decay" in params.json

@@ -160,7 +160,7 @@ class TwoLayerNet(nn.Module):
         return self.linear2(F.relu(self.linear1(x)))
 
 
-def loss_fn(outputs, labels, params):
+def loss_fn(outputs, labels, params=None):
     """Cross entropy, the mean over the batch; in training as `label_smoothing` and `balanced` say.
 
     Args:
@@ -171,10 +171,13 @@ def loss_fn(outputs, labels, params):
     Returns:
         Scalar tensor.
     """
-    if outputs.requires_grad and (params.label_smoothing or params.balanced):  # else an evaluation, or a plain loss
+    is_training = params is not None and outputs.requires_grad  # the loss of an evaluation is the plain one
+    if is_training and (params.label_smoothing or params.balanced):
         losses = F.cross_entropy(outputs, labels, reduction="none", label_smoothing=params.label_smoothing)  # (B,)
-        counts = tuple(params.counts["train"][name] for name in params.class_names)
-        return (losses * class_weights(counts, labels.device)[labels]).mean() if params.balanced else losses.mean()
+        if params.balanced:
+            counts = tuple(params.counts["train"][name] for name in params.class_names)
+            losses = losses * class_weights(counts, labels.device)[labels]
+        return losses.mean()
     return F.cross_entropy(outputs, labels)
 
 
@@ -185,7 +188,7 @@ def class_weights(counts, device):
     They do not depend on the batch: so the loss is a mean over images, whatever the batches are.
     """
     counts = torch.tensor(counts, dtype=torch.float32)
-    return (counts.sum() / len(counts) / counts.clamp(min=1)).to(device)
+    return (counts.sum() / (counts > 0).sum() / counts.clamp(min=1)).to(device)
 
 
 def accuracy(outputs, labels):

@@ -280,7 +280,7 @@ def test_a_process_with_data_workers_can_train_a_trial(call, sweep):
     sweep.write({"learning_rate": [0.01]}, num_epochs=1, num_workers=1)
     own_model(sweep, "")
     loader = sweep.folder / "model" / "data_loader.py"
-    loader.write_text(loader.read_text().replace("pin_memory=params.cuda)", "num_workers=params.num_workers)"))
+    loader.write_text(loader.read_text().replace("pin_memory=pinned)", "num_workers=params.num_workers)"))
     code, _, err = search(call, sweep)
     assert (code, err) == (0, "")
 

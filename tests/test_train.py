@@ -25,7 +25,7 @@ def test_a_run_leaves_a_complete_record(call, experiment):
     code, out, err = call(train.main, *experiment.arguments)
     assert (code, err) == (0, "")
     assert {f.name for f in experiment.folder.iterdir()} == {
-        "params.json", "train.log", "history.csv", "run.json", "curves.png", "tensorboard",
+        "params.json", "train.log", "history.csv", "speed.csv", "run.json", "curves.png", "tensorboard",
         "last.pth.tar", "previous.pth.tar", "best.pth.tar", "metrics_val_best_weights.json", "metrics_val_last_weights.json",
     }  # fmt: skip
     rows = history(experiment.folder)
@@ -122,7 +122,7 @@ def test_a_run_with_more_epochs_goes_on_and_equals_the_one_that_had_them_all_alo
 def test_what_code_sets_and_defaults_that_are_spelt_out_are_no_change_of_the_hyperparameters(call, experiment):
     from test_errors import NET, own_model
 
-    old = "def loss_fn(outputs, labels, params):"
+    old = "def loss_fn(outputs, labels, params=None):"
     own_model(experiment, net=NET.replace(old, old + "\n    params.seen = len(labels)"))
     assert call(train.main, *experiment.arguments)[0] == 0
     experiment.write(num_epochs=3, dropout_rate=0.5, seed=230)

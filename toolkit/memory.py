@@ -51,6 +51,10 @@ def ran_out_of_memory(error):
     return isinstance(error, RuntimeError) and any(message in str(error) for message in MESSAGES)
 
 
+class OutOfMemory(UserError):
+    """There was not enough memory."""
+
+
 @contextlib.contextmanager
 def memory_errors_in_a_line(params):
     """Say in one line what can be done where memory runs out in this context.
@@ -59,7 +63,7 @@ def memory_errors_in_a_line(params):
         params: hyperparameters; `device` and `batch_size` are named.
 
     Raises:
-        UserError: it ran out.
+        OutOfMemory: it ran out.
     """
     try:
         yield
@@ -67,7 +71,7 @@ def memory_errors_in_a_line(params):
         if not ran_out_of_memory(error):
             raise
         functions = [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)]
-        raise UserError(advice(params, error, "evaluate" in functions)) from error
+        raise OutOfMemory(advice(params, error, "evaluate" in functions)) from error
 
 
 def advice(params, error, in_evaluation):

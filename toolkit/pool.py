@@ -15,6 +15,7 @@ import utils
 from toolkit import parallel
 from toolkit.journal import note_failure
 from toolkit.lock import InUse
+from toolkit.memory import OutOfMemory
 from toolkit.team import Team
 from utils import UserError
 
@@ -156,11 +157,11 @@ def train_one(parent, model_dir, data_dir, device, waits, team):
                 time.sleep(0.2)
     except InUse as error:
         return ("failed", str(error))  # which says nothing of who is training there
+    except (MemoryError, torch.OutOfMemoryError, OutOfMemory):  # another attempt, in another process, may have more
+        raise
     except UserError as error:
         failure = str(error)
         print(f"error: {failure}", file=sys.stderr)
-    except (MemoryError, torch.OutOfMemoryError):  # another attempt, in another process, may have more
-        raise
     except Exception as error:
         if parallel.is_of_another(error):
             raise

@@ -34,5 +34,6 @@ def device_type(model):
 def set_arithmetic(params):
     """Let torch take the fastest algorithms, or, as `params.deterministic` says, only those that repeat their bits."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs to repeat them
-    torch.use_deterministic_algorithms(params.deterministic)
+    if params.deterministic != torch.are_deterministic_algorithms_enabled():  # newer torch imports its compiler for it
+        torch.use_deterministic_algorithms(params.deterministic)
     torch.backends.cudnn.benchmark = not params.deterministic

@@ -90,7 +90,7 @@ def test_smoothed_labels_and_balanced_classes_are_for_training_alone(tmp_path):
         trained = net.loss_fn(outputs.clone().requires_grad_(), labels, params)
         assert bool(trained == plain) is (values == {})
     each = torch.nn.functional.cross_entropy(outputs, labels, reduction="none")
-    assert trained.item() == pytest.approx((each[:30].mean() + each[30:].mean()).item() * 2 / 3)  # two of three occur
+    assert trained.item() == pytest.approx((each[:30].mean() + each[30:].mean()).item() / 2)  # two of three occur
     params = params_for(tmp_path, label_smoothing=0.2)
     smoothed = torch.nn.functional.cross_entropy(outputs, labels, label_smoothing=0.2)
     assert torch.isclose(net.loss_fn(outputs.requires_grad_(), labels, params), smoothed)
