@@ -161,11 +161,6 @@ def test_num_train_images_takes_as_many_alike_in_every_class(make, data_dir):
     assert set(torch.bincount(labels).tolist()) == {50, 51}
     assert torch.equal(taken(num_train_images=504)[0][0], images)
     assert not torch.equal(taken(num_train_images=504, seed=1)[0][0], images)
+    assert len(taken(num_train_images=10_000)[0][0]) == len(taken(num_train_images=0)[0][0])
     everything, everything_and_val = (len(taken(num_train_images=0, train_on_val=on)[0][1]) for on in (False, True))
     assert everything_and_val == everything + len(val_labels) == everything + len(taken(train_on_val=True)[1][1])
-
-
-def test_more_training_images_than_there_are_end_in_one_line(call, example, data_dir):
-    code, _, err = run(call, example / "experiments" / "new", data_dir, num_train_images=5000)
-    assert "num_train_images is 5000, but there are 1" in err
-    assert (code, err.count("\n"), (example / "experiments" / "new").exists()) == (2, 1, False)

@@ -5,7 +5,6 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader, Sampler, TensorDataset
 
 from toolkit.dataset import load_images
-from utils import UserError
 
 
 class BatchIndices(Sampler):
@@ -33,9 +32,6 @@ def fetch_dataloader(types, data_dir, params):
     Returns:
         dict from split to a DataLoader of (images, labels): uint8 (B, C, H, W) and int64 (B,). No sample is dropped;
         the last batch may be smaller.
-
-    Raises:
-        UserError: there are not as many training images as `num_train_images` says.
     """
     dataloaders = {}
     for split in types:
@@ -56,14 +52,12 @@ def training_images(images, labels, data_dir, params):
         images, labels = map(torch.cat, both)
     if not params.num_train_images:
         return images, labels
-    if params.num_train_images > len(labels):
-        raise UserError(f"num_train_images is {params.num_train_images}, but there are {len(labels)} to train on")
     chosen = some_of_each_class(labels, params.num_train_images, params.seed)
     return images[chosen], labels[chosen]
 
 
 def some_of_each_class(labels, count, seed):
-    """Indices, int64 (count,), of a random choice by `seed`: from each class as many, give or take one."""
+    """Indices, int64 (count,), of a random choice by `seed`: of each class as many, give or take one; all, if fewer."""
     shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     labels = labels[shuffled].unsqueeze(1)  # (N, 1)
     place_in_class = F.one_hot(labels[:, 0]).cumsum(0).gather(1, labels).squeeze(1)  # (N,): 1 for the first of a class

@@ -25,9 +25,9 @@ class Hyperparameters(utils.Hyperparameters):
     cutout: int = Field(0, ge=0, description="height and width of a square that is blanked in each training image")
     flip_in_evaluation: bool = Field(False, description="logits are the mean over an image and its mirror image")
     label_smoothing: float = Field(0, ge=0, lt=1, description="share of a label that is spread over all classes")
-    num_train_images: int = Field(0, ge=0, description="train on so many images, alike in every class; 0: on all")
+    num_train_images: int = Field(0, ge=0, description="train on so many images at most, alike in every class; 0: all")
     train_on_val: bool = Field(False, description="train on val's images too; then only test is an honest measure")
-    cache_above_mb: float = Field(1000, ge=0, description="MB of pixels above which a split is mapped from a file")
+    cache_above_mb: float = Field(32, ge=0, description="MB of pixels above which a split is mapped from a file")
 
 
 class Net(nn.Module):
