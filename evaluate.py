@@ -14,6 +14,7 @@ import torch
 from tabulate import tabulate
 
 import utils
+from toolkit import parallel
 from toolkit.batches import batches_on_device
 from toolkit.cli import add_common_arguments, set_up
 from toolkit.experiment import check_same_data, find_checkpoint, name_of, version_of
@@ -41,7 +42,7 @@ def evaluate(model, loss_fn, dataloader, metrics, params):
     model.eval()
     precision = precision_of(params, model)
     tally = Tally("evaluation", metrics, dataloader, params)
-    for inputs, labels in batches_on_device(dataloader, model, seed=params.seed):
+    for inputs, labels in batches_on_device(dataloader, model, tally=tally, seed=params.seed):
         with precision:
             outputs = model(inputs)
             loss = loss_fn(outputs, labels)
@@ -82,8 +83,8 @@ def main(argv=None):
     same = check_same_data(state.get("dataset"), params, checkpoint, way_out, args.other_data)
     other = "" if same else f"_on_{data_dir.name}"
     utils.set_seed(params.seed)
-    dataloader = task.fetch_dataloader([args.split], data_dir, params)[args.split]
-    model = task.make_model(params)
+    dataloader = parallel.in_turn(lambda: task.fetch_dataloader([args.split], data_dir, params))[args.split]
+    model = parallel.prepared(task.make_model(params), params)
     utils.load_weights(state, checkpoint, model)
     loss_fn = task.loss_fn(params)
     restore_loss(state, checkpoint, loss_fn)
@@ -91,6 +92,8 @@ def main(argv=None):
     utils.set_seed(params.seed)  # as train.py does before it evaluates
     results = evaluate(model, loss_fn, dataloader, task.metrics, params)
 
+    if not parallel.is_main():
+        return
     path = Path(args.model_dir) / f"metrics_{args.split}_{name_of(checkpoint, args.model_dir)}{other}.json"
     utils.save_dict_to_json(results, path)
     if version_of(checkpoint) != version:  # by a training that goes on meanwhile

@@ -140,7 +140,7 @@ def main(argv=None):
     from toolkit.storage import reaching
     from toolkit.study import Study
     from toolkit.sweep import Sweep
-    from toolkit.tally import try_one_batch
+    from toolkit.trial import try_one_batch
 
     devices, threads = choose_devices(args.devices, args.jobs)
     task, params, data_dir = set_up(parent, args.data_dir, "cpu")

@@ -5,6 +5,7 @@ python train.py --model_dir experiments/base_model
 python train.py --model_dir experiments/wide --from experiments/base_model num_channels=64 learning_rate=3e-4
 python train.py --model_dir experiments/wide --verify_resume      # would it go on exactly where a crash left it?
 python train.py --list_params                                    # what params.json can hold
+torchrun --nproc_per_node=4 train.py --model_dir experiments/wide # on four GPUs
 """
 
 import argparse
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import utils
 from evaluate import evaluate
+from toolkit import parallel
 from toolkit.batches import batches_on_device
 from toolkit.cli import add_common_arguments, parse_overrides, set_up
 from toolkit.declared import params_table
@@ -22,8 +24,10 @@ from toolkit.monitor import monitored
 from toolkit.precision import precision_of
 from toolkit.run import Run
 from toolkit.script import run_script
-from toolkit.tally import Tally, try_one_batch
+from toolkit.steps import Steps
+from toolkit.tally import Tally
 from toolkit.task import find_task
+from toolkit.trial import try_one_batch
 from utils import UserError
 
 
@@ -47,14 +51,15 @@ def train(model, optimizer, loss_fn, dataloader, metrics, params, *, run=None):
     model.train()
     precision = precision_of(params, model)
     tally = Tally("training", metrics, dataloader, params, optimizer)
-    for inputs, labels in batches_on_device(dataloader, model, run, tally):
+    steps = run.steps if run is not None else Steps(model, optimizer, params)
+    for inputs, labels in batches_on_device(dataloader, model, steps, tally):
         with precision:
-            outputs = model(inputs)  # forward
+            outputs = steps.trained(inputs)  # forward
             loss = loss_fn(outputs, labels)
 
-        optimizer.zero_grad()  # clear the gradients of the step before
-        loss.backward()  # compute those of this one
-        optimizer.step()  # update the weights
+        steps.zero_grad()  # clear the gradients of the step before
+        steps.scaled(loss).backward()  # compute those of this one
+        steps.step()  # update the weights
 
         tally.update(outputs, labels, loss)
     return tally.compute()
@@ -88,7 +93,8 @@ def train_and_evaluate(
     with Run(model, optimizer, params, model_dir, restore_file, **options) as run:
         for epoch in run.epochs():
             train_metrics = train(model, optimizer, loss_fn, train_dataloader, metrics, params, run=run)
-            val_metrics = evaluate(model, loss_fn, val_dataloader, metrics, params)
+            with run.averaged_weights():  # as they are, without "ema_decay" in params.json
+                val_metrics = evaluate(model, loss_fn, val_dataloader, metrics, params)
             run.record(epoch, train_metrics, val_metrics)
 
 
@@ -101,12 +107,13 @@ def train_experiment(task, params, data_dir, model_dir, restore_file=None, *, te
         terminal: whether to log to the terminal besides train.log.
     """
     utils.set_seed(params.seed)
-    dataloaders = task.fetch_dataloader(["train", "val"], data_dir, params)
+    dataloaders = parallel.in_turn(lambda: task.fetch_dataloader(["train", "val"], data_dir, params))
     utils.set_seed(params.seed)  # again, so that the weights do not depend on what the loaders drew
     model = task.make_model(params)
     begins = restore_file is None and (options.get("restart") or not has_run(model_dir))
     if begins or options.get("partial"):
-        task.load_pretrained(model, params)
+        parallel.in_turn(lambda: task.load_pretrained(model, params))
+    model = parallel.prepared(model, params)
     optimizer = task.make_optimizer(model, params)
     loss_fn = task.loss_fn(params)
     monitored(params, try_one_batch(model, loss_fn, dataloaders, task.metrics, params))
@@ -172,7 +179,7 @@ def main(argv=None):
         *experiment,
         args.model_dir,
         args.restore_file,
-        restart=args.restart,
+        restart=args.restart and not parallel.was_restarted(),
         partial=args.partial,
         max_steps=args.max_steps,
     )

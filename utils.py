@@ -10,34 +10,15 @@ import pickle
 import random
 import sys
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
+
+from toolkit.hyperparameters import Hyperparameters
 
 
 class UserError(Exception):
     """A mistake that the user can mend: ends the script with this one line and exit code 2."""
-
-
-class Hyperparameters(BaseModel):
-    """The keys of `params.json` that the training loop reads. `model/net.py` adds the model's own."""
-
-    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False, protected_namespaces=())
-
-    dataset: str | None = Field(None, description="folder under data/ that holds the dataset; --data_dir goes first")
-    seed: int = Field(230, ge=0, lt=2**32, description="seed of the weights, the order of batches and augmentation")
-    learning_rate: float = Field(1e-3, gt=0, le=1e6, description="step size of the optimizer")
-    batch_size: int = Field(32, ge=1, le=2**31, description="samples in one optimizer step")
-    num_epochs: int = Field(10, ge=1, le=2**31, description="passes over the training split")
-    checkpoint_minutes: float = Field(5, gt=0, description="minutes between two checkpoints within an epoch")
-    precision: Literal["float32", "bf16"] = Field(
-        "float32", description="bf16: faster where the hardware has it, less exact"
-    )
-    num_workers: int = Field(0, ge=0, le=1024, description="worker processes of data loaders that use them")
-    save_summary_steps: int = Field(100, ge=1, le=2**31, description="steps between two readings of the training loss")
-    monitor: str | None = Field(None, description="metric that selects the best checkpoint; accuracy, else loss")
-    monitor_mode: Literal["max", "min"] | None = Field(None, description="whether more or less of it is better")
 
 
 class MissingHyperparameter(UserError, AttributeError):
@@ -229,7 +210,9 @@ def set_logger(log_path=None, terminal=True):
     The file is made by the first message. A second call closes the first one's file and takes the new one.
     """
     logger = logging.getLogger()
-    logger.setLevel(logging.INFO)
+    logger.setLevel(
+        logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR
+    )  # of several processes one talks
     for handler in [h for h in logger.handlers if getattr(h, "ours", False)]:
         logger.removeHandler(handler)
         handler.close()
@@ -360,6 +343,8 @@ def load_checkpoint(checkpoint, model, optimizer=None, *, partial=False):
 
 def load_weights(state, checkpoint, model, optimizer=None, partial=False):
     """As `load_checkpoint`, with the dict `state` that was read from the file `checkpoint`."""
+    from toolkit.parallel import divided_like
+
     theirs, ours = state["state_dict"], model.state_dict()
     fitting = {k: v for k, v in theirs.items() if k in ours and shape(v) == shape(ours[k])}
     differences = [f"{k} is {shape(theirs[k])} there and {shape(v)} in the model" for k, v in ours.items()
@@ -373,7 +358,9 @@ def load_weights(state, checkpoint, model, optimizer=None, partial=False):
     if partial:
         logging.info("%s: %d of %d weights taken; not taken:", checkpoint, len(fitting), len(ours))
         logging.info("%s", "\n".join(f"  {difference}" for difference in differences or ["none"]))
-    ours.update(fitting)  # it knows the versions of its layout, too, which some modules ask for
+    ours.update(
+        {k: divided_like(v, ours[k]) for k, v in fitting.items()}
+    )  # it knows the versions of its layout, too, which some modules ask for
     model.load_state_dict(ours)
     if optimizer is not None:
         if not state.get("optim_dict"):

@@ -1,5 +1,6 @@
 """The model: hyperparameters, network, loss and metrics. This file and data_loader.py are yours to change."""
 
+import functools
 import itertools
 from typing import Literal
 
@@ -20,6 +21,8 @@ class Hyperparameters(utils.Hyperparameters):
     hidden_sizes: list[PositiveInt] = Field([256, 128], description="DenseNet: units of its hidden layers")
     hidden_size: int = Field(100, ge=1, description="TwoLayerNet: units of its hidden layer")
     dropout_rate: float = Field(0.5, ge=0, lt=1, description="share of units that a training step leaves out")
+    label_smoothing: float = Field(0, ge=0, lt=1, description="share of each training label that all classes get")
+    balanced: bool = Field(False, description="in training, classes count alike, however many images they have")
     random_shift: int = Field(0, ge=0, description="training images are shifted by up to this many pixels each way")
     random_flip: bool = Field(False, description="half of the training images are mirrored, left to right")
     num_folds: int = Field(0, ge=0, le=1000, description="cross-validation: parts that train and val are cut into")
@@ -157,17 +160,37 @@ class TwoLayerNet(nn.Module):
         return self.linear2(F.relu(self.linear1(x)))
 
 
-def loss_fn(outputs, labels):
-    """Cross entropy, the mean over the batch.
+def loss_fn(outputs, labels, params):
+    """Cross entropy, the mean over the batch; in training as `label_smoothing` and `balanced` say.
 
     Args:
         outputs: logits, float (B, num_classes).
         labels: int64 (B,).
+        params: hyperparameters, with the facts of the dataset.
 
     Returns:
         Scalar tensor.
     """
-    return F.cross_entropy(outputs, labels)
+    if not outputs.requires_grad or not (params.label_smoothing or params.balanced):  # an evaluation, or a plain loss
+        return F.cross_entropy(outputs, labels)
+    losses = F.cross_entropy(outputs, labels, reduction="none", label_smoothing=params.label_smoothing)  # (B,)
+    return (losses * class_weights(params, losses.device)[labels]).mean() if params.balanced else losses.mean()
+
+
+def class_weights(params, device):
+    """What an image of each class counts, float (num_classes,): in inverse proportion to how many there are, 1 in mean.
+
+    As they do not depend on the batch, the loss stays a mean over images, whatever the batches are.
+    """
+    counts = [params.counts["train"][name] for name in params.class_names]
+    return weights_of(tuple(counts), device)
+
+
+@functools.cache  # to the device once, and not in each step, which would wait for it
+def weights_of(counts, device):
+    """See `class_weights`; `counts`: a tuple of int."""
+    counts = torch.tensor(counts, dtype=torch.float32)
+    return (counts.sum() / len(counts) / counts.clamp(min=1)).to(device)
 
 
 def accuracy(outputs, labels):

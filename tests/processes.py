@@ -7,6 +7,7 @@ import ctypes
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -30,15 +31,17 @@ class Script:
         cwd: the folder it runs in.
         ignored: names of signals that it begins with being ignored.
         fault: arguments of fault_arm of benchmarks/faults.c, where that is preloaded: (folder, after, error, once).
+        environment: variables that it has besides this process's.
     """
 
-    def __init__(self, script, *arguments, cwd=".", ignored=(), fault=None):
+    def __init__(self, script, *arguments, cwd=".", ignored=(), fault=None, environment=None):
         folder = tempfile.mkdtemp(prefix="script-")
         self.files = [os.path.join(folder, name) for name in ("out", "err")]
         for name in self.files:
             Path(name).touch()
         arguments = [str(argument) for argument in arguments]
-        self.process = context.Process(target=run, args=(script, arguments, str(cwd), self.files, ignored, fault))
+        args = (script, arguments, str(cwd), self.files, ignored, fault, environment or {})
+        self.process = context.Process(target=run, args=args)
         self.process.start()
         self.pid = self.process.pid
 
@@ -76,7 +79,7 @@ class Script:
         return texts
 
 
-def run(script, arguments, cwd, files, ignored, fault):
+def run(script, arguments, cwd, files, ignored, fault, environment):
     import importlib
 
     import torch
@@ -85,6 +88,7 @@ def run(script, arguments, cwd, files, ignored, fault):
 
     os.setsid()
     os.chdir(cwd)
+    os.environ.update(environment)
     for name, number in zip(files, (1, 2), strict=True):
         os.dup2(os.open(name, os.O_WRONLY | os.O_APPEND), number)
     for name in ("SIGTERM", "SIGUSR1", "SIGHUP", *ignored):  # a sweep's fork server, which this may be, ignores them
@@ -116,3 +120,21 @@ def wait_for(process, condition):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def group(script, count, *arguments, **options):
+    """As many processes as torchrun starts for `--nproc_per_node=<count>`: a list of Scripts."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
+    ranks = [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
+    return [Script(script, *arguments, environment=environment, **options) for environment in ranks]
+
+
+def group_finished(script, count, *arguments):
+    """Run a group to its end: gives (exit codes, the first one's output, all errors) of its processes."""
+    processes = group(script, count, *arguments)
+    texts = [process.communicate() for process in processes]
+    assert not any(out for out, _ in texts[1:]), texts  # one process talks
+    return [process.returncode for process in processes], texts[0][0], "".join(err for _, err in texts)

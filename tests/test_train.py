@@ -372,10 +372,15 @@ def run_with(call, experiment, *arguments, **values):
     return call(train.main, *experiment.arguments, *arguments)
 
 
-def test_a_checkpoint_from_before_there_were_precisions_goes_on(call, experiment):
+@pytest.mark.parametrize("earlier", [None, "float32"])
+def test_a_checkpoint_from_before_there_were_options_goes_on(call, experiment, earlier):
     assert call(train.main, *experiment.arguments, "--max_steps", 5)[0] == 0
     file = experiment.folder / "last.pth.tar"
     state = utils.read_checkpoint(file)
-    del state["params"]["precision"]
+    for name in ("precision", "lr_schedule", "optimizer", "ema_decay", "label_smoothing"):
+        del state["params"][name]
+    if earlier:
+        state["params"]["precision"] = earlier
+    del state["gradient_norms"]
     torch.save(state, file)
     assert call(train.main, *experiment.arguments)[0] == 0

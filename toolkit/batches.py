@@ -2,65 +2,61 @@
 
 import torch
 
-from toolkit.order import order_of
+from toolkit import parallel
+from toolkit.order import Company, joined, order_of
 from toolkit.stop import check_for_stop
-from toolkit.trees import batch_size, describe, tree_cat, tree_map
+from toolkit.trees import describe, tree_map
 from utils import UserError
 
 
-def batches_on_device(dataloader, model, run=None, tally=None, seed=None):
-    """Yield the (inputs, labels) of `dataloader`, moved to the device of `model`.
-
-    In training, a last batch of one sample is joined to the batch before it (where their shapes allow it): batch
-    normalisation has no variance of a single sample, and dropping it would leave that sample out.
+def batches_on_device(dataloader, model, steps=None, tally=None, seed=None):
+    """Yield the (inputs, labels) of `dataloader`, moved to the device of `model`; of several processes, its part.
 
     Args:
         dataloader: iterable of pairs (inputs, labels), each a tensor or nested tuples, lists and dicts of tensors.
         model: an nn.Module.
-        run: the Run that this is an epoch of: it says where in the epoch to begin, and saves on the way.
-        tally: what sums up the epoch, for `run` to save and restore.
-        seed: without `run`: what is drawn at random while loading is a function of this and the number of the batch.
+        steps: the Steps that are done with them, which are told when a batch begins and ends; their run, if there is
+            one, says where in the epoch to begin.
+        tally: what sums up the epoch.
+        seed: without a run: what is drawn at random while loading is a function of this and the number of the batch.
 
     Raises:
         UserError: a batch is not a pair.
     """
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    held, counts = [], []  # the latest batch, handed out once the next one has shown that it is not a lone last sample
+    run, held = steps.run if steps is not None else None, None  # held: the latest one, until the next has been loaded
     if run is not None:
         batches = run.batches(dataloader, tally)
+    elif seed is not None:
+        batches = order_of(dataloader, seed).batches(epoch=0)
     else:
-        batches = dataloader if seed is None else order_of(dataloader, seed).batches(epoch=0)
+        batches = joined(dataloader) if model.training else dataloader
     for batch in batches:
-        check_for_stop()
         if not isinstance(batch, tuple | list) or len(batch) != 2:
             raise UserError(
                 f"a batch of the data loader should be a pair (inputs, labels), not {describe(batch)}; "
                 f"batches of another form need a function unpack_batch(batch) -> (inputs, labels) in net.py"
             )
-        held.append(tree_map(lambda tensor: tensor.to(device, non_blocking=True), tuple(batch)))
-        counts.append(1)
-        if len(held) == 2 and model.training and batch_size(held[1]) == 1 < batch_size(held[0]):
-            held, counts = join(held, counts)
-        if len(held) == 2:
-            yield from one_step(held.pop(0), counts.pop(0), run)
-    for batch, count in zip(held, counts, strict=True):
-        yield from one_step(batch, count, run)
+        moved = tree_map(lambda tensor: tensor.to(device, non_blocking=True), tuple(batch))
+        if held is not None:
+            yield from one_step(*held, False, steps, tally)
+        held = moved, not isinstance(batch, Company)
+    if held is not None:
+        yield from one_step(*held, True, steps, tally)
     if run is not None:
         run.end_steps()
+    elif not model.training:
+        parallel.after_forward(model)
 
 
-def one_step(batch, count, run):
-    """Yield a batch for a step, made of `count` batches of the loader, and tell `run` when it begins and ends."""
-    if run is not None:
-        run.begin_step()
+def one_step(batch, counts, is_last, steps, tally):
+    """Yield a batch, and tell `steps` and `tally` what it is, when it begins and ends; see `Steps.begin`."""
+    if steps is None or steps.run is None:
+        check_for_stop()
+    if tally is not None:
+        tally.counts = counts
+    if steps is not None:
+        steps.begin(*batch, is_last, counts)
     yield batch
-    if run is not None:
-        run.end_step(count)
-
-
-def join(batches, counts):
-    """Lists of one batch made of `batches` and of the sum of `counts`, or both as they are where shapes do not fit."""
-    try:
-        return [tree_cat(batches)], [sum(counts)]
-    except RuntimeError:
-        return batches, counts
+    if steps is not None:
+        steps.end()

@@ -10,7 +10,9 @@ from pathlib import Path
 import torch
 
 import utils
+from toolkit import parallel
 from toolkit.dataset import read_facts
+from toolkit.precision import set_arithmetic
 from toolkit.task import find_model, find_task
 from utils import Params, UserError
 
@@ -54,8 +56,9 @@ def set_up(model_dir, data_dir=None, device=None, params_from=None, overrides=No
     if params_from is not None:
         derive(params, model_dir, params_from)
     check_writable(model_dir)
-    chosen = choose_device(device)
-    data_dir = find_data(task, params, data_dir)
+    chosen = parallel.join(choose_device(device))
+    set_arithmetic(params)
+    data_dir = parallel.in_turn(lambda: find_data(task, params, data_dir))
     params.add_facts({"device": str(chosen), "cuda": chosen.type == "cuda"})
     params.add_facts({"data_dir": str(data_dir), "model_folder": os.path.relpath(task.folder)})
     needs_none = data_dir.resolve() == task.project.resolve() / "data"  # its loader makes or downloads its data

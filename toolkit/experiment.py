@@ -9,6 +9,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 import utils
+from toolkit.hyperparameters import Hyperparameters
 from toolkit.state import read_state
 from utils import UserError
 
@@ -18,6 +19,7 @@ RESULTS = (
     "last.pth.tar",
     "*.pth.tar",
     "history.csv",
+    "speed.csv",
     "metrics_*.json",
     "run.json",
     "curves.png",
@@ -27,13 +29,14 @@ MAY_CHANGE = {  # from one session of a run to the next
     "num_epochs": "so many epochs in all",
     "learning_rate": "the new value holds from here on",
     "checkpoint_minutes": "the results stay the same",
+    "early_stopping_patience": "so many epochs without a better result",
     "num_workers": "the results stay the same",
     "save_summary_steps": "the results stay the same",
     "cache_above_mb": "the results stay the same",
     "dataset": "the data is the same, by its fingerprint",
 }
 REFUSED = "would be another run"
-DEFAULTS_SINCE = {"precision": "float32"}  # keys that earlier checkpoints do not have, and what they were trained with
+RENAMED = {"precision": {"float32": "fp32"}}  # values that earlier checkpoints have
 
 
 def dataset_of(params):
@@ -87,7 +90,9 @@ def changed_params(theirs, params, file, best=None):
         UserError: it would be another run.
     """
     ours = as_json(params.stated)
-    theirs = theirs and DEFAULTS_SINCE | theirs
+    if theirs:  # keys that are younger than the checkpoint were at their defaults
+        defaults = {name: field.get_default() for name, field in Hyperparameters.model_fields.items()}
+        theirs = as_json(defaults) | {name: RENAMED.get(name, {}).get(str(v), v) for name, v in theirs.items()}
     names = theirs.keys() | params.written.keys() if theirs else ()  # CS230's checkpoints say nothing of them
     names = sorted(name for name in names if not name.startswith(("$", "_")))
     differ = {name: [theirs.get(name), ours.get(name)] for name in names if theirs.get(name) != ours.get(name)}
@@ -204,6 +209,33 @@ def move_results_aside(model_dir, patterns=RESULTS):
     for path in results:
         path.rename(aside / path.name)
     logging.info("The results of the earlier run are now in %s", aside)
+
+
+def take_folder(folder, lock, goes_on, state, unreadable):
+    """Make the folder of an experiment, or make room in it, for a run that begins or goes on.
+
+    Args:
+        folder: the folder.
+        lock: the ExperimentLock on it.
+        goes_on: whether the run goes on.
+        state: the TrainState that it goes on from.
+        unreadable: what `read_last` gave.
+
+    Raises:
+        UserError: it cannot be written to, or another process trains there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+        remove_unfinished(folder)
+        for file, error in unreadable:
+            set_aside(file, error)
+        if not goes_on:
+            move_results_aside(folder)
+        elif not state.params:  # of CS230's template: what it calls best is not known to be worse
+            move_results_aside(folder, ["best.pth.tar", "metrics_*_best*.json"])
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written to: {error.strerror}") from None
 
 
 def remove_unfinished(folder):

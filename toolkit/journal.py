@@ -1,18 +1,21 @@
 """What a run leaves beside its checkpoints: results, the log's lines, events, curves, and what reproduces it."""
 
 import contextlib
+import csv
 import json
 import logging
 import time
 from pathlib import Path
 
 import utils
+from toolkit import parallel
 from toolkit.events import EventFile
 from toolkit.experiment import as_json, dataset_of
 from toolkit.history import as_csv
 from toolkit.monitor import MODES
 from toolkit.plots import plot_curves
 from toolkit.provenance import now, provenance
+from toolkit.stop import EndOfSession, Pruned
 from utils import UserError
 
 SECONDS_BETWEEN_PICTURES = 60
@@ -20,7 +23,7 @@ ENDS = {"finished", "stopped", "pruned", "failed"}  # of a session; one without 
 
 
 class Journal:
-    """The record of a run in its folder: history.csv, metrics, train.log, tensorboard/, curves.png, run.json.
+    """The record of a run in its folder: history.csv, speed.csv, metrics, train.log, run.json, curves.png, events.
 
     Args:
         folder: the experiment's folder.
@@ -33,36 +36,69 @@ class Journal:
         self.headed, self.can_draw, self.can_write_events = False, True, True
         self.started = self.pictured = self.epoch_started = time.monotonic()
 
-    def begin_session(self, model, state, changed):
-        """Note in run.json what this process is.
+    def begin_session(self, model, state, changed, history=None, restored_from=None):
+        """Note in run.json what this process is, and say how it begins.
 
         Args:
             model: the network.
             state: TrainState that it begins with.
             changed: what differs from the params of the session before, a dict from name to [then, now].
+            history: the History of a run that is gone on with.
+            restored_from: the checkpoint whose weights a new run begins with.
         """
+        path = self.folder / "params.json"
+        if not path.exists():
+            self.params.save(path)
         self.sessions = self.read_sessions()
         project = getattr(self.params, "model_folder", ".")
         began = {"started": now(), "first_epoch": state.epoch + 1, "first_step": state.step + 1}
         self.sessions.append(provenance(project) | began | ({"changed_params": changed} if changed else {}))
         self.write_run_json(model, state)
         device = next((p.device for p in model.parameters()), "cpu")
-        logging.info("Training %s: %s of %s parameters, on %s", self.folder, type(model).__name__,
-                     f"{count_parameters(model):,}", device)  # fmt: skip
+        name, many = type(model).__name__, ""
+        if parallel.count() > 1:
+            name, many = name.removeprefix("FSDP"), f" and {parallel.count() - 1} more ({self.params.parallel})"
+        logging.info("Training %s: %s of %s parameters, on %s%s", self.folder, name,
+                     f"{count_parameters(model):,}", device, many)  # fmt: skip
         if hasattr(self.params, "data_dir"):
             logging.info("Model: %s/net.py; data: %s", self.params.model_folder, self.params.data_dir)
+        if history is not None:
+            logging.info("Going on %s", state.position)
+            self.mend(state, history)
+            if state.best and not (self.folder / "best.pth.tar").exists():
+                logging.warning("best.pth.tar, of epoch %d, is missing; a better epoch makes it", state.best.epoch)
+        elif restored_from is not None:
+            logging.info("The weights to begin with are those of %s", restored_from)
 
     def begin_epoch(self):
         """Start the clock of an epoch."""
         self.epoch_started = time.monotonic()
 
-    def show_epoch(self, state, is_best, train_metrics, val_metrics):
+    def show_epoch(self, state, is_best, samples_per_second):
         """Say what the epoch that has just ended gave: in the log, the events, from time to time in curves.png."""
-        self._log(state.history[-1], is_best)
+        row = state.history[-1]
+        self._log(row, is_best)
+        speed = {"samples_per_second": samples_per_second}
         if self.can_write_events:
-            self._write_events(state.epoch, train_metrics, val_metrics)
+            self._write_events(row | speed)
+        with contextlib.suppress(OSError):  # which the checkpoint that is being written says, too
+            self._note_speed({"epoch": state.epoch} | speed)
         if time.monotonic() - self.pictured > SECONDS_BETWEEN_PICTURES:
             self.draw(state)
+
+    def _note_speed(self, row):
+        path = self.folder / "speed.csv"
+        text = as_csv([row])
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(text.partition("\n")[2] if file.tell() else text)
+
+    def read_speeds(self):
+        """What speed.csv holds, a dict by epoch; it is not the same on each machine, and so no part of the history."""
+        try:
+            with open(self.folder / "speed.csv", encoding="utf-8", newline="") as file:
+                return {int(row.pop("epoch")): {k: float(v) for k, v in row.items()} for row in csv.DictReader(file)}
+        except (OSError, ValueError, TypeError, KeyError):
+            return {}
 
     def write_results(self, history, is_best):
         """Write the validation metrics of the last epoch, which may be the best too, and history.csv after them."""
@@ -85,6 +121,8 @@ class Journal:
 
     def is_complete(self, state):
         """Whether all that is written down of a finished run is there, and as `state` has it."""
+        if not state.history:  # of CS230's template
+            return True
         try:
             history = (self.folder / "history.csv").read_bytes()
             best = (self.folder / "metrics_val_best_weights.json").exists()
@@ -109,7 +147,9 @@ class Journal:
         self.pictured = time.monotonic()
         if self.can_draw:
             try:
-                utils.write_whole(self.folder / "curves.png", plot_curves(state.history, state.best.model_dump()))
+                speeds = self.read_speeds()
+                history = [row | speeds.get(row["epoch"], {}) for row in state.history]
+                utils.write_whole(self.folder / "curves.png", plot_curves(history, state.best.model_dump()))
             except UserError as error:
                 logging.warning("%s; going on without pictures", error)
                 self.can_draw = False
@@ -138,6 +178,44 @@ class Journal:
         self.sessions[-1] |= {reasons[how]: why} if how in reasons else {}
         self.write_run_json(model, state)
 
+    def finish(self, model, state):
+        """Draw and note what is left when all epochs are done, or no better one has come for long."""
+        if state.epoch < self.params.num_epochs:
+            waited = self.params.early_stopping_patience
+            logging.info("Stopped early: no better %s in %d epochs", state.best.monitor, waited)
+        self.draw(state)
+        self.end_session(model, state, "finished")
+        best, seconds = state.best, time.monotonic() - self.started
+        logging.info("Done in %.0f seconds. Best %s on val: %.4f, after epoch %d (marked *).",
+                     seconds, best.monitor, best.value, best.epoch)  # fmt: skip
+
+    def say_finished(self, state):
+        """Say that there is nothing left to do."""
+        total = self.params.num_epochs
+        logging.info("%s is finished: %d of %d epochs are done", self.folder, state.epoch, total)
+        longer = "early_stopping_patience" if state.epoch < total else "num_epochs"
+        logging.info("(a larger %s goes on, --restart begins anew)", longer)
+
+    @staticmethod
+    def say_stopped(error, state, position, signal, restart):
+        """Say why a run stopped before its end, and how to go on.
+
+        Args:
+            error: the exception that ended it.
+            state: its TrainState.
+            position: where the last checkpoint has it, in words; None: there is none.
+            signal: name of the signal that came, or None.
+            restart: whether the command said --restart.
+        """
+        why = "by " + (signal or ("an error" if isinstance(error, Exception) else "request"))
+        again = "The same command" + (" without --restart" if restart else "")
+        if isinstance(error, Pruned):
+            why = f"by the sweep: {error}"
+        elif isinstance(error, EndOfSession):
+            why, again = f"after {state.step} steps", "The same command without --max_steps"
+        saved = f"saved {position}" if position else "nothing is saved yet"
+        logging.info("Stopped %s; %s. %s goes on.", why, saved, again)
+
     def close(self):
         """Close the file of events."""
         if self.events is not None:
@@ -145,7 +223,7 @@ class Journal:
                 self.events.close()
 
     def _log(self, row, is_best):
-        names = [name for name in row if name not in ("epoch", "learning_rate") and "/" not in name]
+        names = [name for name in row if name.startswith(("train_", "val_")) and "/" not in name]
         if not self.headed:
             for name in self.params.unread:
                 logging.warning("params.json: %s has no effect: nothing has read it%s", name, self.params.meant(name))
@@ -155,9 +233,11 @@ class Journal:
         seconds = time.monotonic() - self.epoch_started
         logging.info("  ".join([*cells, f"{seconds:7.1f}"]) + ("  *" if is_best else ""))
 
-    def _write_events(self, epoch, train_metrics, val_metrics):
-        scalars = {f"{name}/train": value for name, value in train_metrics.items()}
-        scalars |= {f"{name}/val": value for name, value in val_metrics.items()}
+    def _write_events(self, row):
+        epoch, scalars = row["epoch"], {}
+        for name, value in row.items():
+            split, _, result = name.partition("_")
+            scalars[f"{result}/{split}" if split in ("train", "val") else name] = value
         try:
             if self.events is None:
                 self.events = EventFile(self.folder / "tensorboard", first_step=epoch)

@@ -30,6 +30,11 @@ def results_of(name, metric, outputs, labels, params):
         UserError: it is neither a number nor a dict of numbers.
     """
     if is_streaming(metric):
+        for part in metric.modules() if isinstance(metric, torch.nn.Module) else ():
+            if hasattr(
+                part, "sync_on_compute"
+            ):  # torchmetrics, of which each process has all that there is, or nothing
+                part.sync_on_compute = False
         value = metric.compute()
     else:
         value = metric(outputs, labels, params) if takes_params(metric) else metric(outputs, labels)

@@ -1,18 +1,49 @@
-"""The default optimizer, and torch's optimizers without the compiler that they would import."""
+"""The optimizer that params.json names, and torch's optimizers without the compiler that they would import."""
 
 import functools
+import inspect
 
 import torch
 
+from utils import UserError
 
-def adam(model, params):
-    """Adam at `params.learning_rate` of the parameters that are trained, fused (one kernel for all) where torch can.
 
-    On CPU, CUDA and MPS, for floating-point parameters; the numbers differ from the plain one's by rounding.
+def optimizer_of(model, params):
+    """The optimizer `params.optimizer` of `torch.optim`, of the parameters of `model` that are trained.
+
+    `params.learning_rate`, `params.weight_decay` (not of parameters with fewer than two dimensions, which biases and
+    the weights of normalisation layers are) and `params.optimizer_arguments` are given to it. It is fused, one kernel
+    for all parameters, where torch can do so; the numbers differ from the plain one's by rounding.
+
+    Raises:
+        UserError: there is no such optimizer, or it does not take these arguments.
     """
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    can_fuse = all(p.is_floating_point() and p.device.type in ("cpu", "cuda", "mps") for p in trainable)
-    return torch.optim.Adam(trainable, lr=params.learning_rate, fused=can_fuse)
+    kind = getattr(torch.optim, params.optimizer, None)
+    if not isinstance(kind, type) or not issubclass(kind, torch.optim.Optimizer) or kind is torch.optim.Optimizer:
+        names = [name for name, value in vars(torch.optim).items() if isinstance(value, type) and name != "Optimizer"]
+        raise UserError(f"params.json: optimizer is {params.optimizer!r}; torch.optim has {', '.join(sorted(names))}")
+    arguments = {"lr": params.learning_rate} | params.optimizer_arguments
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = [{"params": trained}]
+    if params.weight_decay:
+        matrices, vectors = [p for p in trained if p.ndim > 1], [p for p in trained if p.ndim < 2]
+        groups = [{"params": matrices, "weight_decay": params.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+        groups = [group for group in groups if group["params"]]
+    takes = inspect.signature(kind).parameters
+    can_fuse = all(p.is_floating_point() and p.device.type in ("cpu", "cuda", "mps") for p in trained)
+    if "fused" in takes and can_fuse and not {"fused", "foreach", "differentiable"} & arguments.keys():
+        arguments["fused"] = True
+    try:
+        optimizer = kind(groups, **arguments)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"params.json: torch.optim.{params.optimizer} refuses its arguments: {error}") from None
+    if (
+        inspect.signature(optimizer.step).parameters.get("closure", inspect.Parameter).default
+        is inspect.Parameter.empty
+    ):
+        raise UserError(f"params.json: optimizer {params.optimizer} computes the loss several times a step, which "
+                        f"the training loop does not do; choose another one")  # fmt: skip
+    return optimizer
 
 
 def without_compiler():

@@ -5,27 +5,21 @@ before. So a run that begins in the middle of an epoch gets what it would have g
 again what is done; for any number of worker processes.
 """
 
+import contextlib
 import copy
-import functools
 import itertools
 import logging
 import os
-import random
-import sys
 
 import numpy as np
 import torch
-from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from toolkit import parallel
+from toolkit.seeds import LOADER, ORDER, generators_of, seed_all
 from toolkit.task import UnpackedBatches, unpacked
+from toolkit.trees import batch_size, tensors, tree_cat, tree_map
 from utils import UserError
-
-ORDER, LOADER, MODEL = range(3)  # streams of random numbers: for the order of an epoch, a batch's items, a batch's step
-GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
-DEEPEST = 5  # levels of attributes, below a dataset or model, at which generators of its own are looked for
-LONGEST = 100  # items of a list or dict that are looked through for them
-MPS = torch.backends.mps.is_available()
 
 
 def order_of(dataloader, seed):
@@ -64,15 +58,31 @@ class EpochOrder:
         else:
             self.inner, self.generators = inner, generators_of(inner)
 
-    def batches(self, epoch, start=0):
-        """Yield the batches of an epoch, an int, from number `start` on."""
+    def batches(self, epoch, start=0, joins=False):
+        """Yield the batches of an epoch, an int, from number `start` on; of several processes, this one's part of each.
+
+        With `joins`, a last batch of one sample is made part of the one before it (where their shapes allow it): batch
+        normalisation has no variance of a single sample, and to drop it would leave that sample out.
+        """
         if self.can_skip:
-            self.sampler.epoch, self.sampler.start = epoch, start
+            self.sampler.draw(epoch, start, joins)
             in_this_process = self.seeded.num_workers == 0 and not self.seeded.pin_memory
             batches = self._loaded_here() if in_this_process else iter(self.seeded)
         else:
-            batches = itertools.islice(self._from_the_beginning(epoch), start, None)
-        return batches if self.unpack_batch is None else unpacked(batches, self.unpack_batch)
+            batches = self._from_the_beginning(epoch)
+        if self.unpack_batch is not None:
+            batches = unpacked(batches, self.unpack_batch)
+        if not self.can_skip:
+            batches = itertools.islice(joined(batches) if joins else batches, start, None)
+        return batches if parallel.count() == 1 else self._parts(batches, start)
+
+    def _parts(self, batches, start):
+        for number, batch in enumerate(batches, start):
+            if not (self.can_skip and is_divisible(self.sampler.order[number])):
+                yield part_of_batch(batch)
+            else:
+                first, end = parallel.part_of(len(self.sampler.order[number]))
+                yield batch if first < end else Company(batch)
 
     def _loaded_here(self):
         """What `iter(self.seeded)` gives where there are no workers, in less time."""
@@ -111,29 +121,83 @@ class EpochOrder:
             yield batch
 
 
+class Company(tuple):
+    """A batch that is not this process's, which has no part in it, but that it computes while the others do theirs."""
+
+
+def part_of_batch(batch):
+    """The part of a batch, a pair of trees of tensors, that is this process's, a pair."""
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        return batch  # which is refused
+    size = batch_size(batch[1]) if tensors(batch[1]) else batch_size(batch[0])
+    first, end = parallel.part_of(size)
+    chosen = slice(first, max(end, first + 1)) if first < size else slice(0, 1)
+    part = tree_map(lambda t: t[chosen] if t.ndim and len(t) == size else t, tuple(batch))
+    return part if first < end else Company(part)
+
+
+def joined(batches):
+    """Yield `batches`, the last one joined to the one before it if it has one sample, and the shapes fit."""
+    held = None
+    for batch in batches:
+        if held is not None:
+            pairs = all(isinstance(b, tuple | list) and len(b) == 2 for b in (held, batch))
+            if pairs and batch_size(batch[1]) == 1 < batch_size(held[1]):
+                with contextlib.suppress(RuntimeError):
+                    held, batch = None, tree_cat([tuple(held), tuple(batch)])
+            if held is not None:
+                yield held
+        held = batch
+    if held is not None:
+        yield held
+
+
+def is_divisible(key):
+    """Whether what a sampler gives for a batch is the indices of its samples, of which a part can be taken."""
+    return isinstance(key, list) or (isinstance(key, torch.Tensor | np.ndarray) and key.ndim == 1)
+
+
 class NumberedBatches:
-    """A sampler that gives (epoch, number, indices) for each batch of `epoch`, from number `start` on."""
+    """A sampler that gives (epoch, number, first, indices) for each batch of the epoch that was drawn last.
+
+    `indices` are those of this process's part of it, which begins with number `first` (0, alone) of the whole batch.
+    """
 
     def __init__(self, sampler, seed):
         self.sampler, self.seed = sampler, seed
         self.generators = generators_of(sampler)
-        self.epoch, self.start = 0, 0
+        self.epoch, self.start, self.order = 0, 0, []
 
-    def __iter__(self):
-        epoch, start = self.epoch, self.start
+    def draw(self, epoch, start, joins):
+        """Take the order of an epoch, to be gone through from number `start` on; `joins` as for EpochOrder.batches."""
+        self.epoch, self.start = epoch, start
         seed_all(self.seed, epoch, 0, ORDER, self.generators)
         for sampler in (self.sampler, getattr(self.sampler, "sampler", None)):
             if hasattr(sampler, "set_epoch"):
                 sampler.set_epoch(epoch)
-        order = list(self.sampler)  # all of it now: what a sampler draws must not mix with what the steps draw
-        return iter([(epoch, number, order[number]) for number in range(start, len(order))])
+        self.order = list(self.sampler)  # all of it now: what a sampler draws must not mix with what the steps draw
+        last = self.order[-2:]
+        if joins and len(last) == 2 and all(map(is_divisible, last)) and len(last[1]) == 1 < len(last[0]):
+            both = last[0] + last[1] if isinstance(last[0], list) else tree_cat(list(map(torch.as_tensor, last)))
+            self.order[-2:] = [both]
+
+    def __iter__(self):
+        for number in range(self.start, len(self.order)):
+            indices, first = self.order[number], 0
+            if parallel.count() > 1 and is_divisible(indices):
+                first, end = parallel.part_of(len(indices))
+                indices = indices[first:end] if first < end else indices[:1]
+            yield self.epoch, number, first, indices
 
     def __len__(self):
         return len(self.sampler)
 
 
 class SeededBatches(Dataset):
-    """A dataset that seeds all random generators before it loads a batch, whichever process it does so in."""
+    """A dataset that seeds all random generators before it loads an item, whichever process it does so in.
+
+    Where the dataset itself loads whole batches, before each of these.
+    """
 
     def __init__(self, dataset, seed):
         self.dataset, self.seed = dataset, seed
@@ -143,20 +207,25 @@ class SeededBatches(Dataset):
         return len(self.dataset)
 
     def __getitem__(self, key):  # of a loader with batch_size=None, where an item is a batch
-        return self.dataset[self._begin(key)]
+        epoch, number, first, index = key
+        self._begin(epoch, number, first)
+        return self.dataset[index]
 
     def __getitems__(self, key):
-        indices = self._begin(key)
+        epoch, number, first, indices = key
+        self._begin(epoch, number, first)
         if callable(getattr(self.dataset, "__getitems__", None)):
             return self.dataset.__getitems__(indices)
-        return [self.dataset[index] for index in indices]
+        items = []
+        for place, index in enumerate(indices, first):
+            self._begin(epoch, number, place)
+            items.append(self.dataset[index])
+        return items
 
-    def _begin(self, key):
+    def _begin(self, epoch, number, place):
         if self.process != os.getpid():  # a worker has its own ones
             self.generators, self.process = generators_of(self.dataset), os.getpid()
-        epoch, number, indices = key
-        seed_all(self.seed, epoch, number, LOADER, self.generators)
-        return indices
+        seed_all(self.seed, epoch, number, LOADER, self.generators, place)
 
     def __getattr__(self, name):  # for a worker_init_fn, which reads and sets the dataset's attributes
         if name.startswith("__") or "dataset" not in vars(self):
@@ -168,69 +237,3 @@ class SeededBatches(Dataset):
             vars(self)[name] = value
         else:
             setattr(self.dataset, name, value)
-
-
-def seed_all(seed, epoch, number, stream, generators=()):
-    """Seed torch, numpy, random and `generators` as a function of the other arguments, ints.
-
-    For each batch: takes some microseconds, where `torch.manual_seed` takes more than a hundred.
-    """
-    mixed = mix_in(mix_in(mix(seed, epoch), number), stream)
-    value = mixed >> 1
-    random.seed(value)
-    np.random.seed(value & 0xFFFFFFFF)
-    torch.default_generator.manual_seed(value)
-    if torch.cuda.is_initialized():
-        torch.cuda.default_generators[torch.cuda.current_device()].manual_seed(value)
-    elif MPS:
-        torch.mps.manual_seed(value)
-    for place, generator in enumerate(generators, start=1):
-        value = mix_in(mixed, place) >> 1
-        if isinstance(generator, torch.Generator):
-            generator.manual_seed(value)
-        elif isinstance(generator, np.random.Generator):
-            generator.bit_generator.state = type(generator.bit_generator)(value).state
-        else:
-            generator.seed(value & 0xFFFFFFFF)
-
-
-@functools.lru_cache
-def mix(*numbers):
-    """A number below 2**64 that looks random, as a function of `numbers`."""
-    return functools.reduce(mix_in, numbers, 0)
-
-
-def mix_in(mixed, number):
-    """What `mix` gives with a further number: a step of splitmix64 (Steele, Lea, Flood 2014)."""
-    mixed = (mixed + number + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
-    mixed = ((mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
-    mixed = ((mixed ^ mixed >> 27) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
-    return mixed ^ mixed >> 31
-
-
-def generators_of(thing):
-    """The random generators that an object keeps in attributes, its parts' too, or its model/ module has, as a list."""
-    found, seen = {}, set()
-
-    def look(value, depth):
-        if isinstance(value, GENERATORS):
-            found[id(value)] = value
-        elif depth > 0 and id(value) not in seen:
-            seen.add(id(value))
-            for part in parts(value):
-                look(part, depth - 1)
-            module = type(value).__module__
-            if module.startswith("model."):
-                look([part for part in vars(sys.modules[module]).values() if isinstance(part, GENERATORS)], 1)
-
-    look(thing, DEEPEST)
-    return list(found.values())
-
-
-def parts(value):
-    """What an object holds: its attributes, or its first items; of an nn.Module, the attributes of all its modules."""
-    if isinstance(value, dict | list | tuple):
-        return list(itertools.islice(value.values() if isinstance(value, dict) else value, LONGEST))
-    if isinstance(value, nn.Module):
-        return [attribute for module in value.modules() for attribute in vars(module).values()]
-    return [] if isinstance(value, type) else list(getattr(value, "__dict__", {}).values())

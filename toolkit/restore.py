@@ -5,6 +5,7 @@ import torch
 from torch import optim
 
 import utils
+from toolkit import parallel
 from toolkit.state import reading
 from utils import UserError
 
@@ -23,7 +24,7 @@ def collect(state, model, optimizer, stateful, with_gradients):
     Raises:
         UserError: one of them holds what could not be read again without running code.
     """
-    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    gradients = {name: parallel.whole(p.grad) for name, p in model.named_parameters() if p.grad is not None}
     held = {"state_dict": model, "optim_dict": optimizer}
     return dict(state) | {
         **{name: readable(thing.state_dict(), name) for name, thing in held.items()},
@@ -46,7 +47,9 @@ def readable(tree, path):
         return tuple(values) if isinstance(tree, tuple) else list(values)
     if isinstance(tree, np.generic):
         return tree.item()
-    if tree is None or isinstance(tree, torch.Tensor) or type(tree) in (bool, int, float, complex, str, bytes):
+    if isinstance(tree, torch.Tensor):
+        return parallel.whole(tree)
+    if tree is None or type(tree) in (bool, int, float, complex, str, bytes):
         return tree
     raise UserError(
         f"{path} of the checkpoint would hold a {type(tree).__name__}, which could not be read again safely; a "
@@ -67,6 +70,10 @@ def restore(state, file, model, optimizer, stateful):
         UserError: something does not fit.
     """
     utils.load_weights(state.model_dump(include={"state_dict", "optim_dict"}), file, model, optimizer)
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            if getattr(value, "shape", None) == parameter.shape:
+                values[name] = parallel.divided_like(value, parameter)
     check_optimizer(optimizer, file)
     if state.stateful.keys() != stateful.keys() and state.params:  # CS230's have no params and nothing else
         theirs, ours = (", ".join(sorted(names)) or "nothing" for names in (state.stateful, stateful))
@@ -76,7 +83,8 @@ def restore(state, file, model, optimizer, stateful):
             stateful[name].load_state_dict(part_state)
         parameters = dict(model.named_parameters())
         for name, gradient in state.gradients.items():
-            parameters[name].grad = gradient.to(parameters[name]).view_as(parameters[name])
+            gradient = gradient.to(parameters[name].device).view(parameters[name].shape)
+            parameters[name].grad = parallel.divided_like(gradient, parameters[name])
 
 
 def restore_loss(state, file, loss_fn):

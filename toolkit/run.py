@@ -2,20 +2,21 @@
 
 import contextlib
 import logging
-import time
 from pathlib import Path
 
 import utils
-from toolkit import experiment
+from toolkit import experiment, parallel
 from toolkit.checkpoints import Checkpoints
 from toolkit.history import History
 from toolkit.journal import Journal
 from toolkit.lock import ExperimentLock
 from toolkit.monitor import check_results, is_better, monitored
-from toolkit.order import MODEL, generators_of, order_of, seed_all
+from toolkit.order import order_of
 from toolkit.restore import LARGE, change_learning_rate, collect, restore
 from toolkit.script import close_bars
+from toolkit.seeds import MODEL, generators_of, seed_all
 from toolkit.state import Best, TrainState, reading
+from toolkit.steps import Steps
 from toolkit.stop import EndOfSession, Pruned, StopSignals, way_of_ending
 from utils import UserError
 
@@ -29,9 +30,13 @@ class Run:
     ```
     with Run(model, optimizer, params, model_dir) as run:
         for epoch in run.epochs():
-            train_metrics = train(..., run=run)     # takes its batches from `run.batches`
+            train_metrics = train(model, ..., run=run)      # takes its batches from `run.batches`
+            with run.averaged_weights():
+                val_metrics = evaluate(model, ...)
             run.record(epoch, train_metrics, val_metrics)
     ```
+
+    Of several processes each has one, and calls the same methods in the same order; the main one writes.
 
     Args:
         model, optimizer: what is trained; they get the state of the last checkpoint.
@@ -55,7 +60,9 @@ class Run:
         self.model, self.optimizer, self.params = model, optimizer, params
         self.folder = Path(model_dir)
         self.restore_file = None if restore_file is None else str(restore_file)
-        self.restart, self.partial, self.max_steps, self.stateful = restart, partial, max_steps, stateful or {}
+        self.restart, self.partial, self.max_steps = restart, partial, max_steps
+        self.steps = Steps(model, optimizer, params, run=self)
+        self.stateful = (stateful or {}) | self.steps.stateful
         self.state, self.report, self.generators = TrainState(), report, generators_of(model)
         self.goes_on, self.changed, self.unreadable = False, {}, []
         self.phase, self.gradients_used, self.tally = NOTHING_NEW, True, None
@@ -66,12 +73,15 @@ class Run:
         with contextlib.ExitStack() as undo:
             undo.enter_context(self.signals)
             undo.callback(self.lock.release)
-            if self.folder.is_dir():  # else there is nothing to read, and nothing is made before all is checked
-                self.lock.acquire()
+            # a folder that is not there has nothing to read, and nothing is made before all is checked
+            parallel.on_main(lambda: self.lock.acquire() if self.folder.is_dir() else None)
             self._restore()
             self.history = History(self.state.history, self.folder / "history.csv")
             self.state.history = self.history.rows
+            for row in self.state.history:
+                self.steps.take_in(row)
             collect(self.state, self.model, self.optimizer, self.stateful, False)  # what cannot be saved is said now
+            self.steps.trained = parallel.replicated(self.model, self.params)
             undo.callback(self.optimizer.register_step_post_hook(self._after_optimizer_step).remove)
             undo.callback(self.journal.close)
             self.undo = undo.pop_all()
@@ -80,39 +90,34 @@ class Run:
     def __exit__(self, kind, error, trace):
         with self.undo:
             if kind is None:
-                self.checkpoints.wait()
+                self.signals.agreement.finish()
+                parallel.on_main(self.checkpoints.wait)
             elif self.begun and not self.signals.at_once:
                 self._leave(error)
             if isinstance(error, Exception):
-                self.signals.check()  # it failed because a worker got the signal, too
+                self.signals.stop(self.signals.code)  # it failed because a worker got the signal, too
         return kind is not None and issubclass(kind, EndOfSession)
 
     def _leave(self, error):
         """Save what is done, and say how to go on."""
         close_bars()
         self.signals.in_step = True  # what comes now is Ctrl-C for the second time, or has to wait
+        # of several processes, the others know nothing of an error in this one
+        together = parallel.count() == 1 or isinstance(error, EndOfSession) or not isinstance(error, Exception)
         try:
-            if self.phase == READY:
+            if self.phase == READY and together:
                 self.save()
             self.checkpoints.wait()
             if self.lock.is_held:  # else the folder is not that of this run any more
                 self.journal.end_session(self.model, self.state, way_of_ending(error), str(error))
         except UserError as problem:
             logging.error("%s", problem)
-        if isinstance(error, UserError):  # says itself what to do
-            return
-        why = "by " + (self.signals.received or ("an error" if isinstance(error, Exception) else "request"))
-        again = "The same command" + (" without --restart" if self.restart else "")
-        if isinstance(error, Pruned):
-            why = f"by the sweep: {error}"
-        elif isinstance(error, EndOfSession):
-            why, again = f"after {self.state.step} steps", "The same command without --max_steps"
-        saved = f"saved {self.checkpoints.position}" if self.checkpoints.position else "nothing is saved yet"
-        logging.info("Stopped %s; %s. %s goes on.", why, saved, again)
+        if not isinstance(error, UserError):  # which says itself what to do
+            self.journal.say_stopped(error, self.state, self.checkpoints.position, self.signals.received, self.restart)
 
     def _restore(self):
         if not self.restart:
-            state, file, self.unreadable = experiment.read_last(self.folder)
+            state, file, self.unreadable = parallel.on_main(lambda: experiment.read_last(self.folder))
             self.goes_on = state is not None and self.restore_file in (None, state.restored_from)
             if self.goes_on:
                 self._resume(state, file)
@@ -120,6 +125,7 @@ class Run:
         if self.restore_file is not None:
             checkpoint = experiment.find_checkpoint(self.folder, self.restore_file)
             utils.load_checkpoint(checkpoint, self.model, partial=self.partial)
+            self.steps.average.begin()
 
     def _resume(self, state, file):
         experiment.check_same_data(state.dataset, self.params, file, way_out="--restart begins anew on this one")
@@ -127,7 +133,8 @@ class Run:
         restore(state, file, self.model, self.optimizer, self.stateful)
         if "learning_rate" in self.changed:
             change_learning_rate(self.optimizer, self.stateful.values(), *self.changed["learning_rate"])
-        self.gradients_used = not state.gradients
+        self.steps.average.swap()  # what was saved as the model's weights is the average
+        self.gradients_used, self.steps.gradient_norms = not state.gradients, state.gradient_norms
         self.state = state.model_copy(update={name: {} for name in LARGE})
 
     def epochs(self):
@@ -135,57 +142,51 @@ class Run:
 
         This is where the first file is written; a new run moves what an earlier one left to a folder `replaced-<n>`.
         """
-        total = self.params.num_epochs
-        if self.state.epoch >= total:
-            logging.info("%s is finished: %d of %d epochs are done", self.folder, self.state.epoch, total)
-            logging.info("(a larger num_epochs goes on, --restart begins anew)")
-            if self.state.history and not self.journal.is_complete(self.state):  # killed when all but that was done
+        if self.is_over:
+            self.journal.say_finished(self.state)
+            if not parallel.on_main(lambda: self.journal.is_complete(self.state)):  # killed when all but that was done
                 self._begin()
                 self._finish()
             return
         self._begin()
         for row in self.state.history:  # a sweep may not have been told
             self._tell(row)
-        for epoch in range(self.state.epoch + 1, total + 1):
+        for epoch in range(self.state.epoch + 1, self.params.num_epochs + 1):
             self.params.add_facts({"epoch": epoch})
             seed_all(self.params.seed, epoch, 0, MODEL)
             self.journal.begin_epoch()
             self.phase = NOT_READY  # until `batches` is asked, which alone knows what is done of the epoch
             yield epoch
+            if self.is_over:
+                break
         self._finish()
 
+    def averaged_weights(self):
+        """A context in which the model has the weights to evaluate: their moving average, if `ema_decay` is not 0."""
+        return self.steps.average.in_place()
+
+    @property
+    def is_over(self):
+        """Whether there is no epoch left to do, because all are done or `early_stopping_patience` says so."""
+        return self.state.epoch >= self.params.num_epochs or self.steps.progress.is_over
+
     def _begin(self):
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self.lock.acquire()
-            experiment.remove_unfinished(self.folder)
-            for file, error in self.unreadable if self.goes_on else ():
-                experiment.set_aside(file, error)
-            if not self.goes_on:
-                experiment.move_results_aside(self.folder)
-            elif not self.state.params:  # of CS230's template: what it calls best is not known to be worse
-                experiment.move_results_aside(self.folder, ["best.pth.tar", "metrics_*_best*.json"])
-        except OSError as error:
-            raise UserError(f"{self.folder}: cannot be written to: {error.strerror}") from None
-        self.state.restored_from = self.restore_file if not self.goes_on else self.state.restored_from
-        if not self.goes_on and self.restore_file is not None:  # to go on from here, though what it names was moved
-            self.save()
-        path = self.folder / "params.json"
-        if not path.exists():
-            self.params.save(path)
-        self.journal.begin_session(self.model, self.state, self.changed)
+        unreadable = self.unreadable if self.goes_on else ()
+        parallel.on_main(lambda: experiment.take_folder(self.folder, self.lock, self.goes_on, self.state, unreadable))
         if self.goes_on:
             self.checkpoints.position = self.state.position
-            logging.info("Going on %s", self.state.position)
-            self.journal.mend(self.state, self.history)
-            if self.state.best and not (self.folder / "best.pth.tar").exists():
-                logging.warning("best.pth.tar, of epoch %d, is missing; a better epoch makes it", self.state.best.epoch)
-        elif self.restore_file is not None:
-            logging.info("The weights to begin with are those of %s", self.restore_file)
+        else:
+            self.state.restored_from = self.restore_file
+            if self.restore_file is not None:  # to go on from here, though what it names was moved
+                self.save()
+        history = self.history if self.goes_on else None
+        parallel.on_main(
+            lambda: self.journal.begin_session(self.model, self.state, self.changed, history, self.restore_file)
+        )
         self.begun = True
 
     def batches(self, dataloader, tally):
-        """An iterator over the batches of the epoch that are still to be done; see `begin_step` and `end_step`.
+        """An iterator over the batches of the epoch that are still to be done; see `begin_batch` and `end_batch`.
 
         Args:
             dataloader: the training data.
@@ -197,13 +198,14 @@ class Run:
                 tally.load_state_dict(self.state.tally.model_dump())
             self.state.tally = None
         done = self.state.batches_done
+        self.steps.begin_epoch(self.state.epoch, done, len(dataloader))
         if done and not order.can_skip:
             order.check_replay(done, self.changed)
         self.phase = NOTHING_NEW
-        return order.batches(self.state.epoch + 1, done) if tally.results is None else iter(())
+        return order.batches(self.state.epoch + 1, done, joins=True) if tally.results is None else iter(())
 
-    def begin_step(self):
-        """To be called before each step: seeds what it draws.
+    def begin_batch(self):
+        """To be called before each batch: seeds what the model draws, in each process something else.
 
         Raises:
             EndOfSession: `max_steps` are done.
@@ -211,26 +213,31 @@ class Run:
         if self.max_steps is not None and self.state.step >= self.max_steps:
             raise EndOfSession
         self.phase, self.signals.in_step, self.gradients_used = NOT_READY, True, False
-        seed_all(self.params.seed, self.state.epoch + 1, self.state.batches_done, MODEL, self.generators)
+        seed = self.params.seed, self.state.epoch + 1, self.state.batches_done
+        seed_all(*seed, MODEL, self.generators, parallel.rank())
 
-    def end_step(self, batches):
-        """To be called after each step, with how many batches it was of. Saves when it is time.
+    def end_batch(self, is_step):
+        """To be called after each batch, with whether the optimizer has stepped. Then it may be time to save.
 
         Raises:
             KeyboardInterrupt, SystemExit: a signal asked for it.
         """
-        self.state.batches_done += batches
+        self.state.batches_done += 1
+        if not is_step:  # what was accumulated of the gradient is not saved
+            return
         self.state.step += 1
         self.phase, self.signals.in_step = READY, False
-        if self.checkpoints.is_due:
+        if self.signals.check(self.checkpoints.is_due and parallel.is_main()):
             self.signals.in_step = True
             self.save()
+            self.signals.agreement.finish()  # the wish of a moment ago
             self.signals.in_step = False
-        self.signals.check()
+            self.signals.check()
 
     def end_steps(self):
         """To be called after the last step of an epoch: what follows must not depend on where the run was resumed."""
         seed_all(self.params.seed, 0, 0, MODEL)
+        parallel.share_buffers(self.model)
 
     def record(self, epoch, train_metrics, val_metrics):
         """Keep what an epoch gave: checkpoints, metrics, history, events, a line in the log.
@@ -244,26 +251,28 @@ class Run:
             Pruned: `report` said so.
         """
         self.phase, self.signals.in_step = NOT_READY, True
-        self.checkpoints.wait()  # it may be writing the history
-        check_results(val_metrics, self.state.best, epoch, self.optimizer, self.params)
-        row = {"epoch": epoch, "learning_rate": float(self.optimizer.param_groups[0]["lr"])}
+        parallel.on_main(self.checkpoints.wait)  # it may be writing the history
+        parallel.on_main(lambda: check_results(val_metrics, self.state.best, epoch, self.optimizer, self.params))
+        row = {"epoch": epoch} | self.steps.summary()
         row |= {f"train_{name}": value for name, value in train_metrics.items()}
         row |= {f"val_{name}": value for name, value in val_metrics.items()}
         monitor, mode = monitored(self.params, val_metrics)
-        value = val_metrics[monitor]
-        is_best = is_better(value, self.state.best and self.state.best.value, mode)
+        is_best = is_better(val_metrics[monitor], self.state.best and self.state.best.value, mode)
         if is_best:
-            self.state.best = Best(epoch=epoch, monitor=monitor, value=value)
+            self.state.best = Best(epoch=epoch, monitor=monitor, value=val_metrics[monitor])
         self.history.append(row)
-        self.state.epoch, self.state.batches_done, self.tally = epoch, 0, None
+        self.steps.take_in(row)
+        speed = self.tally.samples_per_second
+        self.state.epoch, self.state.batches_done, self.tally, self.steps.gradient_norms = epoch, 0, None, []
         self.save(is_best, and_then=lambda: self.journal.write_results(self.history, is_best))
-        self.journal.show_epoch(self.state, is_best, train_metrics, val_metrics)
+        parallel.on_main(lambda: self.journal.show_epoch(self.state, is_best, speed))
         self.signals.in_step = False
         self.signals.check()
         self._tell(row)
 
     def _tell(self, row):
-        reason = self.report and self.report(row["epoch"], row[f"val_{self.state.best.monitor}"])
+        value = row[f"val_{self.state.best.monitor}"]
+        reason = parallel.on_main(lambda: self.report and self.report(row["epoch"], value))
         if reason and row["epoch"] == self.state.epoch < self.params.num_epochs:
             raise Pruned(reason)
 
@@ -274,6 +283,11 @@ class Run:
             UserError: it cannot be taken, or the one before could not be written; what is on the disk is kept.
         """
         self.phase = NOT_READY
+        with self.averaged_weights():
+            self._save(is_best, and_then)
+
+    def _save(self, is_best, and_then):
+        self.state.gradient_norms = self.steps.read_gradient_norms()
         state = collect(self.state, self.model, self.optimizer, self.stateful, not self.gradients_used)
         state |= {"params": experiment.as_json(self.params.stated), "dataset": experiment.dataset_of(self.params)}
         state["history"] = self.history.packed()
@@ -283,18 +297,14 @@ class Run:
             except TypeError as error:
                 logging.warning("No checkpoints within epochs: outputs, labels or a metric hold %s, which they cannot "
                                 "(a metric can have state_dict and load_state_dict)", error)  # fmt: skip
-                self.checkpoints.within_epochs = False
-                return
-        self.checkpoints.save(state, self.state.position, is_best, and_then)
+                self.checkpoints.within_epochs, state = False, None
+        position = self.state.position
+        parallel.on_main(lambda: state and self.checkpoints.save(state, position, is_best, and_then))
         self.phase = NOTHING_NEW
 
     def _after_optimizer_step(self, optimizer, args, kwargs):
         self.gradients_used = type(optimizer).__module__.startswith("torch.optim.")  # others may accumulate them
 
     def _finish(self):
-        self.checkpoints.wait()
-        self.journal.draw(self.state)
-        self.journal.end_session(self.model, self.state, "finished")
-        best = self.state.best
-        logging.info("Done in %.0f seconds. Best %s on val: %.4f, after epoch %d (marked *).",
-                     time.monotonic() - self.journal.started, best.monitor, best.value, best.epoch)  # fmt: skip
+        parallel.on_main(self.checkpoints.wait)
+        parallel.on_main(lambda: self.journal.finish(self.model, self.state))

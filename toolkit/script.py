@@ -9,6 +9,7 @@ import traceback
 
 from tqdm import tqdm
 
+from toolkit import parallel
 from utils import UserError
 
 
@@ -22,7 +23,8 @@ def run_script(main):
         main()
     except UserError as error:
         close_bars()
-        print(f"error: {error}", file=sys.stderr)
+        if parallel.is_first_to_tell(error):
+            print(f"error: {error}", file=sys.stderr)
         note_in_log(f"error: {error}")
         code = 2
     except KeyboardInterrupt:
@@ -32,9 +34,14 @@ def run_script(main):
     except BrokenPipeError:  # what reads the output (head, less) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
-    except Exception:
+    except Exception as error:
         note_in_log(traceback.format_exc())
-        raise
+        if not parallel.is_of_another(error):
+            raise
+        print(
+            f"process {parallel.rank()}: another process of this run has ended, and so does this one", file=sys.stderr
+        )
+        code = 1
     if main.__module__ == "__main__":  # a script, which is all that its process is for
         end_process(code)
     if code:

@@ -51,6 +51,7 @@ class TrainState(BaseModel):
     stateful: dict[str, dict[str, Any]] = Field(
         {}, description="by name: schedule, gradient scaler, moving average, ..."
     )
+    gradient_norms: list[float] = Field([], description="of some steps of the epoch so far")
     gradients: dict[str, Any] = Field({}, description="by parameter, where they are still being accumulated")
     tally: TallyState | None = Field(None, description="losses, outputs and labels of the epoch so far")
     history: list[dict[str, int | float]] = Field([], description="results, one dict an epoch")

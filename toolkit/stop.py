@@ -5,6 +5,8 @@ import os
 import signal
 import threading
 
+from toolkit import parallel
+
 SIGNALS = {"SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 143, "SIGHUP": 129}  # exit codes; Slurm sends SIGUSR1 if asked to
 # functions in which an exception is printed and forgotten, or leaves workers or what was collected half made
 NOT_WITHIN = {"__del__", "_launch", "_get_iterator", "_reset", "_shutdown_workers", "_read_losses",
@@ -39,7 +41,7 @@ class StopSignals:
 
     def __init__(self):
         self.in_step, self.received, self.at_once = False, None, False
-        self.before, self.pid = {}, os.getpid()
+        self.before, self.pid, self.agreement = {}, os.getpid(), parallel.Agreement()
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():
@@ -56,12 +58,28 @@ class StopSignals:
             signal.signal(number, handler)
         self.before.clear()
 
-    def check(self):
-        """Raise what a signal asked for that could not take effect when it came."""
-        if self.received == "SIGINT":
+    @property
+    def code(self):
+        """The exit code that the signal which came asks for; 0: none came."""
+        return SIGNALS.get(self.received, 0)
+
+    def check(self, wish=False):
+        """Raise what a signal asked for that could not take effect when it came.
+
+        Of several processes, all raise what one of them was asked for, at the same call. With it they agree on `wish`,
+        a bool; what is returned is whether one of them has it.
+        """
+        code, is_wished = self.agreement(self.code, int(wish))
+        self.stop(code)
+        return bool(is_wished)
+
+    @staticmethod
+    def stop(code):
+        """Raise what ends a script with an exit code, if it is not 0."""
+        if code == SIGNALS["SIGINT"]:
             raise KeyboardInterrupt
-        if self.received is not None:
-            raise SystemExit(SIGNALS[self.received])
+        if code:
+            raise SystemExit(code)
 
     def _handle(self, number, frame):
         if os.getpid() != self.pid:  # a worker process, which the main one will end
@@ -71,14 +89,14 @@ class StopSignals:
             self.received = name
             if hasattr(signal, "SIGCHLD"):  # worker processes that got it, too, may die, which torch would raise now
                 signal.signal(signal.SIGCHLD, lambda number, frame: None)  # not SIG_DFL: one may have come already
-            if self.in_step:
+            if self.in_step and parallel.is_main():
                 with contextlib.suppress(OSError):  # the terminal may be gone, and that be the reason
                     os.write(2, b"\nfinishing the step, then saving (Ctrl-C again leaves at once)\n")
-            elif not NOT_WITHIN.intersection(callers(frame)):
-                self.check()
+            elif parallel.count() == 1 and not NOT_WITHIN.intersection(callers(frame)):
+                self.stop(SIGNALS[name])
         elif name == "SIGINT":
             self.received, self.at_once = name, True
-            self.check()
+            self.stop(SIGNALS[name])
 
 
 def callers(frame):

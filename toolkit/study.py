@@ -23,7 +23,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState, create_trial
 
 from toolkit.lock import Presence
-from toolkit.order import mix
+from toolkit.seeds import mix
 from toolkit.space import as_choice, name_of
 from toolkit.storage import HEARTBEAT, make_pruner, open_storage, quiet, reaching
 from utils import UserError

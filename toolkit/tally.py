@@ -1,7 +1,6 @@
 """The loss and the metrics of a whole split, collected batch by batch."""
 
 import contextlib
-import copy
 import math
 import os
 import sys
@@ -11,10 +10,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from toolkit.batches import batches_on_device
+from toolkit import parallel
 from toolkit.metrics import is_streaming, load_metric_state, metric_state, results_of
-from toolkit.order import order_of
-from toolkit.precision import precision_of
 from toolkit.trees import batch_size, from_plain, tensors, to_plain, tree_cat, tree_map
 from utils import UserError
 
@@ -31,7 +28,8 @@ class Tally:
 
     The loss is the mean over samples (batches count by their size), and a metric is a function of all outputs and
     labels of the split, so that neither depends on the batch size. Nothing here waits for the device but a reading of
-    the loss every `params.save_summary_steps` steps, or every second.
+    the loss every `params.save_summary_steps` steps, or every second. Of several processes, the main one gets what all
+    have collected, in the order of one process, at each reading, and computes.
 
     Args:
         name: what goes on, for the bar and for messages.
@@ -50,15 +48,17 @@ class Tally:
         self.streaming = [metric for metric in metrics.values() if is_streaming(metric)]
         for metric in self.streaming:
             metric.reset()
+        self.counts = True  # whether the batch that comes next does; see Company
         self.sizes, self.pending = [], []
         self.losses = {"loss": []}  # name -> mean over each batch, read from the device
         self.outputs, self.labels = [], []
+        self.parts = []  # of this one of several processes: (outputs, labels) of each batch, None where it has none
         self.kept = 0  # how many of them lie in main memory
         self.results = None  # once all is computed
-        self.read_at = time.monotonic()
-        self.bar = tqdm(
-            total=len(dataloader), desc=name, leave=False, disable=sys.stderr is None or None, dynamic_ncols=True
-        )
+        self.started = self.read_at = time.monotonic()
+        self.earlier, self.samples_per_second = 0, None  # samples that were summed up before; set by `compute`
+        silent = sys.stderr is None or not parallel.is_main() or None  # None: where there is no terminal
+        self.bar = tqdm(total=len(dataloader), desc=name, leave=False, disable=silent, dynamic_ncols=True)
 
     def update(self, outputs, labels, loss):
         """Take in a batch.
@@ -72,17 +72,14 @@ class Tally:
             NonFiniteLoss: the loss was NaN or infinite, here or since the last reading.
             UserError: the outputs of the split would not fit into memory.
         """
-        outputs = tree_map(torch.Tensor.detach, outputs)
-        self.sizes.append(weight_of(labels, outputs))
+        outputs, alone = tree_map(torch.Tensor.detach, outputs), parallel.count() == 1
+        self.sizes.append(weight_of(labels, outputs) if self.counts else 0)
         self.pending.append({"loss": loss.detach(), **getattr(loss, "parts", {})})
-        for metric in self.streaming:
-            metric.update(outputs, labels)
-        if len(self.streaming) < len(self.metrics):
-            if not self.outputs:
-                self._check_memory(outputs, labels)
-            self.outputs.append(outputs)
-            self.labels.append(labels)
-        waited = time.monotonic() - self.read_at
+        if alone:
+            self._keep(outputs, labels)
+        else:
+            self.parts.append((outputs, labels) if self.counts else None)
+        waited = time.monotonic() - self.read_at if alone else 0  # several read after the same step
         if len(self.pending) >= self.steps_between_readings or waited > SECONDS_BETWEEN_READINGS:
             self._read_losses()
         try:
@@ -90,11 +87,22 @@ class Tally:
         except OSError:  # the terminal is gone
             self.bar.disable = True
 
+    def _keep(self, outputs, labels):
+        for metric in self.streaming:
+            metric.update(outputs, labels)
+        if len(self.streaming) < len(self.metrics):
+            if not self.outputs:
+                self._check_memory(outputs, labels)
+            self.outputs.append(outputs)
+            self.labels.append(labels)
+
     def compute(self):
         """The results of the split, a dict from name to float: "loss", further parts of the loss, the metrics."""
         if self.results is None:
             self._read_losses()
-            self.results = self._compute()
+            seconds = max(time.monotonic() - self.started, 1e-9)
+            self.samples_per_second = (sum(self.sizes) - self.earlier) / seconds
+            self.results = parallel.on_main(self._compute)
             self.outputs, self.labels = [], []
         self.bar.close()
         return self.results
@@ -118,7 +126,7 @@ class Tally:
         state = from_plain(state)
         self.sizes, self.losses = list(state["sizes"]), dict(state["losses"])
         self.outputs, self.labels, self.results = list(state["outputs"]), list(state["labels"]), state["results"]
-        self.kept = len(self.outputs)
+        self.kept, self.earlier = len(self.outputs), sum(self.sizes)
         for name, metric in self.metrics.items():
             if is_streaming(metric):
                 load_metric_state(metric, state["metrics"][name])
@@ -141,27 +149,57 @@ class Tally:
         return results
 
     def _read_losses(self):
-        """Bring the losses since the last reading, and the outputs, to main memory."""
+        """Bring the losses since the last reading, and the outputs, to main memory, that of the main process."""
         self.read_at = time.monotonic()
         if not self.pending:
             return
         first = len(self.losses["loss"])
-        for name in self.pending[0]:
-            means = torch.stack([losses[name] for losses in self.pending]).tolist()
-            self.losses.setdefault(name, []).extend(means)
+        means = {name: torch.stack([losses[name] for losses in self.pending]).tolist() for name in self.pending[0]}
+        sizes = torch.stack([torch.as_tensor(size) for size in self.sizes[first:]]).tolist()
         self.pending.clear()
-        self.sizes[first:] = torch.stack([torch.as_tensor(size) for size in self.sizes[first:]]).tolist()
+        if parallel.count() > 1:
+            self._exchange(sizes, means)
+        else:
+            self._take_in(sizes, means)
+
+    def _take_in(self, sizes, means):
+        """Add the sizes and losses of the latest batches; bring their outputs, too, to main memory."""
+        first = len(self.losses["loss"])
+        self.sizes[first:] = sizes
+        for name in means:
+            self.losses.setdefault(name, []).extend(means[name])
         if len(self.outputs) > self.kept:  # small tensors that stay would keep what steps freed from being used again
             self._join(self.kept)
             self.outputs[-1], self.labels[-1] = tree_map(torch.Tensor.cpu, (self.outputs[-1], self.labels[-1]))
         self.kept = len(self.outputs)
-        means = self.losses["loss"]
+        losses = self.losses["loss"]
         if self.optimizer is not None:
-            for step in range(first, len(means)):
-                if not math.isfinite(means[step]):
-                    self._not_finite(step, means[step])
+            for step in range(first, len(losses)):
+                if not math.isfinite(losses[step]):
+                    self._not_finite(step, losses[step])
         if not self.bar.disable:
-            self.bar.set_postfix(loss=f"{np.mean(means[first:]):.4f}", refresh=False)  # since the last reading
+            self.bar.set_postfix(loss=f"{np.mean(losses[first:]):.4f}", refresh=False)  # since the last reading
+
+    def _exchange(self, sizes, means):
+        """Let the main process take in what all have collected since the last reading, batch after batch."""
+        losses = [dict(zip(means, values, strict=True)) for values in zip(*means.values(), strict=True)]
+        parts = tree_map(torch.Tensor.cpu, self.parts)
+        everyone = parallel.gather(list(zip(sizes, losses, parts, strict=True)))
+        self.sizes, self.parts = self.sizes[: -len(sizes)], []
+
+        def take_in():
+            totals, merged = [], {name: [] for name in means}
+            for batch in zip(*everyone, strict=True):
+                counted = [part for part in batch if part[2] is not None]
+                totals.append(sum(size for size, *_ in counted))
+                for name in merged:
+                    total = math.fsum(size * losses[name] for size, losses, _ in counted)
+                    merged[name].append(total / (totals[-1] or math.nan))
+                for _, _, (outputs, labels) in counted:
+                    self._keep(outputs, labels)
+            self._take_in(totals, merged)
+
+        parallel.on_main(take_in)
 
     def _not_finite(self, step, loss):
         self.bar.close()
@@ -196,7 +234,7 @@ class Tally:
 
     def _check_memory(self, outputs, labels):
         size = sum(t.numel() * t.element_size() for t in tensors((outputs, labels)))
-        needed = 2 * size * len(self.dataloader)  # the batches, and all of them put together
+        needed = 2 * size * len(self.dataloader) * parallel.count()  # the batches, and all of them put together
         free = available_memory()
         if needed > SHARE_OF_MEMORY * free:
             raise UserError(
@@ -221,46 +259,6 @@ def weight_of(labels, outputs):
 def is_flat(outputs, labels):
     """Whether outputs have a row for each entry of the labels, as those of CS230's named entity recognition do."""
     return isinstance(outputs, torch.Tensor) and isinstance(labels, torch.Tensor) and len(outputs) == labels.numel()
-
-
-def try_one_batch(model, loss_fn, dataloaders, metrics, params):
-    """Put one batch of each split through model, loss and metrics, to find what does not fit before an epoch is spent.
-
-    The model is in evaluation mode; neither it nor a loss with a state is changed.
-
-    Returns:
-        The names of the results that an evaluation will have, a list.
-
-    Raises:
-        UserError: a batch is not a pair, the loss cannot be minimised, a metric gives no number.
-    """
-    model.eval()
-    module = getattr(loss_fn, "module", None)
-    state = copy.deepcopy(module.state_dict()) if module is not None else None
-    for split, dataloader in dataloaders.items():
-        batches = order_of(dataloader, params.seed).batches(epoch=0)
-        ((inputs, labels),) = batches_on_device([next(batches)], model)
-        with precision_of(params, model):
-            outputs = model(inputs)
-            loss = loss_fn(outputs, labels)
-        tally = Tally(split, {}, [None], params)
-        tally.update(outputs, labels, loss)
-        outputs, labels = (tree_map(torch.Tensor.detach, tree) for tree in (outputs, labels))
-        arrays = [tree_map(to_numpy, tree) for tree in (outputs, labels)]
-        names = tally.compute()
-        for name, metric in metrics.items():
-            try:
-                if is_streaming(metric):
-                    metric.reset()
-                    metric.update(outputs, labels)
-                names |= results_of(name, metric, *arrays, params)
-            except UserError:
-                raise
-            except Exception:  # one batch may be too little for it: of one class alone, say
-                names |= {name: None, params.monitor or name: None}  # which may be one of those that it gives
-    if module is not None:
-        module.load_state_dict(state)
-    return list(names)
 
 
 def to_numpy(tensor):

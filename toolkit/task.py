@@ -16,7 +16,7 @@ import utils
 from toolkit.dataset import SPLITS
 from toolkit.iterators import fetch_from_iterators
 from toolkit.metrics import is_streaming, takes_params
-from toolkit.optim import adam, without_compiler
+from toolkit.optim import optimizer_of, without_compiler
 from toolkit.trees import describe
 from utils import UserError
 
@@ -102,10 +102,12 @@ class Task:
         model = self.Net(params)
         if not isinstance(model, torch.nn.Module):
             raise UserError(f"{self.path_of(self.net)}: Net(params) gave {type(model).__name__}, not an nn.Module")
+        if params.compile:
+            model.compile()  # in place: the names of its weights stay the same
         return model.to(params.device)
 
     def make_optimizer(self, model, params):
-        """`make_optimizer(model, params)` of net.py where there is one, else Adam at `params.learning_rate`."""
+        """`make_optimizer(model, params)` of net.py where there is one, else what `params.optimizer` names."""
         without_compiler()
         if hasattr(self.net, "make_optimizer"):
             optimizer = self.net.make_optimizer(model, params)
@@ -115,7 +117,7 @@ class Task:
                     f"not a torch.optim.Optimizer"
                 )
             return optimizer
-        return adam(model, params)
+        return optimizer_of(model, params)
 
     def load_pretrained(self, model, params):
         """Give a model, in place, the weights to begin a new run with: `load_pretrained(model, params)` of net.py."""

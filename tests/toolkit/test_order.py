@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset
 
-from toolkit.order import EpochOrder, generators_of, mix, order_of, seed_all
+from toolkit.order import EpochOrder, order_of
+from toolkit.seeds import generators_of, mix, seed_all
 
 
 class Noise(Dataset):

@@ -1,5 +1,6 @@
 """A run that was interrupted is the run that was not, to the last bit."""
 
+import csv
 import json
 import shutil
 
@@ -42,6 +43,57 @@ def test_a_run_stopped_anywhere_goes_on_to_the_same_bits(call, tmp_path, digits_
     assert (code, err) == (0, "")
     assert "Going on in epoch 2 after batch 2" in out
     assert outcome(experiment.folder) == outcome(straight)
+
+
+OPTIONS = {"optimizer": "AdamW", "weight_decay": 0.1, "lr_schedule": "one_cycle", "warmup_steps": 3, "ema_decay": 0.9,
+           "accumulation_steps": 3, "max_grad_norm": 0.5, "label_smoothing": 0.1, "balanced": True}  # fmt: skip
+PLATEAU = {
+    "lr_schedule": "plateau",
+    "lr_decay_epochs": 1,
+    "early_stopping_patience": 2,
+    "learning_rate": 0.1,
+    "num_epochs": 9,
+}
+
+
+@pytest.mark.parametrize("values", [OPTIONS, OPTIONS | {"precision": "fp16"}, PLATEAU], ids=["all", "fp16", "plateau"])
+def test_options_go_on_to_the_same_bits(call, tmp_path, experiment, values):
+    experiment.write(**values)
+    assert call(train.main, *experiment.arguments)[0] == 0
+    straight = outcome(experiment.folder)
+    rows = history(experiment.folder)
+    total = utils.read_checkpoint(experiment.folder / "last.pth.tar")["step"]
+    code, out, _ = call(train.main, *experiment.arguments, "--restart", "--max_steps", 1)
+    for steps in (*range(total // 4, total, total // 4), total + 1):
+        assert call(train.main, *experiment.arguments, "--max_steps", steps)[0] == 0
+    assert outcome(experiment.folder) == straight
+    code, out, _ = call(train.main, *experiment.arguments)
+    assert code == 0 and "is finished" in out
+    if values is PLATEAU:
+        assert len(rows) < 9 and "early_stopping_patience goes on" in out
+        assert len({row["learning_rate"] for row in rows}) > 1
+    else:
+        assert {"gradient_norm", "learning_rate"} <= rows[0].keys() and total == 2 * -(-23 // 3)
+
+
+def history(folder):
+    with open(folder / "history.csv") as file:
+        return list(csv.DictReader(file))
+
+
+def test_what_is_evaluated_is_the_moving_average_and_the_checkpoint_has_it(call, experiment):
+    import evaluate
+
+    experiment.write(ema_decay=0.95)
+    assert call(train.main, *experiment.arguments)[0] == 0
+    assert call(evaluate.main, *experiment.arguments, "--split", "val", "--restore_file", "last")[0] == 0
+    averaged = experiment.metrics("metrics_val_last.json")
+    assert averaged == experiment.metrics("metrics_val_last_weights.json")
+    state = utils.read_checkpoint(experiment.folder / "last.pth.tar")
+    state["state_dict"] |= state["stateful"]["average"]  # the weights that go on being trained
+    torch.save(state, experiment.folder / "raw.pth.tar")
+    assert call(evaluate.main, *experiment.arguments, "--split", "val", "--restore_file", "raw")[0] == 0
+    assert experiment.metrics("metrics_val_raw.json")["loss"] != averaged["loss"]
 
 
 class Stop(KeyboardInterrupt):
@@ -230,7 +282,8 @@ def test_a_crash_in_the_users_code_keeps_what_was_done(tmp_path):
     loader.broken = True
     with pytest.raises(RuntimeError, match="a corrupt file"):
         session(tmp_path / "run", loader, checkpoint_minutes=1e9)
-    assert utils.read_checkpoint(tmp_path / "run" / "last.pth.tar")["batches_done"] == 4
+    # two that were loaded before it were waiting for their step
+    assert utils.read_checkpoint(tmp_path / "run" / "last.pth.tar")["batches_done"] == 3
     session(tmp_path / "run", good, checkpoint_minutes=1e9)
     session(tmp_path / "straight", good, checkpoint_minutes=1e9)
     assert outcome(tmp_path / "run") == outcome(tmp_path / "straight")

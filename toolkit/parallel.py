@@ -1,0 +1,256 @@
+"""Several processes that train one model, as `torchrun` starts them: who does what, and what they decide together.
+
+Without torchrun there is one process, which is the main one, and nothing here does anything.
+"""
+
+import os
+
+import torch
+from torch import distributed, nn
+
+from utils import UserError
+
+MAIN = 0  # the process that reads and writes the experiment's folder, and talks
+control = None  # a group of its own for what is not tensors on the device
+
+
+def was_launched():
+    """Whether this process is one of several that torchrun, or what sets the same variables, has started."""
+    return int(os.environ.get("WORLD_SIZE", 1)) > 1 and "RANK" in os.environ
+
+
+def was_restarted():
+    """Whether torchrun has started the processes again, after one of them died."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+
+
+def join(device):
+    """Meet the other processes, where this one is one of several.
+
+    Args:
+        device: the torch.device that was asked for.
+
+    Returns:
+        The torch.device of this process: of GPUs, each process of a machine has its own.
+
+    Raises:
+        UserError: there are fewer GPUs than processes.
+    """
+    global control
+    if not was_launched():
+        return device
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        if device.index >= torch.cuda.device_count():
+            raise UserError(
+                f"{os.environ.get('LOCAL_WORLD_SIZE')} processes were started on this machine, which has "
+                f"{torch.cuda.device_count()} GPUs; torchrun --nproc_per_node should be at most that"
+            )
+        torch.cuda.set_device(device)
+    if not distributed.is_initialized():
+        store, number, of = next(distributed.rendezvous("env://"))
+        restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)  # else they might find addresses of those that died
+        store = distributed.PrefixStore(f"restart {restart}", store)
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        distributed.init_process_group(backend, store=store, rank=number, world_size=of)
+        control = distributed.new_group(backend="gloo")
+    return device
+
+
+def leave():
+    """Part from the other processes."""
+    global control
+    if count() > 1:
+        distributed.destroy_process_group()
+        control = None
+
+
+def count():
+    """How many processes train together."""
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+def rank():
+    """The number of this process, from 0."""
+    return distributed.get_rank() if count() > 1 else MAIN
+
+
+def is_main():
+    """Whether this process is the one that writes."""
+    return rank() == MAIN
+
+
+def on_main(function):
+    """What `function()` gives in the main process, which alone calls it; a UserError of it is raised in all."""
+    if count() == 1:
+        return function()
+    outcome = [None]
+    if is_main():
+        try:
+            outcome = [(function(), None)]
+        except UserError as error:
+            outcome = [(None, error)]
+    distributed.broadcast_object_list(outcome, src=MAIN, group=control)
+    value, error = outcome[0]
+    if error is not None:
+        error.is_told = not is_main()
+        raise error
+    return value
+
+
+def in_turn(function):
+    """What `function()` gives; called by one process of each machine first, so that files are made by one."""
+    first = int(os.environ.get("LOCAL_RANK", 0)) == 0
+    value = function() if first or count() == 1 else None
+    if count() > 1:
+        distributed.barrier(group=control)
+        value = value if first else function()
+    return value
+
+
+def is_of_another(error):
+    """Whether an exception says that another process has ended, which then says why."""
+    words = ("Connection closed by peer", "Connection reset by peer", "Connection refused", "Broken pipe", "NCCL")
+    return count() > 1 and isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+
+
+def is_first_to_tell(error):
+    """Whether no other process has told the user of an exception that several may have raised alike."""
+    if count() == 1:
+        return not was_launched() or int(os.environ["RANK"]) == MAIN
+    try:
+        store = distributed.distributed_c10d._get_default_store()
+        return not getattr(error, "is_told", False) and store.add(f"told: {error}", 1) == 1
+    except RuntimeError:  # what has the store is gone
+        return True
+
+
+def gather(thing):
+    """What each process gave for `thing`, anything that can be pickled: a list in the main one, None in the others."""
+    if count() == 1:
+        return [thing]
+    gathered = [None] * count() if is_main() else None
+    distributed.gather_object(thing, gathered, dst=MAIN, group=control)
+    return gathered
+
+
+def part_of(length):
+    """Which of `length` samples of a batch this process takes: (start, end). They differ by one at most."""
+    return length * rank() // count(), length * (rank() + 1) // count()
+
+
+def total_of(weight, device):
+    """The sum of the `weight` (a number or a tensor that holds one) of all processes, a float32 tensor on `device`."""
+    total = torch.as_tensor(weight, dtype=torch.float32, device=device)
+    if count() > 1:
+        total = total.clone()
+        distributed.all_reduce(total)
+    return total
+
+
+class Agreement:
+    """What several processes decide together between two steps: each says what it wants, and all get the largest.
+
+    They get it one step later, so that none waits for the others; alone, at once.
+    """
+
+    def __init__(self):
+        self.pending = None
+
+    def __call__(self, *wishes):
+        """Say what this process wants, ints of at least 0. Returns what is agreed, a list of as many."""
+        if count() == 1:
+            return wishes
+        agreed = self.finish() or [0] * len(wishes)
+        wanted = torch.tensor(wishes, dtype=torch.int64)
+        self.pending = wanted, distributed.all_reduce(wanted, distributed.ReduceOp.MAX, control, async_op=True)
+        return agreed
+
+    def finish(self):
+        """What the wishes of the step before came to, a list; None: there were none."""
+        if self.pending is None:
+            return None
+        (agreed, work), self.pending = self.pending, None
+        work.wait()
+        return agreed.tolist()
+
+
+def prepared(model, params):
+    """A model as several processes train it: its batch normalisation is of the whole batch, its parts are divided.
+
+    To be called before the optimizer is made. With "fsdp" the parameters become DTensors, of which each process holds
+    a part: those of each block (a child, itself made of several modules, of an nn.Sequential or nn.ModuleList)
+    together, and the rest; https://docs.pytorch.org/docs/stable/distributed.fsdp.fully_shard.html.
+    """
+    if count() == 1:
+        return model
+    if params.sync_batch_norm and params.device.startswith("cuda"):
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if params.parallel == "fsdp":
+        from torch.distributed.fsdp import fully_shard
+
+        for parameter in model.parameters():
+            parameter.data = parameter.data.contiguous()  # which it needs
+        for module in reversed(list(model.modules())):
+            for block in module.children() if isinstance(module, nn.Sequential | nn.ModuleList) else ():
+                if any(True for _ in block.children()) and any(True for _ in block.parameters()):
+                    fully_shard(block)
+        fully_shard(model)
+    return model
+
+
+def replicated(model, params):
+    """What is called in place of `model` in training: its gradients become the mean of those of all processes."""
+    if count() == 1 or params.parallel == "fsdp" or not any(p.requires_grad for p in model.parameters()):
+        return model
+    unused = getattr(params, "has_unused_parameters", False)
+    devices = [torch.device(params.device)] if params.device.startswith("cuda") else None
+    return nn.parallel.DistributedDataParallel(model, devices, find_unused_parameters=unused)
+
+
+def leaves_out(model, loss):
+    """Whether there are parameters of `model` that are trained but that `loss` does not depend on."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return any(gradient is None for gradient in torch.autograd.grad(loss, trained, allow_unused=True))
+
+
+def share_buffers(model):
+    """Give the buffers of all copies of `model`, such as those of batch normalisation, the values of the main one's."""
+    for buffer in model.buffers() if count() > 1 else ():
+        distributed.broadcast(buffer, src=MAIN)
+
+
+def set_gradient_sync(model, wanted):
+    """Whether the next backward pass is to bring together the gradients of all processes, or to add to its own."""
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        model.require_backward_grad_sync = wanted
+    elif hasattr(model, "set_requires_gradient_sync"):
+        model.set_requires_gradient_sync(wanted)
+
+
+def after_forward(model):
+    """To be called after forward passes without a backward pass, which leave all of the parameters in each process."""
+    if hasattr(model, "reshard"):
+        model.reshard()
+
+
+def local(tensor):
+    """The part of a tensor that this process holds: all of it, unless it is a DTensor."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+def whole(tensor):
+    """A tensor, or of a DTensor all of it, in the main process; in others nothing of it. All processes call it."""
+    if not hasattr(tensor, "full_tensor"):
+        return tensor
+    full = tensor.full_tensor()
+    return full.cpu() if is_main() else full.new_empty(0)
+
+
+def divided_like(tensor, model):
+    """`tensor`, all of which is there, as it is divided among the processes where `model`, a tensor, is."""
+    if not hasattr(model, "full_tensor"):
+        return tensor
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(tensor.to(model.device), model.device_mesh, model.placements)

@@ -1,0 +1,135 @@
+"""What surrounds an optimizer's step: accumulation, gradient scaling, clipping, the schedule, the moving average."""
+
+import math
+
+import torch
+
+from toolkit import parallel
+from toolkit.average import MovingAverage
+from toolkit.monitor import monitored
+from toolkit.precision import scaler_of
+from toolkit.schedule import Progress, learning_rate_factor
+from toolkit.tally import weight_of
+
+BETWEEN_NORMS = 10  # steps from one whose gradient's norm is measured to the next
+
+
+class Steps:
+    """An optimizer as the training loop calls it for each batch; it steps when `accumulation_steps` batches are done.
+
+    The gradient of a step is that of the mean loss over all samples of its batches, in all processes together: that of
+    one large batch, though the last ones may be smaller. Nothing here waits for the device.
+
+    Args:
+        model: what is trained.
+        optimizer: a torch.optim.Optimizer of its parameters.
+        params: hyperparameters.
+        run: the Run that this is part of, or None: then there is neither a schedule nor a moving average.
+
+    Attributes:
+        trained: what the training calls in place of the model, perhaps DistributedDataParallel.
+        scaler, average, progress: what belongs to a run.
+    """
+
+    def __init__(self, model, optimizer, params, run=None):
+        self.model, self.trained, self.optimizer, self.params, self.run = model, model, optimizer, params, run
+        self.scaler = scaler_of(params, model)
+        self.average = MovingAverage(model, params.ema_decay if run is not None else 0)
+        self.progress, self.gradient_norms = Progress(params), []
+        self.is_scheduled = run is not None and (params.lr_schedule != "constant" or params.warmup_steps > 0)
+        for group in optimizer.param_groups if self.is_scheduled else ():
+            group.setdefault("initial_lr", group["lr"])
+        self.accumulated, self.max_norm, self.unit = params.accumulation_steps, params.max_grad_norm, params.batch_size
+        self.weighs = self.accumulated > 1 or parallel.count() > 1
+        self.begin_epoch(0, 0, 1)
+
+    @property
+    def stateful(self):
+        """What of it has a state to save, a dict from name to object."""
+        found = {"scaler": self.scaler} if self.scaler.is_enabled() else {}
+        return found | ({"average": self.average} if self.average.current else {})
+
+    def begin_epoch(self, epochs, batches, length):
+        """Say where the training is: how many epochs, and batches of the next, are done, and how many it has."""
+        self.batches, self.steps_per_epoch = batches, -(-length // self.accumulated)
+        self.steps_before = epochs * self.steps_per_epoch
+        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+
+    def begin(self, inputs, labels, is_last, counts):
+        """To be called before each batch.
+
+        Args:
+            inputs, labels: the batch.
+            is_last: whether it is the last one of the epoch, after which there is a step in any case.
+            counts: whether it is to have a gradient; else it is computed for company, while other processes have one.
+        """
+        if self.run is not None:
+            self.run.begin_batch()
+        self.is_first = self.batches % self.accumulated == 0
+        self.is_step = is_last or (self.batches + 1) % self.accumulated == 0
+        if self.weighs:
+            self.weight = weight_of(labels, inputs) if counts else 0
+            self.total = self.weight if self.is_first else self.total + self.weight
+            parallel.set_gradient_sync(self.trained, self.is_step)
+
+    def end(self):
+        """To be called after each batch."""
+        self.batches += 1
+        if self.run is not None:
+            self.run.end_batch(self.is_step)
+
+    def zero_grad(self):
+        """Clear the gradients of the step before."""
+        if self.is_first:
+            self.optimizer.zero_grad()
+
+    def scaled(self, loss):
+        """The loss of a batch weighed by its samples and, for fp16, scaled: what is to be propagated back."""
+        return self.scaler.scale(loss * (self.weight / self.unit) if self.weighs else loss)
+
+    def step(self):
+        """Update the weights, if it is time."""
+        if not self.is_step:
+            return
+        number = self.batches // self.accumulated  # in the epoch, from 0
+        self.scaler.unscale_(self.optimizer)
+        if self.weighs:
+            self._average_gradients()
+        is_noted = self.run is not None and number % BETWEEN_NORMS == 0
+        if self.max_norm is not None or is_noted:
+            norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.max_norm or math.inf)
+            self.gradient_norms += [norm.full_tensor() if hasattr(norm, "full_tensor") else norm] if is_noted else []
+        if self.is_scheduled:
+            self._set_learning_rates(self.steps_before + number)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.average.update(self.steps_before + number + 1)
+
+    def _average_gradients(self):
+        """Make the sum of the weighed gradients of all batches and processes their mean over samples."""
+        gradients = [parallel.local(p.grad) for p in self.parameters if p.grad is not None]
+        total = parallel.total_of(self.total, gradients[0].device)
+        torch._foreach_mul_(gradients, self.unit * parallel.count() / total)
+
+    def _set_learning_rates(self, step):
+        factor = learning_rate_factor(self.params, step, self.steps_per_epoch, self.progress.decays)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+
+    def take_in(self, row):
+        """Take in the results of an epoch, a row of the history."""
+        monitor, mode = monitored(self.params, [name.removeprefix("val_") for name in row if name.startswith("val_")])
+        self.progress.update(row[f"val_{monitor}"], mode)
+
+    def summary(self):
+        """What the history has of the steps of an epoch, a dict: the last learning rate, the mean of gradient norms."""
+        norms = self.read_gradient_norms()
+        mean = {"gradient_norm": math.fsum(norms) / len(norms)} if norms else {}
+        return {"learning_rate": float(self.optimizer.param_groups[0]["lr"])} | mean
+
+    def read_gradient_norms(self):
+        """The norms of the gradients of some steps of the epoch so far, before they were clipped, a list of floats."""
+        read = torch.stack([torch.as_tensor(norm).float().cpu() for norm in self.gradient_norms]).tolist() \
+            if self.gradient_norms else []  # fmt: skip
+        self.gradient_norms = [norm for norm in read if math.isfinite(norm)]  # not those that fp16 makes infinite
+        return self.gradient_norms
