@@ -18,7 +18,7 @@ from toolkit.sources import digits
 
 EXAMPLE = ROOT / "examples" / "cifar10"
 SHIPPED = sorted(path.parent.name for path in EXAMPLE.glob("experiments/*/params.json"))
-SMALL = {"num_channels": 4, "num_epochs": 1, "batch_size": 64, "num_train_images": 500, "precision": "float32"}
+SMALL = {"num_channels": 4, "num_epochs": 1, "batch_size": 64, "num_train_images": 500, "precision": "fp32"}
 
 
 @pytest.fixture(scope="session")
