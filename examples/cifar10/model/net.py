@@ -20,9 +20,10 @@ class Hyperparameters(utils.Hyperparameters):
     """The keys of params.json that `model/` reads. A key need not stand here: this adds a type, bounds, a default."""
 
     num_channels: int = Field(64, ge=1, description="channels of the first block; the other two have four times them")
-    random_shift: int = Field(0, ge=0, description="training images are shifted by up to this many pixels each way")
+    random_shift: int = Field(
+        0, ge=0, le=8, description="training images are shifted by up to this many pixels each way"
+    )
     random_flip: bool = Field(False, description="half of the training images are mirrored, left to right")
-    cutout: int = Field(0, ge=0, description="height and width of a square that is blanked in each training image")
     flip_in_evaluation: bool = Field(False, description="logits are the mean over an image and its mirror image")
     label_smoothing: float = Field(0, ge=0, lt=1, description="share of a label that is spread over all classes")
     num_train_images: int = Field(0, ge=0, description="train on so many images at most, alike in every class; 0: all")
@@ -34,7 +35,7 @@ class Net(nn.Module):
     """A first layer that whitens, three residual blocks, and a linear layer.
 
     Args:
-        params: `num_channels`, `random_shift`, `random_flip`, `cutout`, `flip_in_evaluation`; from the dataset
+        params: `num_channels`, `random_shift`, `random_flip`, `flip_in_evaluation`; from the dataset
             `image_channels`, `image_height`, `image_width`, `num_classes`, `mean`, `std`.
     """
 
@@ -50,8 +51,6 @@ class Net(nn.Module):
             Block(2 * patch_values, width),
             Block(width, 4 * width),
             Block(4 * width, 4 * width),
-            nn.AdaptiveMaxPool2d(1),
-            nn.Flatten(),
         )
         self.linear = nn.Linear(4 * width, params.num_classes, bias=False)
         self.to(memory_format=torch.channels_last)
@@ -65,7 +64,7 @@ class Net(nn.Module):
 
     def logits(self, pixels):
         """Normalised pixels (B, C, H, W) to logits (B, num_classes)."""
-        x = self.blocks(self.whiten(pixels))  # (B, 4 num_channels)
+        x = self.blocks(self.whiten(pixels)).amax((2, 3))  # (B, 4 num_channels)
         return self.linear(x) / 9  # small at first, for a large learning rate
 
 
@@ -85,16 +84,16 @@ class Block(nn.Module):
 
 
 class PixelInput(nn.Module):
-    """uint8 images to normalised floats. In training mode also moved, mirrored and cut at random, each on its own.
+    """uint8 images to normalised floats. In training mode also shifted and mirrored at random, each on its own.
 
     Args:
-        params: `random_shift`, `random_flip`, `cutout`, and `mean` and `std` of the training images (facts of the
+        params: `random_shift`, `random_flip`, and `mean` and `std` of the training images (facts of the
             dataset, one number a channel, of pixels scaled to [0, 1]).
     """
 
     def __init__(self, params):
         super().__init__()
-        self.random_shift, self.random_flip, self.cutout = params.random_shift, params.random_flip, params.cutout
+        self.random_shift, self.random_flip = params.random_shift, params.random_flip
         self.register_buffer("mean", 255 * torch.tensor(params.mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(params.std).view(-1, 1, 1), persistent=False)
 
@@ -112,24 +111,13 @@ class PixelInput(nn.Module):
         if self.random_flip:
             cols = torch.where(torch.rand(count, 1, device=images.device) < 0.5, cols.flip(1), cols)
         moved = images.permute(0, 2, 3, 1)[sample, rows.unsqueeze(2), cols.unsqueeze(1)]  # (B, H, W, C)
-        moved = moved.permute(0, 3, 1, 2)  # (B, C, H, W)
-        if not self.cutout:
-            return moved
-        rows = self.stretch(count, height, images.device).view(count, 1, -1, 1)
-        cols = self.stretch(count, width, images.device).view(count, 1, 1, -1)
-        return torch.where(rows & cols, self.mean.to(torch.uint8), moved)
+        return moved.permute(0, 3, 1, 2)  # (B, C, H, W)
 
     def positions(self, count, size, device):
         """Where each of `size` pixels of an axis is taken from, after a random shift: int64 (count, size)."""
         shift = torch.randint(-self.random_shift, self.random_shift + 1, (count, 1), device=device)
         last = size - 1
         return last - (last - (torch.arange(size, device=device) + shift).abs()).abs()  # mirrored at 0 and at `last`
-
-    def stretch(self, count, size, device):
-        """`cutout` of the `size` pixels of an axis, from a random one on: bool (count, size)."""
-        first = torch.randint(0, max(1, size - self.cutout + 1), (count, 1), device=device)
-        pixel = torch.arange(size, device=device)
-        return (first <= pixel) & (pixel < first + self.cutout)
 
 
 @torch.no_grad()
@@ -142,8 +130,9 @@ def load_pretrained(model, params):
     images = images[:: max(1, len(images) // 5000)]  # of all classes, by which they are sorted
     pixels = model.pixels.eval()(images.to(model.whiten.weight.device))  # (N, C, H, W)
     patches = F.unfold(pixels, PATCH).transpose(1, 2).flatten(0, 1)  # (patches, C * PATCH**2)
-    variances, components = torch.linalg.eigh(patches.T @ patches / len(patches))
-    components = (components / (variances + 5e-4).sqrt()).T  # (C * PATCH**2, C * PATCH**2), a component a row
+    covariance = patches.T @ patches / len(patches)  # (C * PATCH**2, C * PATCH**2)
+    variances, components = torch.linalg.eigh(covariance.cpu())
+    components = (components / (variances + 5e-4).sqrt()).T  # a component a row
     filters = torch.cat([components, -components]).view_as(model.whiten.weight)
     model.whiten.weight.copy_(filters)
     model.whiten.bias.zero_()
