@@ -1,5 +1,7 @@
 """The data: `fetch_dataloader` gives batches of (images, labels) for each split."""
 
+import logging
+
 import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, Sampler, TensorDataset
@@ -48,6 +50,7 @@ def fetch_dataloader(types, data_dir, params):
 def training_images(images, labels, data_dir, params):
     """Of the images and labels of the train split those to train on, with val's where `train_on_val` is set."""
     if params.train_on_val:
+        logging.info("Training on val's images, too: metrics of val say nothing then, those of test do")
         both = zip((images, labels), load_images(data_dir, "val", params.cache_above_mb), strict=True)
         images, labels = map(torch.cat, both)
     if not params.num_train_images:
