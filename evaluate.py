@@ -18,6 +18,7 @@ from toolkit import parallel
 from toolkit.batches import batches_on_device
 from toolkit.cli import add_common_arguments, set_up
 from toolkit.experiment import check_same_data, find_checkpoint, name_of, version_of
+from toolkit.memory import memory_errors_in_a_line
 from toolkit.precision import precision_of
 from toolkit.restore import restore_loss
 from toolkit.script import run_script
@@ -90,7 +91,8 @@ def main(argv=None):
     restore_loss(state, checkpoint, loss_fn)
 
     utils.set_seed(params.seed)  # as train.py does before it evaluates
-    results = evaluate(model, loss_fn, dataloader, task.metrics, params)
+    with memory_errors_in_a_line(params):
+        results = evaluate(model, loss_fn, dataloader, task.metrics, params)
 
     if not parallel.is_main():
         return

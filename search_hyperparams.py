@@ -61,6 +61,8 @@ def parse_arguments(argv):
     parser.add_argument("--pruner", choices=["asha", "median", "none"], default="none",
                         help="stop trials that are far behind the others (default: none)")  # fmt: skip
     parser.add_argument("--jobs", type=number(1), metavar="N", help="trials at a time (default: one a device)")
+    parser.add_argument("--gpus_per_trial", type=number(1), default=1, metavar="N",
+                        help="train each trial on so many devices (default: 1)")  # fmt: skip
     parser.add_argument("--devices", help="0,1,2,3 or cpu (default: every GPU, else the cores of the CPU)")
     parser.add_argument("--retries", type=number(0), default=2, metavar="N",
                         help="how often a trial whose process died is gone on with (default: 2)")  # fmt: skip
@@ -80,18 +82,19 @@ def number(least):
     return read
 
 
-def choose_devices(names, jobs):
+def choose_devices(names, jobs, per_trial=1):
     """Where trials run.
 
     Args:
         names: the devices, as "0,1,2,3" or "cpu"; None: every GPU, else the CPU.
-        jobs: how many trials at a time; None: one a GPU, or one a core of the CPU.
+        jobs: how many trials at a time; None: as many as there are GPUs, or cores of the CPU, for.
+        per_trial: how many devices each takes.
 
     Returns:
-        (devices, threads): a list of a device's name for each worker, and how many CPU threads each has.
+        (devices, threads): a list of the names of its devices for each worker, and how many CPU threads each has.
 
     Raises:
-        UserError: there is no such device.
+        UserError: there is no such device, or there are too few.
     """
     import torch
 
@@ -105,9 +108,13 @@ def choose_devices(names, jobs):
     for device in devices:
         if device not in [f"cuda:{number}" for number in range(gpus)]:
             choose_device(device)
-    workers = jobs or (cores if devices == ["cpu"] else len(devices))
-    threads = min(torch.get_num_threads(), max(1, cores // workers))  # the former is OMP_NUM_THREADS where that is set
-    return [devices[number % len(devices)] for number in range(workers)], threads
+    devices = devices * per_trial if devices == ["cpu"] else devices
+    groups = [devices[first : first + per_trial] for first in range(0, len(devices) - per_trial + 1, per_trial)]
+    if not groups:
+        raise UserError(f"--gpus_per_trial {per_trial}: there are {len(devices)}: {', '.join(devices)}")
+    workers = jobs or (max(1, cores // per_trial) if devices[0] == "cpu" else len(groups))
+    threads = min(torch.get_num_threads(), max(1, cores // (workers * per_trial)))  # the former may be OMP_NUM_THREADS
+    return [groups[number % len(groups)] for number in range(workers)], threads
 
 
 def check(args, params, task, space):
@@ -142,7 +149,7 @@ def main(argv=None):
     from toolkit.sweep import Sweep
     from toolkit.trial import try_one_batch
 
-    devices, threads = choose_devices(args.devices, args.jobs)
+    devices, threads = choose_devices(args.devices, args.jobs, args.gpus_per_trial)
     task, params, data_dir = set_up(parent, args.data_dir, "cpu")
     space = read_space(parent, params, task)
     check(args, params, task, space)
@@ -157,7 +164,7 @@ def main(argv=None):
                   pruner=args.pruner, storage=args.storage)  # fmt: skip
     replicates = f" × {study.replicates} of each" if study.replicates > 1 else ""
     logging.info("%s: %d configurations%s, by %s; %d at a time, on %s", parent, study.configurations, replicates,
-                 method, len(devices), ", ".join(dict.fromkeys(devices)))  # fmt: skip
+                 method, len(devices), ", ".join(dict.fromkeys("+".join(group) for group in devices)))  # fmt: skip
 
     with reaching(args.storage):
         counts, best = Sweep(study, task, args.data_dir, devices, threads, args.retries).run()

@@ -20,6 +20,7 @@ from toolkit.batches import batches_on_device
 from toolkit.cli import add_common_arguments, parse_overrides, set_up
 from toolkit.declared import params_table
 from toolkit.experiment import has_run
+from toolkit.memory import memory_errors_in_a_line
 from toolkit.monitor import monitored
 from toolkit.precision import precision_of
 from toolkit.run import Run
@@ -175,14 +176,15 @@ def main(argv=None):
         verify_resume(*experiment, args.model_dir)
         return
 
-    train_experiment(
-        *experiment,
-        args.model_dir,
-        args.restore_file,
-        restart=args.restart and not parallel.was_restarted(),
-        partial=args.partial,
-        max_steps=args.max_steps,
-    )
+    with memory_errors_in_a_line(params=experiment[1]):
+        train_experiment(
+            *experiment,
+            args.model_dir,
+            args.restore_file,
+            restart=args.restart and not parallel.was_restarted(),
+            partial=args.partial,
+            max_steps=args.max_steps,
+        )
     data = ["--data_dir", args.data_dir] if args.data_dir else []
     if (Path(args.model_dir) / "best.pth.tar").exists():
         logging.info("Next: %s", shlex.join(["python", "evaluate.py", "--model_dir", args.model_dir, *data]))

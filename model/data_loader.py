@@ -3,12 +3,14 @@
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from toolkit.dataset import load_images
+from toolkit.dataset import fits_on, load_images
 from toolkit.folds import fold_of
 
 
 class Images(Dataset):
     """The images of one split, decoded once and kept as uint8, so that a batch is a single index operation.
+
+    Where a GPU has room for them they stay there (worker processes could not read them then: this loader has none).
 
     Args:
         data_dir: dataset folder that build_dataset.py made.
@@ -24,6 +26,9 @@ class Images(Dataset):
         if len(loaded) > 1:  # cross-validation, which `search_hyperparams.py --folds` asks for
             chosen = fold_of(self.images, self.labels, params.num_folds, params.fold)[split]
             self.images, self.labels = self.images[chosen], self.labels[chosen]
+        device = getattr(params, "device", "cpu")
+        if fits_on(device, self.images.nbytes):
+            self.images, self.labels = self.images.to(device), self.labels.to(device)
 
     def __len__(self):
         return len(self.labels)
@@ -37,15 +42,16 @@ class Images(Dataset):
 class BatchIndices(Sampler):
     """The indices of each batch, a tensor; in a new random order every epoch where `shuffle` is set.
 
-    The order comes from torch's generator, which train.py seeds with (seed, epoch) when an epoch begins.
+    The order comes from torch's generator, which train.py seeds with (seed, epoch) when an epoch begins, and is the
+    same on any `device`, to which it is moved once an epoch.
     """
 
-    def __init__(self, length, batch_size, shuffle):
-        self.length, self.batch_size, self.shuffle = length, batch_size, shuffle
+    def __init__(self, length, batch_size, shuffle, device="cpu"):
+        self.length, self.batch_size, self.shuffle, self.device = length, batch_size, shuffle, device
 
     def __iter__(self):
         order = torch.randperm(self.length) if self.shuffle else torch.arange(self.length)
-        return iter(order.split(self.batch_size))
+        return iter(order.to(self.device).split(self.batch_size))
 
     def __len__(self):
         return -(-self.length // self.batch_size)
@@ -66,7 +72,9 @@ def fetch_dataloader(types, data_dir, params):
     dataloaders = {}
     for split in types:
         dataset = Images(data_dir, split, params)
-        batches = BatchIndices(len(dataset), params.batch_size, shuffle=split == "train")
+        device = dataset.labels.device
+        batches = BatchIndices(len(dataset), params.batch_size, shuffle=split == "train", device=device)
+        pinned = params.cuda and device.type == "cpu"  # memory that a GPU copies from while it computes
         # batch_size=None: the dataset gives whole batches, so the loader has nothing to put together
-        dataloaders[split] = DataLoader(dataset, sampler=batches, batch_size=None, pin_memory=params.cuda)
+        dataloaders[split] = DataLoader(dataset, sampler=batches, batch_size=None, pin_memory=pinned)
     return dataloaders

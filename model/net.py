@@ -171,24 +171,19 @@ def loss_fn(outputs, labels, params):
     Returns:
         Scalar tensor.
     """
-    if not outputs.requires_grad or not (params.label_smoothing or params.balanced):  # an evaluation, or a plain loss
-        return F.cross_entropy(outputs, labels)
-    losses = F.cross_entropy(outputs, labels, reduction="none", label_smoothing=params.label_smoothing)  # (B,)
-    return (losses * class_weights(params, losses.device)[labels]).mean() if params.balanced else losses.mean()
+    if outputs.requires_grad and (params.label_smoothing or params.balanced):  # else an evaluation, or a plain loss
+        losses = F.cross_entropy(outputs, labels, reduction="none", label_smoothing=params.label_smoothing)  # (B,)
+        counts = tuple(params.counts["train"][name] for name in params.class_names)
+        return (losses * class_weights(counts, labels.device)[labels]).mean() if params.balanced else losses.mean()
+    return F.cross_entropy(outputs, labels)
 
 
-def class_weights(params, device):
-    """What an image of each class counts, float (num_classes,): in inverse proportion to how many there are, 1 in mean.
+@functools.cache  # on the device once, and not in each step, which would wait for it
+def class_weights(counts, device):
+    """What an image of each class counts, float (num_classes,): in inverse proportion to `counts`, of mean 1.
 
-    As they do not depend on the batch, the loss stays a mean over images, whatever the batches are.
+    They do not depend on the batch: so the loss is a mean over images, whatever the batches are.
     """
-    counts = [params.counts["train"][name] for name in params.class_names]
-    return weights_of(tuple(counts), device)
-
-
-@functools.cache  # to the device once, and not in each step, which would wait for it
-def weights_of(counts, device):
-    """See `class_weights`; `counts`: a tuple of int."""
     counts = torch.tensor(counts, dtype=torch.float32)
     return (counts.sum() / len(counts) / counts.clamp(min=1)).to(device)
 

@@ -113,7 +113,7 @@ MISTAKES = {
         "a batch of the data loader should be a pair (inputs, labels), not a list of 3; batches of another form need a function unpack_batch",
     ),
     "key missing in a metric": (net("    return np.mean(outputs.argmax(axis=1) == labels)", "    return utils.Params('experiment/params.json').threshold"), [], "has no key 'threshold'"),
-    "key missing in the loss": (net("def loss_fn(outputs, labels):", "def loss_fn(outputs, labels, params):\n    params.scale"), [], "has no key 'scale'"),
+    "key missing in the loss": (net("def loss_fn(outputs, labels, params):", "def loss_fn(outputs, labels, params):\n    params.scale"), [], "has no key 'scale'"),
     "optimizer is none": (net("metrics = {", "def make_optimizer(model, params):\n    pass\n\n\nmetrics = {"), [], "gave NoneType"),
 }  # fmt: skip
 

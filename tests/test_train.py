@@ -122,8 +122,8 @@ def test_a_run_with_more_epochs_goes_on_and_equals_the_one_that_had_them_all_alo
 def test_what_code_sets_and_defaults_that_are_spelt_out_are_no_change_of_the_hyperparameters(call, experiment):
     from test_errors import NET, own_model
 
-    old = "def loss_fn(outputs, labels):"
-    own_model(experiment, net=NET.replace(old, "def loss_fn(outputs, labels, params):\n    params.seen = len(labels)"))
+    old = "def loss_fn(outputs, labels, params):"
+    own_model(experiment, net=NET.replace(old, old + "\n    params.seen = len(labels)"))
     assert call(train.main, *experiment.arguments)[0] == 0
     experiment.write(num_epochs=3, dropout_rate=0.5, seed=230)
     code, out, err = call(train.main, *experiment.arguments)

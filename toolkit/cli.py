@@ -56,7 +56,8 @@ def set_up(model_dir, data_dir=None, device=None, params_from=None, overrides=No
     if params_from is not None:
         derive(params, model_dir, params_from)
     check_writable(model_dir)
-    chosen = parallel.join(choose_device(device))
+    chosen = choose_device(parallel.device_name(device))
+    parallel.join(chosen)
     set_arithmetic(params)
     data_dir = parallel.in_turn(lambda: find_data(task, params, data_dir))
     params.add_facts({"device": str(chosen), "cuda": chosen.type == "cuda"})

@@ -65,6 +65,14 @@ def load_images(data_dir, split, cache_above):
     return torch.from_numpy(pixels).permute(0, 3, 1, 2), torch.tensor(labels)
 
 
+def fits_on(device, nbytes):
+    """Whether `device` is a GPU on which `nbytes` bytes of data can stay: less than half of the memory free there."""
+    kind = torch.device(device).type
+    if kind == "mps":
+        return nbytes < (torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()) / 2
+    return kind == "cuda" and nbytes < torch.cuda.mem_get_info(device)[0] / 2
+
+
 def list_files(data_dir, split, facts):
     """The image files of a split and their labels, two lists, by class and name."""
     files, labels = [], []

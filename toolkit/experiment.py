@@ -9,6 +9,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 import utils
+from toolkit import parallel
 from toolkit.hyperparameters import Hyperparameters
 from toolkit.state import read_state
 from utils import UserError
@@ -103,7 +104,7 @@ def changed_params(theirs, params, file, best=None):
     if differ:
         rows = [[n, as_text(then), "->", as_text(now), allowed.get(n, REFUSED)] for n, (then, now) in differ.items()]
         table = tabulate(rows, tablefmt="plain", disable_numparse=True)
-        say = print if refused else logging.info  # what is refused changes no file, nor the log
+        say = print if refused and parallel.is_main() else logging.info  # what is refused changes no file, nor the log
         say(f"params.json has changed since this run was trained last:\n{table}")
     if refused:
         raise UserError(

@@ -12,6 +12,7 @@ from toolkit import parallel
 from toolkit.events import EventFile
 from toolkit.experiment import as_json, dataset_of
 from toolkit.history import as_csv
+from toolkit.memory import peak_memory
 from toolkit.monitor import MODES
 from toolkit.plots import plot_curves
 from toolkit.provenance import now, provenance
@@ -78,7 +79,8 @@ class Journal:
         """Say what the epoch that has just ended gave: in the log, the events, from time to time in curves.png."""
         row = state.history[-1]
         self._log(row, is_best)
-        speed = {"samples_per_second": samples_per_second}
+        peak = peak_memory(getattr(self.params, "device", "cpu"))
+        speed = {"samples_per_second": samples_per_second} | ({"peak_memory_mb": peak / 1e6} if peak else {})
         if self.can_write_events:
             self._write_events(row | speed)
         with contextlib.suppress(OSError):  # which the checkpoint that is being written says, too
@@ -185,6 +187,9 @@ class Journal:
             logging.info("Stopped early: no better %s in %d epochs", state.best.monitor, waited)
         self.draw(state)
         self.end_session(model, state, "finished")
+        peak = peak_memory(getattr(self.params, "device", "cpu"))
+        if peak:
+            logging.info("Memory: %.2f GB at most", peak / 1e9)
         best, seconds = state.best, time.monotonic() - self.started
         logging.info("Done in %.0f seconds. Best %s on val: %.4f, after epoch %d (marked *).",
                      seconds, best.monitor, best.value, best.epoch)  # fmt: skip

@@ -24,29 +24,18 @@ def was_restarted():
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
 
 
+def device_name(name):
+    """The name of the device of this process: as asked for, but of GPUs, each process of a machine has its own."""
+    if was_launched() and (name == "cuda" or (name is None and torch.cuda.is_available())):
+        return f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    return name
+
+
 def join(device):
-    """Meet the other processes, where this one is one of several.
-
-    Args:
-        device: the torch.device that was asked for.
-
-    Returns:
-        The torch.device of this process: of GPUs, each process of a machine has its own.
-
-    Raises:
-        UserError: there are fewer GPUs than processes.
-    """
+    """Meet the other processes, where this one is one of several; `device`: the torch.device of this one."""
     global control
     if not was_launched():
-        return device
-    if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-        if device.index >= torch.cuda.device_count():
-            raise UserError(
-                f"{os.environ.get('LOCAL_WORLD_SIZE')} processes were started on this machine, which has "
-                f"{torch.cuda.device_count()} GPUs; torchrun --nproc_per_node should be at most that"
-            )
-        torch.cuda.set_device(device)
+        return
     if not distributed.is_initialized():
         store, number, of = next(distributed.rendezvous("env://"))
         restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)  # else they might find addresses of those that died
@@ -54,7 +43,6 @@ def join(device):
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         distributed.init_process_group(backend, store=store, rank=number, world_size=of)
         control = distributed.new_group(backend="gloo")
-    return device
 
 
 def leave():
@@ -140,11 +128,12 @@ def part_of(length):
 
 
 def total_of(weight, device):
-    """The sum of the `weight` (a number or a tensor that holds one) of all processes, a float32 tensor on `device`."""
-    total = torch.as_tensor(weight, dtype=torch.float32, device=device)
-    if count() > 1:
-        total = total.clone()
-        distributed.all_reduce(total)
+    """The sum of the `weight` of all processes, each a number or a scalar tensor on `device`; the same, or a tensor."""
+    if count() == 1:
+        return weight
+    is_tensor = isinstance(weight, torch.Tensor)
+    total = weight.float() if is_tensor else torch.full((), weight, dtype=torch.float32, device=device)
+    distributed.all_reduce(total)
     return total
 
 
@@ -187,6 +176,8 @@ def prepared(model, params):
     if params.sync_batch_norm and params.device.startswith("cuda"):
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     if params.parallel == "fsdp":
+        if params.device == "cpu" and not hasattr(torch.cpu.Stream, "record_event"):
+            raise UserError(f'params.json: "parallel": "fsdp" on a CPU needs a newer torch than {torch.__version__}')
         from torch.distributed.fsdp import fully_shard
 
         for parameter in model.parameters():

@@ -12,8 +12,10 @@ from multiprocessing import connection
 from pathlib import Path
 
 import utils
+from toolkit import parallel
 from toolkit.journal import note_failure
 from toolkit.lock import InUse
+from toolkit.team import Team
 from utils import UserError
 
 # imported once, by the process that all others are forked from (where the system can fork)
@@ -25,18 +27,17 @@ WAIT_FOR_LOCK = 60  # seconds that a worker of a sweep which was killed may take
 
 
 class Worker:
-    """A process that trains experiments on one device.
+    """A process that trains experiments, on one device or, together with others, on several.
 
     Args:
-        device: its name, as for `--device`.
+        devices: their names, as for `--device`.
         threads: how many it computes with on the CPU.
     """
 
-    def __init__(self, device, threads):
-        self.device, self.threads = device, threads
+    def __init__(self, devices, threads):
         self.connection, theirs = multiprocessing.Pipe()
         context = multiprocessing.get_context(METHOD)
-        self.process = context.Process(target=work, args=(theirs, device, threads))
+        self.process = context.Process(target=work, args=(theirs, devices, threads))
         self.process.start()
         theirs.close()
         self.experiment = None  # what it trains
@@ -95,7 +96,7 @@ def start_importing():
             os.environ["PYTHONPATH"] = before
 
 
-def work(parent, device, threads):
+def work(parent, devices, threads):
     """What a worker does: train the experiments that `parent`, a connection, names, until there are no more."""
     import torch
 
@@ -112,7 +113,8 @@ def work(parent, device, threads):
         except EOFError:
             return
         with printing_to(Path(model_dir) / "train.log"):
-            message = train_one(parent, model_dir, data_dir, device, waits)
+            team = Team(devices, threads, model_dir, data_dir)
+            message = train_one(parent, model_dir, data_dir, devices[0], waits, team)
         with contextlib.suppress(OSError):
             parent.send(message)
 
@@ -125,8 +127,8 @@ def end_with_the_sweep():
     os._exit(1)
 
 
-def train_one(parent, model_dir, data_dir, device, waits):
-    """Train an experiment, or go on with it. Returns the message to the parent that says how it ended."""
+def train_one(parent, model_dir, data_dir, device, waits, team):
+    """Train an experiment, or go on with it, with those of `team`. Returns the message that says how it ended."""
     import torch
 
     import train
@@ -144,7 +146,9 @@ def train_one(parent, model_dir, data_dir, device, waits):
     try:
         while True:
             try:
-                train.train_experiment(*set_up(model_dir, data_dir, device), model_dir, terminal=False, report=report)
+                with team:
+                    experiment = set_up(model_dir, data_dir, device)
+                    train.train_experiment(*experiment, model_dir, terminal=False, report=report)
                 break
             except InUse:  # by a worker of a sweep that was killed, which is saving
                 if time.monotonic() > deadline:
@@ -158,6 +162,8 @@ def train_one(parent, model_dir, data_dir, device, waits):
     except (MemoryError, torch.OutOfMemoryError):  # another attempt, in another process, may have more
         raise
     except Exception as error:
+        if parallel.is_of_another(error):
+            raise
         failure = "".join(traceback.format_exception_only(error)).strip()
         traceback.print_exc()
     else:

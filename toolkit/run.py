@@ -119,10 +119,9 @@ class Run:
         if not self.restart:
             state, file, self.unreadable = parallel.on_main(lambda: experiment.read_last(self.folder))
             self.goes_on = state is not None and self.restore_file in (None, state.restored_from)
-            if self.goes_on:
-                self._resume(state, file)
-                return
-        if self.restore_file is not None:
+        if self.goes_on:
+            self._resume(state, file)
+        elif self.restore_file is not None:
             checkpoint = experiment.find_checkpoint(self.folder, self.restore_file)
             utils.load_checkpoint(checkpoint, self.model, partial=self.partial)
             self.steps.average.begin()
@@ -167,7 +166,7 @@ class Run:
 
     @property
     def is_over(self):
-        """Whether there is no epoch left to do, because all are done or `early_stopping_patience` says so."""
+        """Whether no epoch is left to do: all are done, or `early_stopping_patience` says so."""
         return self.state.epoch >= self.params.num_epochs or self.steps.progress.is_over
 
     def _begin(self):

@@ -35,6 +35,8 @@ def run_script(main):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except Exception as error:
+        if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            error.add_note('(without "compile": true in params.json, torch.compile is left alone)')
         note_in_log(traceback.format_exc())
         if not parallel.is_of_another(error):
             raise

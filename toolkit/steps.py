@@ -11,7 +11,7 @@ from toolkit.precision import scaler_of
 from toolkit.schedule import Progress, learning_rate_factor
 from toolkit.tally import weight_of
 
-BETWEEN_NORMS = 10  # steps from one whose gradient's norm is measured to the next
+BETWEEN_NORMS = 20  # steps from one whose gradient's norm is measured to the next
 
 
 class Steps:
@@ -96,9 +96,12 @@ class Steps:
         if self.weighs:
             self._average_gradients()
         is_noted = self.run is not None and number % BETWEEN_NORMS == 0
-        if self.max_norm is not None or is_noted:
-            norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.max_norm or math.inf)
-            self.gradient_norms += [norm.full_tensor() if hasattr(norm, "full_tensor") else norm] if is_noted else []
+        if self.max_norm is not None:
+            norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.max_norm)
+        elif is_noted:
+            norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        if is_noted:
+            self.gradient_norms.append(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
         if self.is_scheduled:
             self._set_learning_rates(self.steps_before + number)
         self.scaler.step(self.optimizer)
@@ -108,8 +111,8 @@ class Steps:
     def _average_gradients(self):
         """Make the sum of the weighed gradients of all batches and processes their mean over samples."""
         gradients = [parallel.local(p.grad) for p in self.parameters if p.grad is not None]
-        total = parallel.total_of(self.total, gradients[0].device)
-        torch._foreach_mul_(gradients, self.unit * parallel.count() / total)
+        total = parallel.total_of(self.total, gradients[0].device) / parallel.count()  # DDP and FSDP take the mean
+        torch._foreach_mul_(gradients, self.unit / total)
 
     def _set_learning_rates(self, step):
         factor = learning_rate_factor(self.params, step, self.steps_per_epoch, self.progress.decays)

@@ -29,7 +29,7 @@ class Sweep:
         study: the Study.
         task: the Task.
         data_dir: the dataset's folder, as given on the command line, or None.
-        devices: list of a device's name for each worker.
+        devices: list of the names of its devices, a list, for each worker.
         threads: how many each computes with on the CPU.
         retries: how often an experiment whose process died is gone on with.
     """

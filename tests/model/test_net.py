@@ -24,11 +24,12 @@ def images(count, channels, height, width):
 @pytest.mark.parametrize("architecture", ["ConvNet", "DenseNet", "TwoLayerNet"])
 @pytest.mark.parametrize(("height", "width", "channels"), [(8, 8, 1), (28, 28, 1), (64, 64, 3), (5, 17, 4), (1, 1, 3)])
 def test_every_architecture_takes_images_of_any_shape(tmp_path, architecture, height, width, channels):
-    model = net.Net(params_for(tmp_path, height, width, channels, 7, architecture=architecture))
+    params = params_for(tmp_path, height, width, channels, 7, architecture=architecture)
+    model = net.Net(params)
     outputs = model(images(3, channels, height, width))
     assert outputs.shape == (3, 7)
     assert outputs.dtype == torch.float32
-    net.loss_fn(outputs, torch.tensor([0, 3, 6])).backward()
+    net.loss_fn(outputs, torch.tensor([0, 3, 6]), params).backward()
     assert all(p.grad is not None for p in model.parameters())
 
 
@@ -75,6 +76,24 @@ def test_digits_are_not_flipped_by_default(tmp_path):
     layer = net.PixelInput(params_for(tmp_path)).train()
     batch = images(8, 1, 8, 8)
     assert torch.equal(layer(batch), layer.eval()(batch))
+
+
+def test_smoothed_labels_and_balanced_classes_are_for_training_alone(tmp_path):
+    counts = {"train": {"a": 30, "b": 10, "c": 0}}
+    facts = {"class_names": ["a", "b", "c"], "counts": counts}
+    outputs, labels = torch.randn(40, 3), torch.tensor([0] * 30 + [1] * 10)
+    plain = torch.nn.functional.cross_entropy(outputs, labels)
+    for values in ({}, {"label_smoothing": 0.2}, {"balanced": True}):
+        params = params_for(tmp_path, **values)
+        params.add_facts(facts)
+        assert net.loss_fn(outputs, labels, params) == plain
+        trained = net.loss_fn(outputs.clone().requires_grad_(), labels, params)
+        assert bool(trained == plain) is (values == {})
+    each = torch.nn.functional.cross_entropy(outputs, labels, reduction="none")
+    assert trained.item() == pytest.approx((each[:30].mean() + each[30:].mean()).item() * 2 / 3)  # two of three occur
+    params = params_for(tmp_path, label_smoothing=0.2)
+    smoothed = torch.nn.functional.cross_entropy(outputs, labels, label_smoothing=0.2)
+    assert torch.isclose(net.loss_fn(outputs.requires_grad_(), labels, params), smoothed)
 
 
 def test_metrics_agree_with_scikit_learn():

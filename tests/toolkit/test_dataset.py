@@ -4,7 +4,7 @@ import torch
 from conftest import copy_of
 from PIL import Image
 
-from toolkit.dataset import load_images, read_facts
+from toolkit.dataset import fits_on, load_images, read_facts
 from utils import UserError
 
 
@@ -55,3 +55,7 @@ def test_a_dataset_changed_by_hand_is_named(digits_dir, tmp_path, spoil, message
 def test_a_dataset_that_is_not_there(tmp_path):
     with pytest.raises(UserError, match="no such dataset; build_dataset.py makes one"):
         read_facts(tmp_path / "none")
+
+
+def test_nothing_is_moved_to_a_cpu():
+    assert not fits_on("cpu", 0)

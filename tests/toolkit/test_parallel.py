@@ -7,6 +7,7 @@ import signal
 import sys
 
 import pytest
+import torch
 from conftest import ROOT, Experiment, run_process
 from processes import group, group_finished, wait_for
 from projects import EACH_STEP, differences, outcome, project
@@ -14,6 +15,10 @@ from projects import EACH_STEP, differences, outcome, project
 import utils
 
 NET = {"architecture": "DenseNet", "hidden_sizes": [32], "dropout_rate": 0, "batch_size": 50}  # 1439 = 28 * 50 + 39
+
+
+needs_fsdp = pytest.mark.skipif(not hasattr(torch.cpu.Stream, "record_event"), reason="this torch has no FSDP2 on CPUs")
+KINDS = ["ddp", pytest.param("fsdp", marks=needs_fsdp)]
 
 
 def history(folder):
@@ -45,7 +50,7 @@ def twin(tmp_path, digits_dir):
 
 @pytest.mark.parametrize(
     "values",
-    [{}, {"parallel": "fsdp", "optimizer": "AdamW", "weight_decay": 0.1}, {"accumulation_steps": 3, "max_grad_norm": 1.0},
+    [{}, pytest.param({"parallel": "fsdp", "optimizer": "AdamW", "weight_decay": 0.1}, marks=needs_fsdp), {"accumulation_steps": 3, "max_grad_norm": 1.0},
      {"lr_schedule": "one_cycle", "ema_decay": 0.9}, {"batch_size": 1438}, {"batch_size": 718}],
     ids=["plain", "fsdp", "accumulated", "averaged", "a lone last sample", "three left over"],
 )  # fmt: skip
@@ -99,7 +104,7 @@ def test_an_evaluation_counts_each_sample_once(call, twin, count):
         assert together == alone | {"loss": pytest.approx(alone["loss"], rel=1e-6)}
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_run_goes_on_with_another_number_of_processes(call, twin, kind):
     import train
 
@@ -117,7 +122,7 @@ def test_a_run_goes_on_with_another_number_of_processes(call, twin, kind):
     assert_alike(many.folder, alone.folder)
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_stopped_and_gone_on_with_by_as_many_it_gives_the_same_bits(twin, kind):
     straight, stopped = (twin(name, parallel=kind, checkpoint_minutes=EACH_STEP) for name in ("straight", "stopped"))
     assert group_finished("train", 2, *straight.arguments)[0] == [0, 0]

@@ -53,11 +53,11 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(tmp_path, digits
 SLOW_STEP = """
 import time
 inner = loss_fn
-def loss_fn(outputs, labels):
+def loss_fn(outputs, labels, params):
     if len(labels) > 1 and torch.is_grad_enabled():
         open("in-a-step", "w").close()
         time.sleep({seconds})
-    return inner(outputs, labels)
+    return inner(outputs, labels, params)
 """
 
 
