@@ -9,7 +9,6 @@ import traceback
 
 from tqdm import tqdm
 
-from toolkit import parallel
 from utils import UserError
 
 
@@ -23,7 +22,8 @@ def run_script(main):
         main()
     except UserError as error:
         close_bars()
-        if parallel.is_first_to_tell(error):
+        parallel = sys.modules.get("toolkit.parallel")  # of scripts that train
+        if parallel is None or parallel.is_first_to_tell(error):
             print(f"error: {error}", file=sys.stderr)
         note_in_log(f"error: {error}")
         code = 2
@@ -38,7 +38,8 @@ def run_script(main):
         if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             error.add_note('(without "compile": true in params.json, torch.compile is left alone)')
         note_in_log(traceback.format_exc())
-        if not parallel.is_of_another(error):
+        parallel = sys.modules.get("toolkit.parallel")
+        if parallel is None or not parallel.is_of_another(error):
             raise
         print(
             f"process {parallel.rank()}: another process of this run has ended, and so does this one", file=sys.stderr
