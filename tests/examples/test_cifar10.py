@@ -63,13 +63,13 @@ def run(call, folder, data_dir, *arguments, base="base_model", **values):
 
 def test_it_learns_and_is_evaluated(call, example, data_dir):
     folder = example / "experiments" / "new"
-    learns = {"num_channels": 8, "num_epochs": 4, "num_train_images": 0, "random_flip": False, "batch_size": 32}
+    learns = {"num_channels": 8, "num_epochs": 2, "num_train_images": 0, "random_flip": False, "batch_size": 32}
     code, out, err = run(call, folder, data_dir, **learns)
     assert (code, err) == (0, ""), err
     assert "no effect" not in out
     code, _, err = call(evaluate.main, "--model_dir", folder, "--data_dir", data_dir, "--device", "cpu")
     assert (code, err) == (0, ""), err
-    assert json.loads((folder / "metrics_test_best.json").read_text())["accuracy"] > 0.9
+    assert json.loads((folder / "metrics_test_best.json").read_text())["accuracy"] > 0.8  # by chance 0.1
 
 
 @pytest.mark.parametrize("name", SHIPPED)
