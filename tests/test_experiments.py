@@ -53,7 +53,7 @@ def example(tmp_path, digits_dir):
 
 def data_of(path, folder, digits_dir):
     """A small dataset for an example's experiment."""
-    if folder.name == "transfer":
+    if folder.name in ("transfer", "cifar10"):
         return digits_dir
     if folder.name == "ner":
         return ROOT / "examples" / "ner" / "data" / "sample"

@@ -57,7 +57,8 @@ def test_the_readme_runs(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", ["examples/ner/README.md", "examples/regression/README.md",
-                                  "examples/transfer/README.md", "docs/your_own_task.md"])  # fmt: skip
+                                  "examples/transfer/README.md", "examples/cifar10/README.md",
+                                  "docs/your_own_task.md"])  # fmt: skip
 def test_the_commands_of_examples_and_docs_run(tmp_path, page):
     """With files in the places that they name; what takes minutes for a few steps, and weights as if downloaded."""
     clone = fresh_copy(tmp_path / "clone")
@@ -72,11 +73,14 @@ def test_the_commands_of_examples_and_docs_run(tmp_path, page):
         file = tmp_path / "torch" / "hub" / "checkpoints" / "resnet18-f37072fd.pth"
         file.parent.mkdir(parents=True)
         torch.save(models.resnet18().state_dict(), file)
+    elif "cifar10" in page:
+        assert run_process(sys.executable, "build_dataset.py", "--name", "cifar10", cwd=clone).returncode == 0  # digits
+    takes_minutes = "transfer" in page or "cifar10" in page
     assert len(commands(text)) >= 2
     for command in commands(text):
-        if "transfer" in page and " train.py" in command:
+        if takes_minutes and " train.py" in command:
             command += " --max_steps 2"
-        if "transfer" in page and " evaluate.py" in command:
+        if takes_minutes and " evaluate.py" in command:
             command += " --restore_file last"
         done = run_process("bash", "-c", command, cwd=clone, env={"TORCH_HOME": str(tmp_path / "torch")})
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"

@@ -49,6 +49,7 @@ def test_two_processes_give_a_trial_the_results_of_one(call, sweep):
         assert result == results(alone)[name] | {"loss": pytest.approx(results(alone)[name]["loss"], rel=1e-4)}
 
 
+@pytest.mark.slow
 def test_pruned_trials_end_in_all_their_processes(call, sweep):
     folder, arguments = sweep("pruned", "--gpus_per_trial", 2, "--pruner", "asha", num_epochs=4)
     (folder / "search_space.json").write_text(json.dumps({"learning_rate": [0.02, 0.03, 1e-6]}))
@@ -57,6 +58,7 @@ def test_pruned_trials_end_in_all_their_processes(call, sweep):
     assert "pruned: accuracy" in out
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_takes_the_trial_to_new_ones(sweep):
     folder, arguments = sweep("killed", "--gpus_per_trial", 2, num_epochs=15, checkpoint_minutes=1e-9)
     command = [sys.executable, str(ROOT / "search_hyperparams.py"), *arguments]
