@@ -31,7 +31,7 @@ def test_a_run_leaves_a_complete_record(call, experiment):
     rows = history(experiment.folder)
     assert [row["epoch"] for row in rows] == [1, 2]
     names = {f"{split}_{name}" for split in ("train", "val") for name in ("loss", "accuracy", "macro_f1")}
-    assert set(rows[0]) == {"epoch", "learning_rate"} | names
+    assert set(rows[0]) == {"epoch", "learning_rate", "gradient_norm"} | names
     assert experiment.metrics("metrics_val_last_weights.json")["accuracy"] == rows[-1]["val_accuracy"]
     best = max(rows, key=lambda row: (row["val_accuracy"], row["epoch"]))
     assert experiment.metrics("metrics_val_best_weights.json")["loss"] == best["val_loss"]

@@ -109,8 +109,8 @@ def is_first_to_tell(error):
     try:
         store = distributed.distributed_c10d._get_default_store()
         return not getattr(error, "is_told", False) and store.add(f"told: {error}", 1) == 1
-    except RuntimeError:  # what has the store is gone
-        return True
+    except RuntimeError:  # the main process, which had the store, has told and is gone
+        return False
 
 
 def gather(thing):
