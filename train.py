@@ -52,10 +52,11 @@ def train(model, optimizer, loss_fn, dataloader, metrics, params, *, run=None):
     model.train()
     precision = precision_of(params, model)
     tally = Tally("training", metrics, dataloader, params, optimizer)
-    steps = run.steps if run is not None else Steps(model, optimizer, params)
+    steps = run.steps if run is not None else Steps(model, optimizer, params)  # the optimizer's, as params asks for
+    model = steps.trained  # of several processes, the model with those of the others
     for inputs, labels in batches_on_device(dataloader, model, steps, tally):
         with precision:
-            outputs = steps.trained(inputs)  # forward
+            outputs = model(inputs)  # forward
             loss = loss_fn(outputs, labels)
 
         steps.zero_grad()  # clear the gradients of the step before
