@@ -4,6 +4,7 @@ Without torchrun there is one process, which is the main one, and nothing here d
 """
 
 import os
+import time
 
 import torch
 from torch import distributed, nn
@@ -11,6 +12,7 @@ from torch import distributed, nn
 from utils import UserError
 
 MAIN = 0  # the process that reads and writes the experiment's folder, and talks
+FOR_MAIN_TO_TELL = 5  # seconds in which torchrun ends the other processes if the main one has failed, too
 control = None  # a group of its own for what is not tensors on the device
 
 
@@ -105,7 +107,9 @@ def is_of_another(error):
 def is_first_to_tell(error):
     """Whether no other process has told the user of an exception that several may have raised alike."""
     if count() == 1:
-        return not was_launched() or int(os.environ["RANK"]) == MAIN
+        if was_launched() and int(os.environ["RANK"]) != MAIN:  # it may be this one's alone, such as a GPU not there
+            time.sleep(FOR_MAIN_TO_TELL)  # and would end the main one, by torchrun, before that can tell
+        return True
     try:
         store = distributed.distributed_c10d._get_default_store()
         return not getattr(error, "is_told", False) and store.add(f"told: {error}", 1) == 1
