@@ -209,10 +209,14 @@ def leaves_out(model, loss):
     return any(gradient is None for gradient in torch.autograd.grad(loss, trained, allow_unused=True))
 
 
-def share_buffers(model):
-    """Give the buffers of all copies of `model`, such as those of batch normalisation, the values of the main one's."""
-    for buffer in model.buffers() if count() > 1 else ():
-        distributed.broadcast(buffer, src=MAIN)
+def share_buffers(model, averages):
+    """Give the buffers of all copies of `model`, such as those of batch normalisation, the values of the main one's.
+
+    So with their moving averages, where `averages`, a dict from name to tensor, has them.
+    """
+    for name, buffer in model.named_buffers() if count() > 1 else ():
+        for tensor in [buffer, averages[name]] if name in averages else [buffer]:
+            distributed.broadcast(tensor, src=MAIN)
 
 
 def set_gradient_sync(model, wanted):

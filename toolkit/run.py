@@ -236,7 +236,7 @@ class Run:
     def end_steps(self):
         """To be called after the last step of an epoch: what follows must not depend on where the run was resumed."""
         seed_all(self.params.seed, 0, 0, MODEL)
-        parallel.share_buffers(self.model)
+        parallel.share_buffers(self.model, self.steps.average.kept)
 
     def record(self, epoch, train_metrics, val_metrics):
         """Keep what an epoch gave: checkpoints, metrics, history, events, a line in the log.
