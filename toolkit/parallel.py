@@ -100,7 +100,9 @@ def in_turn(function):
 
 def is_of_another(error):
     """Whether an exception says that another process has ended, which then says why."""
-    words = ("Connection closed by peer", "Connection reset by peer", "Connection refused", "Broken pipe", "NCCL")
+    # of NCCL's only these: others say what is wrong in this process
+    words = ("Connection closed by peer", "Connection reset by peer", "Connection refused", "Broken pipe")
+    words += ("ncclRemoteError", "NCCL communicator was aborted")
     return count() > 1 and isinstance(error, RuntimeError) and any(word in str(error) for word in words)
 
 
