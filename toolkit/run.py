@@ -132,7 +132,10 @@ class Run:
         restore(state, file, self.model, self.optimizer, self.stateful)
         if "learning_rate" in self.changed:
             change_learning_rate(self.optimizer, self.stateful.values(), *self.changed["learning_rate"])
-        self.steps.average.swap()  # what was saved as the model's weights is the average
+        if "average" in state.stateful:
+            self.steps.average.swap()  # what was saved as the model's weights is the average
+        else:
+            self.steps.average.begin()
         self.gradients_used, self.steps.gradient_norms = not state.gradients, state.gradient_norms
         self.state = state.model_copy(update={name: {} for name in LARGE})
 
