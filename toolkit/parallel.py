@@ -184,15 +184,17 @@ def prepared(model, params):
     if params.parallel == "fsdp":
         if params.device == "cpu" and not hasattr(torch.cpu.Stream, "record_event"):
             raise UserError(f'params.json: "parallel": "fsdp" on a CPU needs a newer torch than {torch.__version__}')
+        from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
+        mesh = init_device_mesh(torch.device(params.device).type, (count(),))  # else that of a GPU, if there is one
         for parameter in model.parameters():
             parameter.data = parameter.data.contiguous()  # which it needs
         for module in reversed(list(model.modules())):
             for block in module.children() if isinstance(module, nn.Sequential | nn.ModuleList) else ():
                 if any(True for _ in block.children()) and any(True for _ in block.parameters()):
-                    fully_shard(block)
-        fully_shard(model)
+                    fully_shard(block, mesh=mesh)
+        fully_shard(model, mesh=mesh)
     return model
 
 
