@@ -92,9 +92,12 @@ def test_an_original_last_checkpoint_is_gone_on_from(project, tmp_path):
         (experiment / name).unlink()
     best = (experiment / "best.pth.tar").read_bytes()
     torch.save({key: state[key] for key in ("state_dict", "optim_dict")} | {"epoch": 2}, experiment / "last.pth.tar")
+    params = json.loads((experiment / "params.json").read_text()) | {"ema_decay": 0.9, "lr_schedule": "cosine"}
+    (experiment / "params.json").write_text(json.dumps(params))
     done = run(folder, "train.py")
     assert done.returncode == 0, done.stderr
     assert "Going on after epoch 2" in done.stdout
+    assert first_loss(folder) < 0.7 * first_loss(project)
     assert (experiment / "best.pth.tar").exists()
     assert (experiment / "replaced-1" / "best.pth.tar").read_bytes() == best  # nobody knows how good it was
     assert (experiment / "replaced-1" / "metrics_val_best_weights.json").exists()

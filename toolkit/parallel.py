@@ -4,6 +4,7 @@ Without torchrun there is one process, which is the main one, and nothing here d
 """
 
 import os
+import time
 
 import torch
 from torch import distributed, nn
@@ -11,6 +12,7 @@ from torch import distributed, nn
 from utils import UserError
 
 MAIN = 0  # the process that reads and writes the experiment's folder, and talks
+FOR_MAIN_TO_TELL = 5  # seconds in which torchrun ends the other processes if the main one has failed, too
 control = None  # a group of its own for what is not tensors on the device
 
 
@@ -98,14 +100,18 @@ def in_turn(function):
 
 def is_of_another(error):
     """Whether an exception says that another process has ended, which then says why."""
-    words = ("Connection closed by peer", "Connection reset by peer", "Connection refused", "Broken pipe", "NCCL")
+    # of NCCL's only these: others say what is wrong in this process
+    words = ("Connection closed by peer", "Connection reset by peer", "Connection refused", "Broken pipe")
+    words += ("ncclRemoteError", "NCCL communicator was aborted")
     return count() > 1 and isinstance(error, RuntimeError) and any(word in str(error) for word in words)
 
 
 def is_first_to_tell(error):
     """Whether no other process has told the user of an exception that several may have raised alike."""
     if count() == 1:
-        return not was_launched() or int(os.environ["RANK"]) == MAIN
+        if was_launched() and int(os.environ["RANK"]) != MAIN:  # it may be this one's alone, such as a GPU not there
+            time.sleep(FOR_MAIN_TO_TELL)  # and would end the main one, by torchrun, before that can tell
+        return True
     try:
         store = distributed.distributed_c10d._get_default_store()
         return not getattr(error, "is_told", False) and store.add(f"told: {error}", 1) == 1
@@ -178,15 +184,17 @@ def prepared(model, params):
     if params.parallel == "fsdp":
         if params.device == "cpu" and not hasattr(torch.cpu.Stream, "record_event"):
             raise UserError(f'params.json: "parallel": "fsdp" on a CPU needs a newer torch than {torch.__version__}')
+        from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
+        mesh = init_device_mesh(torch.device(params.device).type, (count(),))  # else that of a GPU, if there is one
         for parameter in model.parameters():
             parameter.data = parameter.data.contiguous()  # which it needs
         for module in reversed(list(model.modules())):
             for block in module.children() if isinstance(module, nn.Sequential | nn.ModuleList) else ():
                 if any(True for _ in block.children()) and any(True for _ in block.parameters()):
-                    fully_shard(block)
-        fully_shard(model)
+                    fully_shard(block, mesh=mesh)
+        fully_shard(model, mesh=mesh)
     return model
 
 
@@ -205,10 +213,14 @@ def leaves_out(model, loss):
     return any(gradient is None for gradient in torch.autograd.grad(loss, trained, allow_unused=True))
 
 
-def share_buffers(model):
-    """Give the buffers of all copies of `model`, such as those of batch normalisation, the values of the main one's."""
-    for buffer in model.buffers() if count() > 1 else ():
-        distributed.broadcast(buffer, src=MAIN)
+def share_buffers(model, averages):
+    """Give the buffers of all copies of `model`, such as those of batch normalisation, the values of the main one's.
+
+    So with their moving averages, where `averages`, a dict from name to tensor, has them.
+    """
+    for name, buffer in model.named_buffers() if count() > 1 else ():
+        for tensor in [buffer, averages[name]] if name in averages else [buffer]:
+            distributed.broadcast(tensor, src=MAIN)
 
 
 def set_gradient_sync(model, wanted):

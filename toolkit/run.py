@@ -132,7 +132,10 @@ class Run:
         restore(state, file, self.model, self.optimizer, self.stateful)
         if "learning_rate" in self.changed:
             change_learning_rate(self.optimizer, self.stateful.values(), *self.changed["learning_rate"])
-        self.steps.average.swap()  # what was saved as the model's weights is the average
+        if "average" in state.stateful:
+            self.steps.average.swap()  # what was saved as the model's weights is the average
+        else:
+            self.steps.average.begin()
         self.gradients_used, self.steps.gradient_norms = not state.gradients, state.gradient_norms
         self.state = state.model_copy(update={name: {} for name in LARGE})
 
@@ -236,7 +239,7 @@ class Run:
     def end_steps(self):
         """To be called after the last step of an epoch: what follows must not depend on where the run was resumed."""
         seed_all(self.params.seed, 0, 0, MODEL)
-        parallel.share_buffers(self.model)
+        parallel.share_buffers(self.model, self.steps.average.kept)
 
     def record(self, epoch, train_metrics, val_metrics):
         """Keep what an epoch gave: checkpoints, metrics, history, events, a line in the log.

@@ -59,7 +59,8 @@ class Progress:
 
     def update(self, value, mode):
         """Take in the result of an epoch, of which more ("max") or less ("min") is better."""
-        better = self.best is None or (value > self.best if mode == "max" else value < self.best)
+        is_first = self.best is None or math.isnan(self.best)
+        better = is_first or (value > self.best if mode == "max" else value < self.best)
         self.waited, self.still = (0, 0) if better else (self.waited + 1, self.still + 1)
         self.best = value if better else self.best
         if self.still == self.decay_epochs:

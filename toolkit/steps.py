@@ -37,8 +37,6 @@ class Steps:
         self.average = MovingAverage(model, params.ema_decay if run is not None else 0)
         self.progress, self.gradient_norms = Progress(params), []
         self.is_scheduled = run is not None and (params.lr_schedule != "constant" or params.warmup_steps > 0)
-        for group in optimizer.param_groups if self.is_scheduled else ():
-            group.setdefault("initial_lr", group["lr"])
         self.accumulated, self.max_norm, self.unit = params.accumulation_steps, params.max_grad_norm, params.batch_size
         self.weighs = self.accumulated > 1 or parallel.count() > 1
         self.begin_epoch(0, 0, 1)
@@ -117,7 +115,7 @@ class Steps:
     def _set_learning_rates(self, step):
         factor = learning_rate_factor(self.params, step, self.steps_per_epoch, self.progress.decays)
         for group in self.optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * factor
+            group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
 
     def take_in(self, row):
         """Take in the results of an epoch, a row of the history."""

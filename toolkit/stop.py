@@ -9,7 +9,7 @@ from toolkit import parallel
 
 SIGNALS = {"SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 143, "SIGHUP": 129}  # exit codes; Slurm sends SIGUSR1 if asked to
 # functions in which an exception is printed and forgotten, or leaves workers or what was collected half made
-NOT_WITHIN = {"__del__", "_launch", "_get_iterator", "_reset", "_shutdown_workers", "_read_losses",
+NOT_WITHIN = {"__del__", "_launch", "_get_iterator", "_reset", "_shutdown_workers", "_read_losses", "swap",
               "rebuild_storage_fd"}  # while a worker hands over a batch: it would complain  # fmt: skip
 
 _entered = []  # the StopSignals that are in force, the innermost last

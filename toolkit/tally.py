@@ -73,7 +73,7 @@ class Tally:
             UserError: the outputs of the split would not fit into memory.
         """
         outputs, alone = tree_map(torch.Tensor.detach, outputs), parallel.count() == 1
-        self.sizes.append(weight_of(labels, outputs) if self.counts else 0)
+        self.sizes.append(weight_of(labels, outputs) * self.counts)  # on the device, or not, like the others'
         self.pending.append({"loss": loss.detach(), **getattr(loss, "parts", {})})
         if alone:
             self._keep(outputs, labels)

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from toolkit import parallel
+from toolkit.lock import InUse
 
 TRAIN = Path(__file__).resolve().parent.parent / "train.py"
 TO_SAY_WHY = 10  # seconds that the first process has, when another one died, to end by itself
@@ -50,10 +51,14 @@ class Team:
 
     def __exit__(self, kind, error, trace):
         self.is_over = True
-        if kind is None:
+        if kind is None or issubclass(kind, InUse):  # which is tried again, with others
             parallel.leave()
         for process in self.processes:
-            process.wait()
+            try:
+                process.wait(None if kind is None else TO_SAY_WHY)
+            except subprocess.TimeoutExpired:  # it waits for this one, which has failed alone
+                process.kill()
+                process.wait()
         for name in self.variables:
             del os.environ[name]
 

@@ -106,6 +106,16 @@ def test_an_evaluation_counts_each_sample_once(call, twin, count):
         assert together == alone | {"loss": pytest.approx(alone["loss"], rel=1e-6)}
 
 
+def test_averaged_batch_normalisation_is_evaluated_alike_by_all(call, twin):
+    import evaluate
+
+    experiment = twin("averaged", architecture="ConvNet", num_channels=2, ema_decay=0.9, num_epochs=1)
+    assert group_finished("train", 2, *experiment.arguments)[0] == [0, 0]
+    assert call(evaluate.main, *experiment.arguments, "--split", "val", "--restore_file", "last")[0] == 0
+    trained = experiment.metrics("metrics_val_last_weights.json")
+    assert experiment.metrics("metrics_val_last.json") == trained | {"loss": pytest.approx(trained["loss"], rel=1e-6)}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_goes_on_with_another_number_of_processes(call, twin, kind):
@@ -185,6 +195,13 @@ def test_a_mistake_is_said_once(twin, tmp_path):
     codes, _, err = group_finished("train", 2, "--model_dir", nothing.folder, "--data_dir", tmp_path / "nowhere")
     assert codes == [2, 2]
     assert "no such dataset" in err and err.count("error: ") == 1
+
+
+def test_a_mistake_before_they_meet_is_said_once(twin, tmp_path):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    wrong = [*twin("wrong").arguments, "--device", "nowhere"]
+    done = run_process(*torchrun, ROOT / "train.py", *wrong, cwd=tmp_path)
+    assert done.returncode == 1 and done.stderr.count("error: --device nowhere: not there") == 1, done.stderr
 
 
 def test_a_process_that_fails_alone_says_why_and_the_others_end(twin, tmp_path):

@@ -1,6 +1,7 @@
 """The learning rate at each step, beside torch's own schedules; what patience counts."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -76,5 +77,9 @@ def test_a_plateau_is_so_many_epochs_without_a_better_result(params):
     for value in (3, 2, 2.5):
         falling.update(value, "min")
     assert (falling.waited, falling.is_over) == (1, False)
+    undefined = Progress(params())
+    for value in (math.nan, 0.5, math.nan):
+        undefined.update(value, "max")
+    assert (undefined.waited, undefined.best) == (1, 0.5)
     decayed = params(lr_schedule="plateau", lr_decay_factor=0.5)
     assert learning_rate_factor(decayed, 3, STEPS, decays=2) == 0.25
