@@ -112,7 +112,7 @@ def train_experiment(task, params, data_dir, model_dir, restore_file=None, *, te
     dataloaders = parallel.in_turn(lambda: task.fetch_dataloader(["train", "val"], data_dir, params))
     utils.set_seed(params.seed)  # again, so that the weights do not depend on what the loaders drew
     model = task.make_model(params)
-    begins = restore_file is None and (options.get("restart") or not has_run(model_dir))
+    begins = restore_file is None and (options.get("restart") or not parallel.on_main(lambda: has_run(model_dir)))
     if begins or options.get("partial"):
         parallel.in_turn(lambda: task.load_pretrained(model, params))
     model = parallel.prepared(model, params)

@@ -22,12 +22,21 @@ def was_launched():
 
 
 def was_restarted():
-    """Whether torchrun has started the processes again, after one of them died."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+    """Whether torchrun, on one of the machines, has started the processes again, after one of them died."""
+    restarts = torch.tensor(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)))
+    if count() > 1:
+        distributed.all_reduce(restarts, distributed.ReduceOp.MAX, control)
+    return restarts.item() > 0
 
 
 def device_name(name):
-    """The name of the device of this process: as asked for, but of GPUs, each process of a machine has its own."""
+    """The name of the device of this process: as asked for, but of GPUs, each process of a machine has its own.
+
+    Raises:
+        UserError: one GPU is named for several processes.
+    """
+    if name is not None and name.startswith("cuda:") and int(os.environ.get("LOCAL_WORLD_SIZE", 1)) > 1:
+        raise UserError(f"--device {name}: torchrun gives each process a GPU of its own; leave the number off")
     if was_launched() and (name == "cuda" or (name is None and torch.cuda.is_available())):
         return f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     return name
@@ -40,8 +49,9 @@ def join(device):
         return
     if not distributed.is_initialized():
         store, number, of = next(distributed.rendezvous("env://"))
-        restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)  # else they might find addresses of those that died
-        store = distributed.PrefixStore(f"restart {restart}", store)
+        if os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:  # else each machine counts for itself
+            restart = os.environ.get("TORCHELASTIC_RESTART_COUNT")  # else they may find addresses of those that died
+            store = distributed.PrefixStore(f"restart {restart}", store)
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         distributed.init_process_group(backend, store=store, rank=number, world_size=of)
         control = distributed.new_group(backend="gloo")

@@ -24,12 +24,12 @@ def collect(state, model, optimizer, stateful, with_gradients):
     Raises:
         UserError: one of them holds what could not be read again without running code.
     """
-    gradients = {name: parallel.whole(p.grad) for name, p in model.named_parameters() if p.grad is not None}
+    having = [(name, p.grad) for name, p in model.named_parameters() if with_gradients and p.grad is not None]
     held = {"state_dict": model, "optim_dict": optimizer}
     return dict(state) | {
         **{name: readable(thing.state_dict(), name) for name, thing in held.items()},
         "stateful": {name: readable(thing.state_dict(), name) for name, thing in stateful.items()},
-        "gradients": gradients if with_gradients else {},
+        "gradients": {name: parallel.whole(gradient) for name, gradient in having},
         "best": state.best and state.best.model_dump(),
     }
 
@@ -69,11 +69,15 @@ def restore(state, file, model, optimizer, stateful):
     Raises:
         UserError: something does not fit.
     """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    if any(
+        hasattr(p, "full_tensor") for p in parameters
+    ):  # before it is moved to the device, which has no room for all
+        with reading(file):
+            for number, values in state.optim_dict["state"].items():
+                same = [k for k, v in values.items() if getattr(v, "shape", None) == parameters[number].shape]
+                values |= {name: parallel.divided_like(values[name], parameters[number]) for name in same}
     utils.load_weights(state.model_dump(include={"state_dict", "optim_dict"}), file, model, optimizer)
-    for parameter, values in optimizer.state.items():
-        for name, value in values.items():
-            if getattr(value, "shape", None) == parameter.shape:
-                values[name] = parallel.divided_like(value, parameter)
     check_optimizer(optimizer, file)
     if state.stateful.keys() != stateful.keys() and state.params:  # CS230's have no params and nothing else
         theirs, ours = (", ".join(sorted(names)) or "nothing" for names in (state.stateful, stateful))

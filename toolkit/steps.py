@@ -10,6 +10,7 @@ from toolkit.monitor import monitored
 from toolkit.precision import scaler_of
 from toolkit.schedule import Progress, learning_rate_factor
 from toolkit.tally import weight_of
+from utils import UserError
 
 BETWEEN_NORMS = 20  # steps from one whose gradient's norm is measured to the next
 
@@ -39,7 +40,8 @@ class Steps:
         self.is_scheduled = run is not None and (params.lr_schedule != "constant" or params.warmup_steps > 0)
         self.accumulated, self.max_norm, self.unit = params.accumulation_steps, params.max_grad_norm, params.batch_size
         self.weighs = self.accumulated > 1 or parallel.count() > 1
-        self.begin_epoch(0, 0, 1)
+        self.batches = self.steps_before = 0  # of the epoch; of the run before it
+        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
     @property
     def stateful(self):
@@ -48,10 +50,18 @@ class Steps:
         return found | ({"average": self.average} if self.average.current else {})
 
     def begin_epoch(self, epochs, batches, length):
-        """Say where the training is: how many epochs, and batches of the next, are done, and how many it has."""
+        """Say where the training is: how many epochs, and batches of the next, are done, and how many it has.
+
+        Raises:
+            UserError: the warm-up never ends.
+        """
         self.batches, self.steps_per_epoch = batches, -(-length // self.accumulated)
         self.steps_before = epochs * self.steps_per_epoch
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        total = self.params.num_epochs * self.steps_per_epoch
+        if self.is_scheduled and self.params.warmup_steps >= total:
+            warmup = self.params.warmup_steps
+            raise UserError(f"params.json: warmup_steps is {warmup}, but the run has {total} steps in all; take fewer")
 
     def begin(self, inputs, labels, is_last, counts):
         """To be called before each batch.

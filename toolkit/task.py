@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 import utils
+from toolkit import parallel
 from toolkit.dataset import SPLITS
 from toolkit.iterators import fetch_from_iterators
 from toolkit.metrics import is_streaming, takes_params
@@ -104,7 +105,8 @@ class Task:
             raise UserError(f"{self.path_of(self.net)}: Net(params) gave {type(model).__name__}, not an nn.Module")
         if params.compile:
             model.compile()  # in place: the names of its weights stay the same
-        return model.to(params.device)
+        divides = params.parallel == "fsdp" and parallel.count() > 1  # then `prepared` moves it, block by block
+        return model if divides else model.to(params.device)
 
     def make_optimizer(self, model, params):
         """`make_optimizer(model, params)` of net.py where there is one, else what `params.optimizer` names."""

@@ -34,7 +34,7 @@ def try_one_batch(model, loss_fn, dataloaders, metrics, params):
         with precision_of(params, model):
             outputs = model(inputs)
             loss = loss_fn(outputs, labels)
-        if parallel.count() > 1 and split == "train":
+        if parallel.count() > 1 and split == "train" and params.parallel == "ddp":
             params.add_facts({"has_unused_parameters": parallel.leaves_out(model, loss)})
         tally = Tally(split, {}, [None], params)
         tally.update(outputs, labels, loss)

@@ -191,12 +191,17 @@ def test_a_mistake_is_said_once(twin, tmp_path):
     codes, _, err = group_finished("train", 2, *diverging.arguments)
     assert codes == [2, 2]
     assert "the training loss became" in err and err.count("error: ") == 1
+    warming = twin("warming", warmup_steps=1000)
+    codes, _, err = group_finished("train", 2, *warming.arguments)
+    assert codes == [2, 2] and err.count("error: ") == 1
+    assert "warmup_steps is 1000, but the run has 58 steps in all" in err
     nothing = twin("nothing")
     codes, _, err = group_finished("train", 2, "--model_dir", nothing.folder, "--data_dir", tmp_path / "nowhere")
     assert codes == [2, 2]
     assert "no such dataset" in err and err.count("error: ") == 1
 
 
+@pytest.mark.slow
 def test_a_mistake_before_they_meet_is_said_once(twin, tmp_path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     wrong = [*twin("wrong").arguments, "--device", "nowhere"]
