@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -362,6 +363,7 @@ def test_an_experiment_that_was_replaced_by_another_is_not_written_to(tmp_path, 
         def __iter__(self):
             for number, batch in enumerate(super().__iter__()):
                 if number == 4 and not (tmp_path / "moved").exists():
+                    time.sleep(1)  # what is being written is written: no checkpoint begins while a batch is loaded
                     run.rename(tmp_path / "moved")
                     run.mkdir()
                     (run / ".lock").write_text("of another process")
