@@ -1,6 +1,7 @@
 """What surrounds an optimizer's step: accumulation, gradient scaling, clipping, the schedule, the moving average."""
 
 import math
+import weakref
 
 import torch
 
@@ -33,7 +34,9 @@ class Steps:
     """
 
     def __init__(self, model, optimizer, params, run=None):
-        self.model, self.trained, self.optimizer, self.params, self.run = model, model, optimizer, params, run
+        self.model, self.trained, self.optimizer, self.params = model, model, optimizer, params
+        # no cycle of references: a run that is over, and the workers of its data loaders, are to go at once
+        self.run = weakref.proxy(run) if run is not None else None
         self.scaler = scaler_of(params, model)
         self.average = MovingAverage(model, params.ema_decay if run is not None else 0)
         self.progress, self.gradient_norms = Progress(params), []
