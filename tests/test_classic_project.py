@@ -103,6 +103,7 @@ def test_an_original_last_checkpoint_is_gone_on_from(project, tmp_path):
     assert (experiment / "replaced-1" / "metrics_val_best_weights.json").exists()
 
 
+@pytest.mark.slow
 def test_worker_processes_that_are_spawned_find_the_projects_own_model(project, tmp_path):
     """As on macOS and Windows, where a worker process begins empty and imports what it needs."""
     folder = tmp_path / "project"

@@ -50,7 +50,7 @@ def twin(tmp_path, digits_dir):
 
 @pytest.mark.parametrize(
     "values",
-    [{}, pytest.param({"parallel": "fsdp", "optimizer": "AdamW", "weight_decay": 0.1}, marks=needs_fsdp),
+    [{}, pytest.param({"parallel": "fsdp", "optimizer": "AdamW", "weight_decay": 0.1}, marks=[needs_fsdp, pytest.mark.slow]),
      *(pytest.param(values, marks=pytest.mark.slow) for values in (
         {"accumulation_steps": 3, "max_grad_norm": 1.0}, {"lr_schedule": "one_cycle", "ema_decay": 0.9},
         {"batch_size": 1438}, {"batch_size": 718}))],

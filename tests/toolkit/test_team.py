@@ -36,6 +36,7 @@ def results(folder):
     return {path.parent.name: utils.read_json(path) for path in folder.glob("*/metrics_val_last_weights.json")}
 
 
+@pytest.mark.slow
 def test_two_processes_give_a_trial_the_results_of_one(call, sweep):
     alone, arguments = sweep("alone")
     assert call(search_hyperparams.main, *arguments)[0] == 0
