@@ -79,7 +79,7 @@ class Journal:
         """Say what the epoch that has just ended gave: in the log, the events, from time to time in curves.png."""
         row = state.history[-1]
         self._log(row, is_best)
-        peak = peak_memory(getattr(self.params, "device", "cpu"))
+        peak = self.peak_memory()
         speed = {"samples_per_second": samples_per_second} | ({"peak_memory_mb": peak / 1e6} if peak else {})
         if self.can_write_events:
             self._write_events(row | speed)
@@ -93,6 +93,10 @@ class Journal:
         text = as_csv([row])
         with open(path, "a", encoding="utf-8") as file:
             file.write(text.partition("\n")[2] if file.tell() else text)
+
+    def peak_memory(self):
+        """The most memory that the device had to give so far, in bytes, or None; a notebook may not say which it is."""
+        return peak_memory(getattr(self.params, "device", "cpu"))
 
     def read_speeds(self):
         """What speed.csv holds, a dict by epoch; it is not the same on each machine, and so no part of the history."""
@@ -187,8 +191,7 @@ class Journal:
             logging.info("Stopped early: no better %s in %d epochs", state.best.monitor, waited)
         self.draw(state)
         self.end_session(model, state, "finished")
-        peak = peak_memory(getattr(self.params, "device", "cpu"))
-        if peak:
+        if peak := self.peak_memory():
             logging.info("Memory: %.2f GB at most", peak / 1e9)
         best, seconds = state.best, time.monotonic() - self.started
         logging.info("Done in %.0f seconds. Best %s on val: %.4f, after epoch %d (marked *).",

@@ -138,18 +138,24 @@ def part_of_batch(batch):
 
 def joined(batches):
     """Yield `batches`, the last one joined to the one before it if it has one sample, and the shapes fit."""
-    held = None
-    for batch in batches:
-        if held is not None:
+    held, batches = None, iter(batches)
+    while True:
+        try:
+            batch = next(batches, None)
+        except Exception:
+            if held is not None:
+                yield held  # what was loaded before is not lost
+            raise
+        if held is not None and batch is not None:
             pairs = all(isinstance(b, tuple | list) and len(b) == 2 for b in (held, batch))
             if pairs and batch_size(batch[1]) == 1 < batch_size(held[1]):
                 with contextlib.suppress(RuntimeError):
                     held, batch = None, tree_cat([tuple(held), tuple(batch)])
-            if held is not None:
-                yield held
+        if held is not None:
+            yield held
+        if batch is None:
+            return
         held = batch
-    if held is not None:
-        yield held
 
 
 def is_divisible(key):

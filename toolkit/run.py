@@ -46,8 +46,7 @@ class Run:
             begun so goes on when it is named again.
         restart, partial: begin anew, whatever is there; take from `restore_file` the weights that fit.
         max_steps: stop, as if asked to, once so many steps are done in all.
-        stateful: dict from name to what else has a state_dict and a load_state_dict: a schedule, a gradient scaler, a
-            moving average, a loss with weights.
+        stateful: dict from name to what else has a state_dict and a load_state_dict: a loss with weights, for one.
         report: called after each epoch with its number and the value of the monitored metric; what it returns, if
             anything, is why to stop here, in words.
 
@@ -78,8 +77,6 @@ class Run:
             self._restore()
             self.history = History(self.state.history, self.folder / "history.csv")
             self.state.history = self.history.rows
-            for row in self.state.history:
-                self.steps.take_in(row)
             collect(self.state, self.model, self.optimizer, self.stateful, False)  # what cannot be saved is said now
             self.steps.trained = parallel.replicated(self.model, self.params)
             undo.callback(self.optimizer.register_step_post_hook(self._after_optimizer_step).remove)
@@ -132,11 +129,8 @@ class Run:
         restore(state, file, self.model, self.optimizer, self.stateful)
         if "learning_rate" in self.changed:
             change_learning_rate(self.optimizer, self.stateful.values(), *self.changed["learning_rate"])
-        if "average" in state.stateful:
-            self.steps.average.swap()  # what was saved as the model's weights is the average
-        else:
-            self.steps.average.begin()
-        self.gradients_used, self.steps.gradient_norms = not state.gradients, state.gradient_norms
+        self.steps.resume(state)
+        self.gradients_used = not state.gradients
         self.state = state.model_copy(update={name: {} for name in LARGE})
 
     def epochs(self):
@@ -175,16 +169,12 @@ class Run:
     def _begin(self):
         unreadable = self.unreadable if self.goes_on else ()
         parallel.on_main(lambda: experiment.take_folder(self.folder, self.lock, self.goes_on, self.state, unreadable))
-        if self.goes_on:
-            self.checkpoints.position = self.state.position
-        else:
+        self.checkpoints.position = self.state.position if self.goes_on else None
+        if not self.goes_on and self.restore_file is not None:  # to go on from here, though what it names was moved
             self.state.restored_from = self.restore_file
-            if self.restore_file is not None:  # to go on from here, though what it names was moved
-                self.save()
-        history = self.history if self.goes_on else None
-        parallel.on_main(
-            lambda: self.journal.begin_session(self.model, self.state, self.changed, history, self.restore_file)
-        )
+            self.save()
+        begins = self.model, self.state, self.changed, self.history if self.goes_on else None, self.restore_file
+        parallel.on_main(lambda: self.journal.begin_session(*begins))
         self.begun = True
 
     def batches(self, dataloader, tally):
@@ -259,8 +249,7 @@ class Run:
         row |= {f"train_{name}": value for name, value in train_metrics.items()}
         row |= {f"val_{name}": value for name, value in val_metrics.items()}
         monitor, mode = monitored(self.params, val_metrics)
-        is_best = is_better(val_metrics[monitor], self.state.best and self.state.best.value, mode)
-        if is_best:
+        if is_best := is_better(val_metrics[monitor], self.state.best and self.state.best.value, mode):
             self.state.best = Best(epoch=epoch, monitor=monitor, value=val_metrics[monitor])
         self.history.append(row)
         self.steps.take_in(row)
@@ -300,8 +289,7 @@ class Run:
                 logging.warning("No checkpoints within epochs: outputs, labels or a metric hold %s, which they cannot "
                                 "(a metric can have state_dict and load_state_dict)", error)  # fmt: skip
                 self.checkpoints.within_epochs, state = False, None
-        position = self.state.position
-        parallel.on_main(lambda: state and self.checkpoints.save(state, position, is_best, and_then))
+        parallel.on_main(lambda: state and self.checkpoints.save(state, self.state.position, is_best, and_then))
         self.phase = NOTHING_NEW
 
     def _after_optimizer_step(self, optimizer, args, kwargs):

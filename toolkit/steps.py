@@ -34,7 +34,7 @@ class Steps:
     """
 
     def __init__(self, model, optimizer, params, run=None):
-        self.model, self.trained, self.optimizer, self.params = model, model, optimizer, params
+        self.trained, self.optimizer, self.params = model, optimizer, params
         # no cycle of references: a run that is over, and the workers of its data loaders, are to go at once
         self.run = weakref.proxy(run) if run is not None else None
         self.scaler = scaler_of(params, model)
@@ -51,6 +51,16 @@ class Steps:
         """What of it has a state to save, a dict from name to object."""
         found = {"scaler": self.scaler} if self.scaler.is_enabled() else {}
         return found | ({"average": self.average} if self.average.current else {})
+
+    def resume(self, state):
+        """Go on from a TrainState, the model's and the optimizer's part of which they have been given already."""
+        if "average" in state.stateful:
+            self.average.swap()  # what was saved as the model's weights is the average
+        else:
+            self.average.begin()
+        self.gradient_norms = state.gradient_norms
+        for row in state.history:
+            self.take_in(row)
 
     def begin_epoch(self, epochs, batches, length):
         """Say where the training is: how many epochs, and batches of the next, are done, and how many it has.

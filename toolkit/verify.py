@@ -153,7 +153,7 @@ def first_difference(one, other):
     One of them may have been saved before the evaluation at the end of an epoch, and the other after it.
     """
     for row, other_row in zip(unpacked(one["history"]), unpacked(other["history"]), strict=False):
-        for name in row:
+        for name in sorted(row, key=lambda name: not name.endswith("loss")):  # the losses are the first to tell
             if not same(row[name], other_row.get(name)):
                 return f"{name} of epoch {row['epoch']} is {row[name]} and {other_row.get(name)}"
     if one["epoch"] == other["epoch"] and one["tally"] and other["tally"]:

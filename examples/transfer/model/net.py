@@ -1,5 +1,6 @@
 """Transfer learning: a network of torchvision's with pretrained weights and a new head, for images of your own."""
 
+import functools
 import logging
 import os
 import re
@@ -201,9 +202,16 @@ def loss_fn(outputs, labels, params):
     each = F.cross_entropy(outputs, labels, reduction="none")  # (B,)
     weights = torch.ones_like(each)
     if params.balanced:
-        counts = torch.tensor([params.counts["train"][name] for name in params.class_names], device=each.device)
-        weights = (counts.sum() / len(counts) / counts)[labels]  # (B,); their mean over the train split is 1
+        counts = tuple(params.counts["train"][name] for name in params.class_names)
+        weights = class_weights(counts, each.device)[labels]  # (B,); their mean over the train split is 1
     return {"loss": (weights * each).mean(), "cross_entropy": each.mean()}
+
+
+@functools.cache  # on the device once, and not in each step, which would wait for it
+def class_weights(counts, device):
+    """What an image of each class counts, float (num_classes,), by how many there are: `counts`, a tuple."""
+    counts = torch.tensor(counts)
+    return (counts.sum() / len(counts) / counts).to(device)
 
 
 def accuracy(outputs, labels):
