@@ -102,7 +102,8 @@ def write(table, mode, parent_dir, pictures, html):
         utils.write_whole(folder / name, content)
     print(f"\nWritten: {', '.join(str(folder / name) for name in files)}", flush=True)
     if html:
-        print(f"results.html has {len(files['results.html']) / 1e6:.1f} MB", *left_out, sep="; ", flush=True)
+        missing = f"; not in it, for its size: {'; '.join(left_out)}" if left_out else ""
+        print(f"results.html has {len(files['results.html']) / 1e6:.1f} MB{missing}", flush=True)
 
 
 def watch(args, options):

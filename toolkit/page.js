@@ -153,7 +153,7 @@ function makeHeader() {
     const pen = document.createElement("canvas").getContext("2d"), wide = matchMedia("(min-width: 760px)").matches;
     pen.font = `600 ${getComputedStyle(table).fontSize} ${getComputedStyle(table).fontFamily}`;
     const widths = columns.map((column, c) => {
-        const texts = [`${column.name} ↓`, ...rows.map((row, i) => textOf(row.cells[c], column.kind) + spreadOf(row, column) + (i === data.best && !c ? " ★" : ""))];
+        const texts = [`${column.name} ↓`, ...rows.map((row, i) => textOf(row.cells[c], column.kind) + spreadOf(row, column) + (i === data.best && !c ? "★ " : ""))];
         const longest = texts.reduce((most, text) => text.length > most.length ? text : most);
         return Math.min(pen.measureText(longest).width + 30, c ? 260 : wide ? 420 : 190);
     });
@@ -183,7 +183,7 @@ function makeRow(i, position) {
     columns.forEach((column, c) => {
         const text = textOf(row.cells[c], column.kind), spread = spreadOf(row, column);
         const cell = make("td", { className: classOf(column), title: c === 0 ? "" : text + spread }, text);
-        if (c === 0 && i === data.best) cell.append(make("span", { className: "best", title: "the best that is finished" }, " ★"));
+        if (c === 0 && i === data.best) cell.prepend(make("span", { className: "best", title: "the best that is finished" }, "★ "));
         if (column.kind === "status" && text !== "finished") cell.classList.add(text === "failed" ? "failed" : "muted");
         if (spread) cell.append(make("span", { className: "spread" }, spread));
         element.append(cell);
@@ -317,8 +317,8 @@ async function plot(id, traces, layout, handlers = {}) {
     const font = { color: css("--text"), family: "system-ui, sans-serif", size: 12 };
     const chart = await Plotly.react(id, traces, {
         paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font, showlegend: false, margin: { l: 60, r: 12, t: 10, b: 46 },
-        hoverlabel: { bgcolor: css("--raised"), bordercolor: css("--line"), font }, hovermode: "closest", dragmode: coarse ? false : "zoom", ...layout,
-    }, { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"], displayModeBar: coarse ? false : "hover" });
+        hoverlabel: { bgcolor: css("--raised"), bordercolor: css("--line"), font }, modebar: { bgcolor: "rgba(0,0,0,0)", color: css("--muted"), activecolor: css("--text") }, hovermode: "closest", dragmode: coarse ? false : "zoom", ...layout,
+    }, { displaylogo: false, responsive: true, modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]], displayModeBar: coarse ? false : "hover" });
     for (const [event, handler] of Object.entries(handlers)) {
         chart.removeAllListeners(event);
         chart.on(event, handler);

@@ -1,6 +1,6 @@
-"""results.html: the table of experiments as one page that opens from disk and loads nothing, made by page.html and page.js.
+"""results.html: the table of experiments as one page that opens from disk and loads nothing: page.html, page.js, data.
 
-All that comes from experiments is data there, JSON, which page.js puts into the page as text, never as markup.
+What comes from experiments is in the page as JSON, which page.js makes text of, never markup.
 """
 
 import base64
@@ -15,12 +15,13 @@ from itertools import accumulate
 from pathlib import Path
 from string import Template
 
+from toolkit.monitor import MODES
 from toolkit.provenance import now
 from toolkit.result_plots import Axis, ticks_of
 from toolkit.results import as_dict, read_or_note
 from toolkit.tables import finished_of, plain
 
-LARGEST = 10_000_000  # bytes of the page; what comes last does not go in any more: pictures, reports, points of curves
+LARGEST = 10_000_000  # bytes of the page; pictures, then reports, then points of curves stay out where it would be more
 MOST_POINTS = 100  # of a learning curve
 MOST_AXES = 12  # hyperparameters that are drawn
 LONGEST_CHANGES = 20_000  # characters of uncommitted changes
@@ -38,45 +39,39 @@ def make_page(table, mode, parent_dir):
         parent_dir: the folder that the experiments are in, which the page names.
 
     Returns:
-        (page, left_out): the bytes of an HTML file of at most LARGEST, and a list of lines that say what is not in it.
+        (page, left_out): the bytes of an HTML file of at most LARGEST, and lines that say what is not in it.
     """
     from plotly.offline import get_plotlyjs
 
     plotly = get_plotlyjs()
-    packed = base64.b64encode(gzip.compress(plotly.encode(), mtime=0)).decode()
+    packed = base64.b64encode(gzip.compress(plotly.encode())).decode()
     script = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
     template = Template(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
-    data, left_out = Data(table, mode, parent_dir).fill(LARGEST - len(packed) - len(script.encode()) - 40_000)
-    page = template.substitute(scripts=f"{sha256(script)} {sha256(plotly)}", plotly=packed, script=script, data=data)
-    return page.encode(), left_out
+    parts = {"scripts": f"{sha256(script)} {sha256(plotly)}", "plotly": packed, "script": script}
+    data = Data(table, mode, parent_dir)
+    text = data.fill(LARGEST - len(template.substitute(parts, data="").encode()))
+    return template.substitute(parts, data=text).encode(), data.left_out
 
 
 class Data:
-    """What the page shows of a table: `rows`, best first, and `content`, what they share; both are dicts for JSON."""
+    """What the page shows of a table: `rows`, best first, and `content`, what they share; dicts for JSON."""
 
     def __init__(self, table, mode, parent_dir):
         self.table, self.mode, self.left_out = table, mode, []  # left_out: lines that say what did not go in
         self.changes = {}  # uncommitted changes, each once: the experiments of a sweep have the same
         self.reports = [read_report(row.folder) for row in table.rows]
-        monitored = [table.metric.removeprefix("test_")] if table.metric else []
-        self.series = list(
-            dict.fromkeys(f"{part}_{name}" for name in [*monitored, "loss"] for part in ("val", "train"))
-        )
+        drawn = dict.fromkeys([table.metric.removeprefix("test_"), "loss"] if table.metric else ["loss"])
+        self.series = [f"{part}_{name}" for name in drawn for part in ("val", "train")]
         columns, values = zip(*self.columns(), strict=True)
         cells = [cleaned(line) for line in zip(*values, strict=True)]
         shared_params, params = shared([{k: short(v) for k, v in row.params.items()} for row in table.rows])
         shared_facts, facts = shared([self.facts_of(row) for row in table.rows])
         self.rows = [{"cells": c, "params": p, "facts": f} for c, p, f in zip(cells, params, facts, strict=True)]
         for entry, row, report in zip(self.rows, table.rows, self.reports, strict=True):
-            details = cleaned(row.metrics) if len(row.metrics) > len(table.metrics) else None  # `f1/person`
-            replicates = cleaned([[one.name, one.status, one.metrics.get(table.metric)] for one in row.replicates])
-            more = {
-                "why": row.why,
-                "spreads": self.spreads_of(row, report),
-                "details": details,
-                "replicates": replicates,
-            }
-            entry |= {"folder": row.folder} | {name: value for name, value in more.items() if value}
+            more = {"folder": row.folder, "why": row.why, "spreads": self.spreads_of(row, report)}
+            more["details"] = row.metrics if len(row.metrics) > len(table.metrics) else None  # `f1/person`
+            more["replicates"] = [[one.name, one.status, one.metrics.get(table.metric)] for one in row.replicates]
+            entry |= {name: cleaned(value) for name, value in more.items() if value}
         self.content = {
             "title": str(parent_dir), "written": now(), "metric": table.metric, "mode": mode,
             "best": next((i for i, row in enumerate(table.rows) if row is table.best), None),
@@ -85,9 +80,8 @@ class Data:
         }  # fmt: skip
 
     def columns(self):
-        """A list of pairs: a column (`name`, `kind`, of metrics `mode`: which is better, "max" or "min"), its values."""
-        table, rows = self.table, self.table.rows
-        names = iter(table.headers())
+        """A list of pairs: a column (`name`, `kind`, of metrics `mode`, "max" where more is better), and its values."""
+        table, rows, names = self.table, self.table.rows, iter(self.table.headers())
 
         def column(kind, values, **more):
             return {"name": next(names), "kind": kind, **more}, list(values)
@@ -95,35 +89,31 @@ class Data:
         columns = [column("name", (row.name for row in rows)), column("status", (row.status for row in rows))]
         columns.append(column("number", (row.epochs for row in rows)))
         if table.has_replicates:
-            counts = map(finished_of, rows)
-            columns.append(column("number", (count if done == count else f"{done}/{count}" for done, count in counts)))
+            columns.append(column("number", (n if done == n else f"{done}/{n}" for done, n in map(finished_of, rows))))
         for name in table.hyperparameters:
-            columns.append(column("hyperparameter", [short(row.params.get(name)) for row in rows]))
+            columns.append(column("number", [short(row.params.get(name)) for row in rows]))
         for name in table.metrics:
-            mode = self.mode if name == table.metric else "min" if name.endswith("loss") else "max"
+            mode = self.mode if name == table.metric else MODES.get(name.removeprefix("test_"), "max")
             place = 1 if name == table.metric else len(columns)  # what counts comes first
             columns.insert(place, column("metric", [row.metrics.get(name) for row in rows], mode=mode))
         if table.baseline:
-            columns += [column("metric", [row.difference for row in rows], mode=self.mode)]
-            columns += [column("number", [row.p_value for row in rows])]
+            columns.append(column("number", (row.difference for row in rows)))
+            columns.append(column("number", (row.p_value for row in rows)))
         looks = [looks_of(row) for row in rows]
-        if any(looks):
-            columns.append(({"name": "test looks", "kind": "number"}, looks))
-        return columns
+        return columns + [({"name": "test looks", "kind": "number"}, looks)] * any(looks)
 
     def spreads_of(self, row, report):
-        """The 95% confidence intervals of the metrics: a dict from name to half their width, or to (low, high)."""
+        """The 95% confidence intervals of the metrics: a dict from name to half their width, or to [low, high]."""
         prefix = "test_" if report.get("split") == "test" else ""
         ends = {f"{prefix}{name}": value for name, value in as_dict(report.get("intervals")).items()}
-        return cleaned({n: v for n, v in (ends | row.half_widths).items() if n in self.table.metrics})
+        return {name: value for name, value in (ends | row.half_widths).items() if name in self.table.metrics}
 
     def facts_of(self, row):
         """What a run was made with, a dict of texts and numbers."""
         run = read_or_note(row.folder, "run.json", [])
-        sessions = [as_dict(one) for one in as_list(run.get("sessions"))]
-        last = sessions[-1] if sessions else {}
+        sessions = [as_dict(one) for one in as_list(run.get("sessions"))] or [{}]
         seconds = [one["seconds"] for one in sessions if isinstance(one.get("seconds"), int | float)]
-        code, hardware = as_dict(last.get("code")), as_dict(last.get("hardware"))
+        code, hardware = as_dict(sessions[-1].get("code")), as_dict(sessions[-1].get("hardware"))
         changes = code.get("uncommitted_diff")
         facts = {
             "commit": code.get("commit"),
@@ -132,58 +122,51 @@ class Data:
             "hardware": ", ".join(map(str, as_list(hardware.get("gpus")) or [hardware.get("processor", "")])),
             "parameters of the model": run.get("parameters_of_the_model"),
             "best epoch": as_dict(run.get("best")).get("epoch"),
-            "command": " ".join(map(str, as_list(last.get("command")))),
-            "started": sessions[0].get("started") if sessions else None,
+            "command": " ".join(map(str, as_list(sessions[-1].get("command")))),
+            "started": sessions[0].get("started"),
             "seconds": round(sum(seconds), 1) if seconds else None,
-        }
-        return {name: short(v) for name, v in (facts | as_dict(last.get("versions"))).items() if v is not None}
+        } | as_dict(sessions[-1].get("versions"))
+        return {name: short(value) for name, value in facts.items() if value is not None}
 
     def axes(self, number):
-        """The hyperparameters and the metric as axes, of the first `number` rows; `rows` are those that have the metric."""
-        table = self.table
-        rows = {
-            i: row
-            for i, row in enumerate(table.rows[:number])
-            if math.isfinite(row.metrics.get(table.metric, math.nan))
-        }
-        space, of_rows = table.results.search_space, list(rows.values())
-        axes = [Axis.of_hyperparameter(name, of_rows, space.get(name)) for name in table.hyperparameters]
-        axes = [axis for axis in axes if len({place for place in axis.positions if not math.isnan(place)}) > 1][
-            :MOST_AXES
-        ]
-        axes += [Axis.of_metric(table.metric, of_rows, self.mode)] if rows else []
-        return {"rows": list(rows), "axes": [
+        """The hyperparameters and the metric as axes; `rows` are those of the first `number` that have the metric."""
+        table, space = self.table, self.table.results.search_space
+        drawn = [i for i in range(number) if math.isfinite(table.rows[i].metrics.get(table.metric, math.nan))]
+        rows = [table.rows[i] for i in drawn]
+        axes = [Axis.of_hyperparameter(name, rows, space.get(name)) for name in table.hyperparameters if rows]
+        varying = [axis for axis in axes if len({place for place in axis.positions if not math.isnan(place)}) > 1]
+        axes = varying[:MOST_AXES] + ([Axis.of_metric(table.metric, rows, self.mode)] if rows else [])
+        return {"rows": drawn, "axes": [
             {"name": axis.name, "log": axis.scale == "log", "categorical": axis.is_categorical,
              "ticks": [[round(float(place), 4), label.replace(r"\$", "$")] for place, label in ticks_of(axis)],
              "fractions": [round(float(place), 4) for place in axis.fractions],
              "values": None if axis.is_categorical else cleaned(axis.positions)} for axis in axes]}  # fmt: skip
 
     def fill(self, size):
-        """Add curves, reports and pictures, best rows first, until `size` bytes. Returns (JSON text, left_out)."""
+        """Add curves, reports and pictures, best rows first, until `size` bytes. Returns it as JSON."""
         lengths = [len(as_json(row)) + 1 for row in self.rows]
         left = size - len(as_json(self.content)) - 1000
         kept = sum(total <= 0.8 * left for total in accumulate(lengths))
         if kept < len(lengths):
-            self.left_out.append(f"rows: the best {kept:,} of {len(lengths):,} are in it")
+            self.left_out.append(f"rows: only the best {kept:,} of {len(lengths):,}")
         self.content |= {"rows": self.rows[:kept], "picture": self.axes(kept), "left_out": self.left_out}
         left -= sum(lengths[:kept]) + len(as_json(self.content["picture"]))
-        sources = list(zip(self.content["rows"], self.table.rows, self.reports, strict=False))
-        points = min(MOST_POINTS, int(0.7 * left / (8 * len(self.series) * max(kept, 1))))
-        kinds = {
-            "curves": ("learning curves", lambda row, _: curves_of(row, self.series, points)),
-            "report": ("reports of the evaluation", lambda _, report: cleaned(report)),
-            "mistakes": ("pictures of mistakes", lambda row, report: read_picture(row.folder, report)),
-        }
-        for key, (what, read) in kinds.items():
-            for place, (entry, row, report) in enumerate(sources):
-                value = read(row, report)
+        points = min(MOST_POINTS, int(0.5 * left / (8 * len(self.series) * max(kept, 1))))
+        for key, what, share, most, read in (
+            ("curves", "learning curves", 1, kept, lambda row, _: curves_of(row, self.series, points)),
+            ("report", "reports of the evaluation", 0.7, kept, lambda _, report: cleaned(report)),
+            ("mistakes", "pictures of mistakes", 1, MOST_PICTURES, read_picture),
+        ):
+            room = share * left
+            for place, row in enumerate(self.table.rows[:kept]):
+                value = read(row, self.reports[place])
                 cost = len(as_json(value)) + len(key) + 4
-                if value and (cost > left or (key == "mistakes" and place == MOST_PICTURES)):
-                    self.left_out.append(f"{what}: those of the best {place:,} rows are in it")
+                if value and (cost > room or place >= most):
+                    self.left_out.append(f"{what}: only those of the best {place:,}")
                     break
                 if value:
-                    entry[key], left = value, left - cost
-        return as_json(self.content), self.left_out
+                    self.rows[place][key], room, left = value, room - cost, left - cost
+        return as_json(self.content)
 
 
 def curves_of(row, series, most):
@@ -225,13 +208,13 @@ def read_report(folder):
     return {}
 
 
-def read_picture(folder, report):
+def read_picture(row, report):
     """The contact sheet of the most confident mistakes as the text of a data URL; None where there is none."""
     from PIL import Image
 
     picture = io.BytesIO()
     try:
-        with Image.open(os.path.join(folder, f"mistakes_{report.get('split')}.png")) as image:
+        with Image.open(os.path.join(row.folder, f"mistakes_{report.get('split')}.png")) as image:
             image.thumbnail((PICTURE_SIZE, PICTURE_SIZE), reducing_gap=2)
             image.convert("RGB").save(picture, "WEBP", quality=70)
     except OSError:
