@@ -147,7 +147,7 @@ def parse_arguments(argv):
     parser.add_argument("--no_fold", action="store_true", help="do not fold replicates (seeds, folds) into their mean")
     parser.add_argument("--baseline", metavar="NAME", help="name of a row that the others are compared with")
     parser.add_argument("--no_plots", action="store_true", help="do not draw results.png")
-    parser.add_argument("--html", action="store_true", help="write results.html too: table, curves, pictures as one page")
+    parser.add_argument("--html", action="store_true", help="write results.html, a page for the browser, too")
     parser.add_argument("--watch", type=float, nargs="?", const=5, metavar="SECONDS", help="refresh until Ctrl-C")
     return parser.parse_args(argv)
 

@@ -171,7 +171,7 @@ const classOf = column => column.kind === "name" ? "name" : column.numeric ? "nu
 function spreadOf(row, column) {
     const spread = row.spreads && Object.hasOwn(row.spreads, column.name) ? row.spreads[column.name] : null;
     return spread === null || column.kind !== "metric" ? "" : typeof spread === "number" ? ` ± ${spread.toFixed(4)}`
-        : ` ${spread.map(end => textOf(end, "metric")).join("–")}`;
+        : ` (${spread.map(end => textOf(end, "metric")).join("–")})`;
 }
 
 function makeRow(i, position) {
@@ -301,6 +301,7 @@ async function drawDue() {
     }
     for (const chart of due.filter(chart => chart.due)) {
         chart.due = false;
+        chart.drawn = true;
         chart.draw();
         await new Promise(resolve => setTimeout(resolve));  // keys and clicks in between
     }
@@ -316,9 +317,9 @@ const axisStyle = more => ({ gridcolor: css("--line"), zerolinecolor: css("--lin
 async function plot(id, traces, layout, handlers = {}) {
     const font = { color: css("--text"), family: "system-ui, sans-serif", size: 12 };
     const chart = await Plotly.react(id, traces, {
-        paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font, showlegend: false, margin: { l: 60, r: 12, t: 10, b: 46 },
+        width: byId(id).clientWidth, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font, showlegend: false, margin: { l: 60, r: 12, t: 10, b: 46 },
         hoverlabel: { bgcolor: css("--raised"), bordercolor: css("--line"), font }, modebar: { bgcolor: "rgba(0,0,0,0)", color: css("--muted"), activecolor: css("--text") }, hovermode: "closest", dragmode: coarse ? false : "zoom", ...layout,
-    }, { displaylogo: false, responsive: true, modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]], displayModeBar: coarse ? false : "hover" });
+    }, { displaylogo: false, modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]], displayModeBar: coarse ? false : "hover" });
     for (const [event, handler] of Object.entries(handlers)) {
         chart.removeAllListeners(event);
         chart.on(event, handler);
@@ -348,6 +349,8 @@ function drawCurves() {
     });
 }
 
+const bestOf = (some, all) => some.length < all.length ? `Drawn are the best ${some.length.toLocaleString("en")} of ${all.length.toLocaleString("en")}.` : "";
+
 function drawPanels() {
     const axes = picture.axes.slice(0, -1), column = Number(byId("metric").value), width = byId("panels").clientWidth;
     const across = Math.min(axes.length, width < 640 ? 1 : width < 1000 ? 2 : 3), down = Math.ceil(axes.length / across);
@@ -375,13 +378,13 @@ function drawPanels() {
             ...(axis.log ? { type: "log", ...(spansOrders(axis.values.filter(Number.isFinite)) ? { dtick: 1 } : {}) } : {}), ...ticks });
         layout[`yaxis${number}`] = axisStyle({ type: log ? "log" : "linear", ...(a ? { matches: "y" } : {}), ...(a % across ? {} : { title: { text: escaped(columns[column].name) } }) });
     });
-    byId("panels-count").textContent = shown.length < drawn.length ? `Drawn are the best ${shown.length.toLocaleString("en")} of ${drawn.length.toLocaleString("en")}.` : "";
+    byId("panels-count").textContent = bestOf(shown, drawn);
     plot("panels", traces, layout, { plotly_click: event => show(event.points[0].customdata) });
 }
 
 function drawParallel() {
     const { axes } = picture;
-    const kept = picture.rows.filter(i => state.kept.has(i)).slice(0, MOST_LINES);
+    const all = picture.rows.filter(i => state.kept.has(i)), kept = all.slice(0, MOST_LINES);
     const groups = new Map();  // from a shade, -1 for what the ranges leave out, to its rows: one line for all of these
     kept.forEach((i, rank) => {
         const shade = passes(i) ? Math.floor(SHADES * (1 - rank / kept.length) - 0.001) : -1;
@@ -400,12 +403,12 @@ function drawParallel() {
         ...[...state.ranges].map(([a, [low, high]]) => box(a - 0.05, a + 0.05, low, high, { fillcolor: css("--accent"), opacity: 0.35 }))];
     byId("unbrush").hidden = !state.ranges.size;
     byId("parallel").style.minWidth = `${axes.length * 105}px`;
-    byId("parallel-count").textContent = kept.length < state.kept.size ? `Drawn are the best ${kept.length.toLocaleString("en")} that have the metric.` : "";
+    byId("parallel-count").textContent = bestOf(kept, all);
     plot("parallel", traces, {
         annotations: labels, shapes, selections: [], dragmode: coarse ? false : "select", newselection: { line: { color: css("--accent"), dash: "solid" } },
-        margin: { l: 24, r: 64, t: 40, b: 10 }, yaxis: { visible: false, range: [-0.14, 1.05], fixedrange: true },
+        margin: { l: 64, r: 64, t: 40, b: 10 }, yaxis: { visible: false, range: [-0.14, 1.05], fixedrange: true },
         xaxis: axisStyle({ side: "top", showgrid: false, showline: false, fixedrange: true, range: [-0.1, axes.length - 0.75], tickvals: [...axes.keys()],
-            ticktext: axes.map(axis => escaped(shorten(axis.name, 18))), tickangle: 0 }),
+            ticktext: axes.map(axis => escaped(shorten(axis.name, 15))), tickangle: 0, ticklabeloverflow: "allow" }),
     }, { plotly_click: event => show(event.points[0].customdata), plotly_selected: event => event?.range && keepRange(event.range) });
 }
 
@@ -422,6 +425,7 @@ function mixed(fraction) {  // of the color of a weak line and that of a strong 
 }
 
 function drawConfusion() {
+    if (!byId("confusion")) return;  // another row is shown meanwhile
     const { confusion, classes } = rows[state.shown].report, names = classes.map(one => String(one.class));
     const fractions = confusion.map(line => { const sum = line.reduce((a, b) => a + b, 0); return line.map(count => sum ? count / sum : 0); });
     const few = names.length <= 25, ticks = { tickvals: [...names.keys()], ticktext: names.map(name => escaped(shorten(name, 14))) };
@@ -429,11 +433,11 @@ function drawConfusion() {
     byId("confusion").style.height = `${Math.min(560, Math.max(320, 34 * names.length + 90))}px`;
     plot("confusion", [{
         type: "heatmap", z: fractions, zmin: 0, zmax: 1, showscale: false, xgap: few ? 2 : 0, ygap: few ? 2 : 0,
-        colorscale: [[0, css("--none")], [1, css("--strong")]], text: confusion.map(line => line.map(count => few ? count || "" : "")), texttemplate: "%{text}",
+        colorscale: [[0, css("--none")], [1, css("--strong")]], text: confusion.map(line => line.map(count => few ? count || "" : "")), texttemplate: "%{text}", textfont: { size: 11 },
         customdata: confusion.map((line, t) => line.map((count, p) => `${count} of ${escaped(names[t])} taken for ${escaped(names[p])}`)),
         hovertemplate: "%{customdata}<extra></extra>",
     }], {
-        xaxis: axisStyle({ title: { text: "predicted" }, showgrid: false, ...style }),
+        xaxis: axisStyle({ title: { text: "predicted" }, showgrid: false, ...style, tickangle: names.every(name => name.length < 4) ? 0 : -45 }),
         yaxis: axisStyle({ title: { text: "true class" }, autorange: "reversed", showgrid: false, ...style }),
     });
 }
@@ -445,6 +449,12 @@ const paramsOf = i => entriesOf(data.params, rows[i].params);
 const factsOf = i => entriesOf(data.facts, rows[i].facts);
 const metricsOf = i => rows[i].details ? new Map(Object.entries(rows[i].details))
     : new Map(columns.map((column, c) => [column, rows[i].cells[c]]).filter(([column]) => column.kind === "metric").map(([column, value]) => [column.name, value]));
+
+function metricsTable(i, keep) {  // with 95% confidence intervals, where they are known
+    const metrics = metricsOf(i), names = [...metrics.keys()].filter(name => keep(name) && metrics.get(name) !== null);
+    const cell = name => metrics.has(name) ? textOf(metrics.get(name), "metric") + spreadOf(rows[i], { name, kind: "metric" }) : "–";
+    return tableOf(["", "validation", "test"], [...new Set(names.map(name => name.replace(/^test_/, "")))].map(name => [name, cell(name), cell(`test_${name}`)]));
+}
 
 function folded(title, content) {
     return make("details", {}, make("summary", {}, title), content);
@@ -458,8 +468,8 @@ function show(i) {
     section.replaceChildren(
         make("h2", { id: "details-title", tabIndex: -1 }, nameOf(i)), make("p", { className: "muted wide" }, `${statusOf(i)}${row.why ? `: ${row.why}` : ""} · ${row.folder}`),
         make("div", { className: "side" },
-            make("div", {}, make("h3", {}, "Metrics"), tableOf(["", "value", "95% interval"],
-                [...metricsOf(i)].map(([name, value]) => [name, textOf(value, "metric"), spreadOf(row, { name, kind: "metric" }).replace(" ± ", "± ").trim()]), [1])),
+            make("div", {}, make("h3", {}, "Metrics"), metricsTable(i, name => !name.includes("/")),
+                [...metricsOf(i).keys()].some(name => name.includes("/")) ? folded("of each class", metricsTable(i, name => name.includes("/"))) : null),
             make("div", {}, make("h3", {}, "Hyperparameters"), tableOf(["", "value"], Object.entries(row.params)),
                 folded("the same in all", tableOf(["", "value"], Object.entries(data.params))), folded("versions, hardware, data, command", tableOf(["", "value"], facts)))));
     if (row.replicates) section.append(make("h3", {}, "Replicates"), tableOf(["name", "status", data.metric], row.replicates, [2]));
@@ -484,17 +494,18 @@ function reportOf(row, report) {
     const calibration = typeof report.calibration_error === "number" ? ` · calibration error ${report.calibration_error.toFixed(4)}` : "";
     parts.push(make("h3", {}, `Evaluation on ${report.split}`), make("p", { className: "muted" }, `${report.checkpoint}, epoch ${report.epoch}, ${report.samples} samples${calibration}`));
     const side = make("div", { className: "side" });
-    if (report.confusion) side.append(make("figure", {}, make("div", { id: "confusion" }),
+    if (Array.isArray(report.confusion) && report.confusion.length === report.classes?.length) side.append(make("figure", {}, make("div", { id: "confusion" }),
         make("figcaption", {}, "Confusion matrix: a row is a true class, the numbers are counts.")));
     if (report.classes) side.append(make("div", {}, tableOf(["class", "precision", "recall", "F1", "support"],
         report.classes.map(one => [one.class, percent(one.precision), percent(one.recall), percent(one.f1), one.support]), [1, 2, 3, 4])));
     parts.push(side);
+    const image = row.mistakes ? make("figure", {}, make("img", { src: row.mistakes, alt: "as evaluate.py drew them" })) : null;
     if (report.mistakes?.length) {
-        const table = tableOf(["item", "label", "prediction", "probability"], report.mistakes.map(one => [one.item, one.label, one.prediction, percent(one.probability)]), [3]);
-        parts.push(make("h3", {}, "Most confident mistakes"));
-        if (row.mistakes) parts.push(make("figure", {}, make("img", { src: row.mistakes, alt: "the most confident mistakes" })), folded("as a table", table));
-        else parts.push(table, make("p", { className: "muted wide" }, `A picture of them, where there is one, is mistakes_${report.split} in ${row.folder}.`));
-    }
+        const items = report.mistakes.map(one => [one.sentence === undefined ? one.item : `${one.item} (sentence ${one.sentence})`, one.label, one.prediction, percent(one.probability)]);
+        const table = tableOf(["item", "label", "prediction", "probability"], items, [3]);
+        parts.push(make("h3", {}, "Most confident mistakes"), image ?? table, image ? folded("as a table", table)
+            : make("p", { className: "muted wide" }, `mistakes_${report.split}.png or .html in ${row.folder} shows them.`));
+    } else if (image && report.kind === "regression") parts.push(make("h3", {}, "Residuals"), image);
     return parts;
 }
 
@@ -539,6 +550,17 @@ function changeTheme() {
     setTheme(document.documentElement.dataset.theme === "dark" ? "light" : "dark");
     showChoice();
     redraw("curves", "panels", "parallel", "confusion");
+}
+
+let theme = "light";
+
+function print(wanted, everything) {  // on white paper, with all rows and what has been drawn so far
+    if (everything) theme = document.documentElement.dataset.theme;
+    setTheme(wanted);
+    document.body.classList.toggle("printed", everything);
+    showChoice();
+    render(everything);
+    for (const chart of Object.values(charts)) if (chart.drawn) chart.draw();
 }
 
 function clearRanges() {
@@ -612,9 +634,9 @@ function begin() {
     byId("theme").addEventListener("click", changeTheme);
     byId("help").addEventListener("click", () => byId("keys").showModal());
     addEventListener("keydown", onKey);
-    addEventListener("resize", () => { render(); redraw("panels"); });
-    addEventListener("beforeprint", () => render(true));
-    addEventListener("afterprint", () => render());
+    addEventListener("resize", () => { render(); redraw(...Object.keys(charts)); });
+    addEventListener("beforeprint", () => print("light", true));
+    addEventListener("afterprint", () => print(theme, false));
 }
 
 begin();

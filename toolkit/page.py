@@ -4,6 +4,7 @@ What comes from experiments is in the page as JSON, which page.js makes text of,
 """
 
 import base64
+import contextlib
 import csv
 import gzip
 import hashlib
@@ -20,6 +21,7 @@ from toolkit.provenance import now
 from toolkit.result_plots import Axis, ticks_of
 from toolkit.results import as_dict, read_or_note
 from toolkit.tables import finished_of, plain
+from utils import UserError
 
 LARGEST = 10_000_000  # bytes of the page; pictures, then reports, then points of curves stay out where it would be more
 MOST_POINTS = 100  # of a learning curve
@@ -40,9 +42,14 @@ def make_page(table, mode, parent_dir):
 
     Returns:
         (page, left_out): the bytes of an HTML file of at most LARGEST, and lines that say what is not in it.
-    """
-    from plotly.offline import get_plotlyjs
 
+    Raises:
+        UserError: plotly is not installed.
+    """
+    try:
+        from plotly.offline import get_plotlyjs
+    except ImportError as error:
+        raise UserError("results.html is made with plotly, which is not installed: pip install plotly") from error
     plotly = get_plotlyjs()
     packed = base64.b64encode(gzip.compress(plotly.encode())).decode()
     script = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
@@ -209,17 +216,16 @@ def read_report(folder):
 
 
 def read_picture(row, report):
-    """The contact sheet of the most confident mistakes as the text of a data URL; None where there is none."""
+    """The picture of the most confident mistakes, or of the residuals, as a data URL; None where there is none."""
     from PIL import Image
 
-    picture = io.BytesIO()
-    try:
-        with Image.open(os.path.join(row.folder, f"mistakes_{report.get('split')}.png")) as image:
+    for kind in ("mistakes", "residuals"):
+        picture = io.BytesIO()
+        with contextlib.suppress(OSError), Image.open(f"{row.folder}/{kind}_{report.get('split')}.png") as image:
             image.thumbnail((PICTURE_SIZE, PICTURE_SIZE), reducing_gap=2)
             image.convert("RGB").save(picture, "WEBP", quality=70)
-    except OSError:
-        return None
-    return "data:image/webp;base64," + base64.b64encode(picture.getvalue()).decode()
+            return "data:image/webp;base64," + base64.b64encode(picture.getvalue()).decode()
+    return None
 
 
 def looks_of(row):
