@@ -52,10 +52,11 @@ class Journal:
             self.params.save(path)
         self.sessions = self.read_sessions()
         project = getattr(self.params, "model_folder", ".")
-        began = {"started": now(), "first_epoch": state.epoch + 1, "first_step": state.step + 1}
+        device = next((p.device for p in model.parameters()), "cpu")
+        began = {"device": str(device), "processes": parallel.count()}
+        began |= {"started": now(), "first_epoch": state.epoch + 1, "first_step": state.step + 1}
         self.sessions.append(provenance(project) | began | ({"changed_params": changed} if changed else {}))
         self.write_run_json(model, state)
-        device = next((p.device for p in model.parameters()), "cpu")
         name, many = type(model).__name__, ""
         if parallel.count() > 1:
             name, many = name.removeprefix("FSDP"), f" and {parallel.count() - 1} more ({self.params.parallel})"
@@ -162,13 +163,15 @@ class Journal:
 
     def write_run_json(self, model, state):
         """Write run.json, what reproduces the run."""
-        mode = self.params.monitor_mode or (state.best and MODES.get(state.best.monitor))
+        stated, mode = self.params.stated, self.params.monitor_mode or (state.best and MODES.get(state.best.monitor))
         content = {
             "model_dir": str(self.folder),
             "seed": self.params.seed,
-            "params": as_json(self.params.values),
+            "params": as_json(stated),
+            "facts": as_json({name: value for name, value in self.params.values.items() if name not in stated}),
             "dataset": dataset_of(self.params),
             "parameters_of_the_model": count_parameters(model),
+            "restored_from": state.restored_from,
             "best": state.best and state.best.model_dump() | {"mode": mode},
             "epochs": state.epoch,
             "steps": state.step,
