@@ -1,0 +1,69 @@
+"""Export a checkpoint as model.onnx and model.pt2, for programs that have neither this repository nor its data.
+
+python export.py --model_dir experiments/base_model                          # both, of the best checkpoint
+python export.py --model_dir experiments/base_model --format onnx --restore_file last
+
+Both take the same inputs as the network, in batches of any size: images as uint8, unscaled. They are kept only if on
+real inputs of a split they compute what the network does. Class names and sizes are in the file, as metadata.
+"""
+
+import argparse
+import json
+import logging
+from pathlib import Path
+
+import toolkit  # noqa: F401  # isort: skip (before torch, for which it sets how threads wait)
+
+import torch
+
+import utils
+from toolkit.cli import set_up
+from toolkit.experiment import check_same_data, dataset_of, find_checkpoint
+from toolkit.export import FORMATS, check_packages, convert, real_inputs
+from toolkit.script import run_script
+from toolkit.trees import batch_size
+
+
+def parse_arguments(argv):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model_dir", default="experiments/base_model", help="the experiment")
+    parser.add_argument("--data_dir", help="the dataset's folder; by default data/ and the params' `dataset`")
+    parser.add_argument("--restore_file", default="best", help="the checkpoint: best (default), last, or a path")
+    parser.add_argument("--format", nargs="+", default=list(FORMATS), choices=FORMATS, help="by default both")
+    parser.add_argument("--split", default="test", choices=["train", "val", "test"], help="what to compare on")
+    return parser.parse_args(argv)
+
+
+@torch.no_grad()
+def main(argv=None):
+    args = parse_arguments(argv)
+    utils.set_logger()
+    for kind in args.format:
+        check_packages(kind)
+    task, params, data_dir = set_up(args.model_dir, args.data_dir, "cpu")
+    checkpoint = find_checkpoint(args.model_dir, args.restore_file)
+    state = utils.read_checkpoint(checkpoint)
+    check_same_data(state.get("dataset"), params, checkpoint, "name that with --data_dir")
+    params.compile = False  # what is exported is the network itself
+    model = task.make_model(params).eval()
+    utils.load_weights(state, checkpoint, model)
+    batches = real_inputs(task, model, args.split, data_dir, params)
+    sizes = [batch_size(inputs) for inputs in batches]
+    metadata = {"checkpoint": str(checkpoint), "epoch": state.get("epoch"), "dataset": dataset_of(params)}
+    metadata = {name: value if isinstance(value, str) else json.dumps(value) for name, value in metadata.items()}
+
+    contents = {}
+    for kind in dict.fromkeys(args.format):
+        name = FORMATS[kind][0]
+        contents[name], difference, largest, same = convert(kind, model, batches, metadata)
+        logging.info("%s: on %d inputs of %s, in batches of %d to %d, its outputs (up to %.3g) are within %.2g of the "
+                     "network's%s", name, sum(sizes), args.split, min(sizes), max(sizes), largest, difference,
+                     "" if same is None else f", the largest is the same one in {same:.2%}")  # fmt: skip
+    for name, content in contents.items():  # none before all are as they should be
+        path = Path(args.model_dir) / name
+        utils.write_whole(path, content)
+        logging.info("Written to %s (%.3g MB)", path, len(content) / 1e6)
+
+
+if __name__ == "__main__":
+    run_script(main)

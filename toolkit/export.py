@@ -1,0 +1,194 @@
+"""What export.py needs: a model in other formats, and real inputs to compare them on."""
+
+import contextlib
+import importlib.util
+import io
+import itertools
+import json
+import logging
+import warnings
+
+import torch
+
+from toolkit.batches import batches_on_device
+from toolkit.trees import batch_size, tensors, tree_cat, tree_map
+from utils import UserError
+
+USUAL, OTHERS = 1000, ((1, 8), (7, 56))  # samples in batches of params.json's size; other sizes, and samples in those
+TOLERANCE = 1e-3  # of the largest output; what another order of the same sums in float32 makes is far less
+
+
+def real_inputs(task, model, split, data_dir, params):
+    """Inputs of a model from a split, a list of batches of several sizes, spread over the split."""
+    batches, usual = [], params.batch_size
+    for size, samples in ((usual, USUAL), *OTHERS):
+        params.batch_size = size
+        loader = task.fetch_dataloader([split], data_dir, params)[split]
+        step = -(-len(loader) // max(1, samples // (size or samples)))
+        batches += [inputs for inputs, _ in itertools.islice(batches_on_device(loader, model), 0, None, step)]
+    params.batch_size = usual
+    return batches
+
+
+def example_and_dims(batches):
+    """The largest batch, and which of its dimensions may have any size: the first, and those that differ in batches.
+
+    Returns:
+        example: a batch of inputs, with two samples or more: torch.export takes what is 1 for a constant.
+        dims: for each of its tensors a dict from dimension to name. What has the same size in all batches has the same
+            name; "batch" for the first dimension of the first tensor.
+    """
+    names, dims = {}, []
+    for same_tensor in zip(*map(tensors, batches), strict=True):
+        sizes = list(zip(*(tensor.shape for tensor in same_tensor), strict=True))  # for each dimension those it has
+        free = {dim: seen for dim, seen in enumerate(sizes) if dim == 0 or len(set(seen)) > 1}
+        dims.append(
+            {dim: names.setdefault(seen, f"size_{len(names)}" if names else "batch") for dim, seen in free.items()}
+        )
+    example = max(batches, key=lambda batch: sum(tensor.numel() for tensor in tensors(batch)))
+    return tree_cat([example, example]) if batch_size(example) == 1 else example, dims
+
+
+def to_torch(model, example, dims, metadata):
+    """A model by torch.export: the bytes of a .pt2 file, and a function of inputs that computes with what it holds.
+
+    `metadata`, a dict of str, is the file metadata.json in it.
+    """
+    dims = like(example, [dict.fromkeys(names, torch.export.Dim.AUTO) for names in dims])
+    with quietly(), loops_over_time():
+        program = torch.export.export(model, (example,), dynamic_shapes=(dims,), strict=False)
+        file = io.BytesIO()
+        torch.export.save(program, file, extra_files={"metadata.json": json.dumps(metadata, indent=2)})
+        file.seek(0)
+        return file.getbuffer(), torch.export.load(file).module()
+
+
+def to_onnx(model, example, dims, metadata):
+    """A model as ONNX: the bytes of a file, and a function of inputs that lets onnxruntime compute with it.
+
+    `metadata`, a dict of str, is its metadata_props.
+    """
+    import onnx
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(3)  # errors
+    with quietly():
+        # {}: no keyword arguments, which a dict that comes last would be taken for
+        program = torch.onnx.export(
+            model, (example, {}), dynamic_shapes=(like(example, dims),), dynamo=True, verbose=False
+        )
+    onnx.helper.set_model_props(program.model_proto, metadata)
+    content = program.model_proto.SerializeToString()
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    names = [given.name for given in session.get_inputs()]
+
+    def run(inputs):
+        arrays = [tensor.numpy() for tensor in tensors(inputs)]
+        return [torch.from_numpy(array) for array in session.run(None, dict(zip(names, arrays, strict=True)))]
+
+    return content, run
+
+
+FORMATS = {"torch": ("model.pt2", to_torch, ()),
+           "onnx": ("model.onnx", to_onnx, ("onnx", "onnxscript", "onnxruntime"))}  # fmt: skip
+
+
+def check_packages(kind):
+    """Make sure that the packages a format needs are installed.
+
+    Raises:
+        UserError: they are not.
+    """
+    missing = [package for package in FORMATS[kind][2] if importlib.util.find_spec(package) is None]
+    if missing:
+        raise UserError(f"--format {kind} needs {' and '.join(missing)}: pip install {' '.join(missing)}")
+
+
+def convert(kind, model, batches, metadata):
+    """A model in a format, and how its outputs on real inputs differ from the model's.
+
+    Args:
+        kind: one of FORMATS.
+        model: the nn.Module, in evaluation mode, on the CPU.
+        batches: what `real_inputs` gave.
+        metadata: dict of str that the file is to hold.
+
+    Returns:
+        content: the bytes of the file.
+        difference, largest: the largest absolute difference, and the largest absolute output of the model, floats.
+        same: the share of rows of which both have the largest output in the same place, or None: no such outputs.
+
+    Raises:
+        UserError: the model cannot be exported, or what comes of it computes something else.
+    """
+    name, exporter, _ = FORMATS[kind]
+    other = next(other for other in FORMATS if other != kind)
+    try:
+        content, run = exporter(model, *example_and_dims(batches), metadata)
+        return content, *compare(model, run, batches, name)
+    except UserError:
+        raise
+    except Exception as error:  # torch, onnxscript and onnxruntime raise errors of all kinds
+        cause = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        reason = next(iter(str(cause).strip().splitlines()), "")
+        raise UserError(
+            f"{name}: this model cannot be exported ({type(cause).__name__}: {reason}); what to try: --format {other}, "
+            f"or in forward() torch's functions alone and no Python that depends on the values or sizes of tensors"
+        ) from None
+
+
+def compare(model, run, batches, name):
+    """The last three of what `convert` returns, for `run`, the exported model as a function of inputs."""
+    difference = largest = same = rows = 0
+    for inputs in batches:
+        pairs = list(zip(tensors(model(inputs)), tensors(run(inputs)), strict=True))
+        for ours, theirs in pairs:
+            ours, theirs = ours.double(), theirs.double()
+            apart = torch.where(ours == theirs, 0, (ours - theirs).abs())  # 0 where both are infinite
+            difference = max(difference, apart.nan_to_num(torch.inf).max().item())
+            largest = max(largest, torch.where(ours.isfinite(), ours.abs(), 0).max().item())
+        ours, theirs = pairs[0]
+        if ours.ndim > 1 and ours.shape[-1] > 1:
+            matches = ours.argmax(-1) == theirs.argmax(-1)
+            same, rows = same + matches.sum().item(), rows + matches.numel()
+    if not difference <= TOLERANCE * largest + 1e-6:
+        raise UserError(
+            f"{name}: differs from the model by up to {difference:.2g} (its outputs are up to {largest:.2g}), so "
+            f"nothing is kept; what is random or keeps a state in evaluation mode cannot be exported"
+        )
+    return difference, largest, same / rows if rows else None
+
+
+def like(example, values):
+    """A tree of the structure of `example` that has `values` in place of its tensors."""
+    values = iter(values)
+    return tree_map(lambda _: next(values), example)
+
+
+@contextlib.contextmanager
+def quietly():
+    """Without the warnings and the log of the exporters, which are about themselves; what they make is compared."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.ERROR)
+        try:
+            yield
+        finally:
+            logging.disable(logging.NOTSET)
+
+
+@contextlib.contextmanager
+def loops_over_time():
+    """Let LSTM and GRU layers be exported as loops: else a program is of sequences as long as the example alone.
+
+    torch's own ONNX exporter does the same; torch before 2.9 cannot.
+    """
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(ImportError, AttributeError):
+            from torch.export import _patches
+
+            for kind in ("lstm", "gru"):
+                stack.enter_context(getattr(_patches, f"register_{kind}_while_loop_decomposition")())
+        yield
