@@ -8,7 +8,6 @@ real inputs of a split they compute what the network does. Class names and sizes
 """
 
 import argparse
-import json
 import logging
 from pathlib import Path
 
@@ -50,7 +49,6 @@ def main(argv=None):
     batches = real_inputs(task, model, args.split, data_dir, params)
     sizes = [batch_size(inputs) for inputs in batches]
     metadata = {"checkpoint": str(checkpoint), "epoch": state.get("epoch"), "dataset": dataset_of(params)}
-    metadata = {name: value if isinstance(value, str) else json.dumps(value) for name, value in metadata.items()}
 
     contents = {}
     for kind in dict.fromkeys(args.format):

@@ -52,11 +52,11 @@ def example_and_dims(batches):
 def to_torch(model, example, dims, metadata):
     """A model by torch.export: the bytes of a .pt2 file, and a function of inputs that computes with what it holds.
 
-    `metadata`, a dict of str, is the file metadata.json in it.
+    `metadata`, a dict, is the file metadata.json in it.
     """
-    dims = like(example, [dict.fromkeys(names, torch.export.Dim.AUTO) for names in dims])
     with quietly(), loops_over_time():
-        program = torch.export.export(model, (example,), dynamic_shapes=(dims,), strict=False)
+        free = any_size(example, dims)
+        program = torch.export.export(model, (example,), dynamic_shapes=(free,), strict=False)
         file = io.BytesIO()
         torch.export.save(program, file, extra_files={"metadata.json": json.dumps(metadata, indent=2)})
         file.seek(0)
@@ -66,19 +66,20 @@ def to_torch(model, example, dims, metadata):
 def to_onnx(model, example, dims, metadata):
     """A model as ONNX: the bytes of a file, and a function of inputs that lets onnxruntime compute with it.
 
-    `metadata`, a dict of str, is its metadata_props.
+    `metadata`, a dict, is its metadata_props, the values as JSON.
     """
     import onnx
     import onnxruntime
 
-    onnxruntime.set_default_logger_severity(3)  # errors
+    onnxruntime.set_default_logger_severity(4)  # what fails raises an error, too
     with quietly():
         # {}: no keyword arguments, which a dict that comes last would be taken for
-        program = torch.onnx.export(
-            model, (example, {}), dynamic_shapes=(like(example, dims),), dynamo=True, verbose=False
-        )
-    onnx.helper.set_model_props(program.model_proto, metadata)
-    content = program.model_proto.SerializeToString()
+        free = any_size(example, dims)
+        program = torch.onnx.export(model, (example, {}), dynamic_shapes=(free,), dynamo=True, verbose=False)
+    proto = program.model_proto
+    name_dims(proto.graph, dims)
+    onnx.helper.set_model_props(proto, {name: json.dumps(value) for name, value in metadata.items()})
+    content = proto.SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     names = [given.name for given in session.get_inputs()]
 
@@ -111,7 +112,7 @@ def convert(kind, model, batches, metadata):
         kind: one of FORMATS.
         model: the nn.Module, in evaluation mode, on the CPU.
         batches: what `real_inputs` gave.
-        metadata: dict of str that the file is to hold.
+        metadata: dict that the file is to hold.
 
     Returns:
         content: the bytes of the file.
@@ -133,9 +134,10 @@ def convert(kind, model, batches, metadata):
         while cause.__cause__ is not None:
             cause = cause.__cause__
         reason = next(iter(str(cause).strip().splitlines()), "")
+        versions = "an onnxscript as old as this torch, " if kind == "onnx" else ""
         raise UserError(
             f"{name}: this model cannot be exported ({type(cause).__name__}: {reason}); what to try: --format {other}, "
-            f"or in forward() torch's functions alone and no Python that depends on the values or sizes of tensors"
+            f"{versions}or a forward() of torch's functions, without Python that asks what is in a tensor"
         ) from None
 
 
@@ -161,16 +163,31 @@ def compare(model, run, batches, name):
     return difference, largest, same / rows if rows else None
 
 
-def like(example, values):
-    """A tree of the structure of `example` that has `values` in place of its tensors."""
-    values = iter(values)
-    return tree_map(lambda _: next(values), example)
+def any_size(example, dims):
+    """The `dynamic_shapes` of torch.export for `example`, of whose tensors `dims` says which dimensions are free."""
+    specifications = iter([dict.fromkeys(names, torch.export.Dim.AUTO) for names in dims])
+    return tree_map(lambda _: next(specifications), example)
+
+
+def name_dims(graph, dims):
+    """Give the free dimensions of an ONNX graph's inputs, and those of the same size, their names in `dims`."""
+    names = {}
+    for given, of_tensor in zip(graph.input, dims, strict=True):
+        names |= {given.type.tensor_type.shape.dim[dim].dim_param: name for dim, name in of_tensor.items()}
+    for value in [*graph.input, *graph.output, *graph.value_info]:
+        for size in value.type.tensor_type.shape.dim:
+            if size.dim_param:  # else it is a number
+                size.dim_param = names.get(size.dim_param, size.dim_param)
 
 
 @contextlib.contextmanager
 def quietly():
-    """Without the warnings and the log of the exporters, which are about themselves; what they make is compared."""
-    with warnings.catch_warnings():
+    """Without what the exporters print, warn of and log about themselves; what they make is compared."""
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
         warnings.simplefilter("ignore")
         logging.disable(logging.ERROR)
         try:

@@ -44,9 +44,9 @@ def open_checkpoint(model_dir, restore_file, data_dir=None, device=None):
     set_arithmetic(params)
     facts = state.get("dataset")
     if data_dir or task.read_items:  # else nothing of it is read
-        data_dir = find_data(task, params, data_dir)
-        facts = facts or read_facts(data_dir)
-        params.add_facts({"data_dir": str(data_dir)})
+        place = find_data(task, params, data_dir)
+        facts = facts or (read_facts(place) if data_dir or place.is_dir() else {})
+        params.add_facts({"data_dir": str(place)})
     params.add_facts({"device": str(device), "cuda": device.type == "cuda"})
     params.add_facts({name: value for name, value in (facts or {}).items() if name != "source"}, source=checkpoint)
     params.compile = False  # it takes longer than some batches do
