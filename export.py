@@ -18,7 +18,7 @@ import torch
 import utils
 from toolkit.cli import set_up
 from toolkit.experiment import check_same_data, dataset_of, find_checkpoint
-from toolkit.export import FORMATS, check_packages, convert, real_inputs
+from toolkit.export import FORMATS, capture, check_packages, convert, real_inputs
 from toolkit.script import run_script
 from toolkit.trees import batch_size
 
@@ -43,17 +43,19 @@ def main(argv=None):
     checkpoint = find_checkpoint(args.model_dir, args.restore_file)
     state = utils.read_checkpoint(checkpoint)
     check_same_data(state.get("dataset"), params, checkpoint, "name that with --data_dir")
+    utils.set_seed(params.seed)
+    batches = real_inputs(task, args.split, data_dir, params)
     params.compile = False  # what is exported is the network itself
     model = task.make_model(params).eval()
     utils.load_weights(state, checkpoint, model)
-    batches = real_inputs(task, model, args.split, data_dir, params)
     sizes = [batch_size(inputs) for inputs in batches]
     metadata = {"checkpoint": str(checkpoint), "epoch": state.get("epoch"), "dataset": dataset_of(params)}
 
+    program, dims = capture(model, batches)
     contents = {}
     for kind in dict.fromkeys(args.format):
         name = FORMATS[kind][0]
-        contents[name], difference, largest, same = convert(kind, model, batches, metadata)
+        contents[name], difference, largest, same = convert(kind, program, dims, metadata, model, batches)
         logging.info("%s: on %d inputs of %s, in batches of %d to %d, its outputs (up to %.3g) are within %.2g of the "
                      "network's%s", name, sum(sizes), args.split, min(sizes), max(sizes), largest, difference,
                      "" if same is None else f", the largest is the same one in {same:.2%}")  # fmt: skip

@@ -79,8 +79,10 @@ def main(argv=None):
         raise UserError(f"--top_k is {args.top_k}, should be 1 or more")
     if args.output and (Path(args.output).is_dir() or not Path(args.output).absolute().parent.is_dir()):
         raise UserError(f"--output {args.output}: should be a file in a folder that is there")
-    task, params, model, checkpoint = open_checkpoint(args.model_dir, args.restore_file, args.data_dir, args.device)
+    task, params, checkpoint, state = open_checkpoint(args.model_dir, args.restore_file, args.data_dir, args.device)
     names, batches = read_items(task, args.files, params)
+    model = task.make_model(params)
+    utils.load_weights(state, checkpoint, model)
     outputs = predict(model, batches, params)
     rows = rows_of(task, outputs, names, params, args.top_k)
     if args.output:

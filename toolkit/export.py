@@ -10,7 +10,6 @@ import warnings
 
 import torch
 
-from toolkit.batches import batches_on_device
 from toolkit.trees import batch_size, tensors, tree_cat, tree_map
 from utils import UserError
 
@@ -18,68 +17,72 @@ USUAL, OTHERS = 1000, ((1, 8), (7, 56))  # samples in batches of params.json's s
 TOLERANCE = 1e-3  # of the largest output; what another order of the same sums in float32 makes is far less
 
 
-def real_inputs(task, model, split, data_dir, params):
-    """Inputs of a model from a split, a list of batches of several sizes, spread over the split."""
+def real_inputs(task, split, data_dir, params):
+    """Inputs of the model from a split, a list of batches of several sizes, spread over the split."""
     batches, usual = [], params.batch_size
     for size, samples in ((usual, USUAL), *OTHERS):
         params.batch_size = size
         loader = task.fetch_dataloader([split], data_dir, params)[split]
         step = -(-len(loader) // max(1, samples // (size or samples)))
-        batches += [inputs for inputs, _ in itertools.islice(batches_on_device(loader, model), 0, None, step)]
+        batches += [inputs for inputs, _ in itertools.islice(loader, 0, None, step)]
     params.batch_size = usual
     return batches
 
 
-def example_and_dims(batches):
-    """The largest batch, and which of its dimensions may have any size: the first, and those that differ in batches.
+def capture(model, batches):
+    """The program of a model by torch.export, for inputs of any size where they differ in size, and in any number.
+
+    Args:
+        model: the nn.Module, in evaluation mode, on the CPU.
+        batches: what `real_inputs` gave.
 
     Returns:
-        example: a batch of inputs, with two samples or more: torch.export takes what is 1 for a constant.
-        dims: for each of its tensors a dict from dimension to name. What has the same size in all batches has the same
-            name; "batch" for the first dimension of the first tensor.
+        program: the ExportedProgram.
+        dims: for each tensor of the inputs a dict from the dimensions that are free to their names. What has the same
+            size in all batches has the same name; "batch" for the first dimension of the first tensor.
+
+    Raises:
+        UserError: torch.export cannot follow what the model does.
     """
     names, dims = {}, []
     for same_tensor in zip(*map(tensors, batches), strict=True):
         sizes = list(zip(*(tensor.shape for tensor in same_tensor), strict=True))  # for each dimension those it has
         free = {dim: seen for dim, seen in enumerate(sizes) if dim == 0 or len(set(seen)) > 1}
-        dims.append(
-            {dim: names.setdefault(seen, f"size_{len(names)}" if names else "batch") for dim, seen in free.items()}
-        )
+        dims.append({d: names.setdefault(seen, f"size_{len(names)}" if names else "batch") for d, seen in free.items()})
     example = max(batches, key=lambda batch: sum(tensor.numel() for tensor in tensors(batch)))
-    return tree_cat([example, example]) if batch_size(example) == 1 else example, dims
+    if batch_size(example) == 1:  # which torch.export takes for a constant
+        example = tree_cat([example, example])
+    automatic = iter([dict.fromkeys(names, torch.export.Dim.AUTO) for names in dims])
+    dynamic_shapes = (tree_map(lambda _: next(automatic), example),)
+    way_out = "in forward(), only functions of torch's, and no Python that asks what is in a tensor"
+    with in_a_line("this model", way_out), quietly(), loops_over_time():
+        return torch.export.export(model, (example,), dynamic_shapes=dynamic_shapes, strict=False), dims
 
 
-def to_torch(model, example, dims, metadata):
-    """A model by torch.export: the bytes of a .pt2 file, and a function of inputs that computes with what it holds.
+def to_torch(program, dims, metadata):
+    """A program as the bytes of a .pt2 file, and a function of inputs that computes with what is in it.
 
     `metadata`, a dict, is the file metadata.json in it.
     """
-    with quietly(), loops_over_time():
-        free = any_size(example, dims)
-        program = torch.export.export(model, (example,), dynamic_shapes=(free,), strict=False)
-        file = io.BytesIO()
-        torch.export.save(program, file, extra_files={"metadata.json": json.dumps(metadata, indent=2)})
-        file.seek(0)
-        return file.getbuffer(), torch.export.load(file).module()
+    file = io.BytesIO()
+    torch.export.save(program, file, extra_files={"metadata.json": json.dumps(metadata, indent=2)})
+    file.seek(0)
+    return file.getbuffer(), torch.export.load(file).module()
 
 
-def to_onnx(model, example, dims, metadata):
-    """A model as ONNX: the bytes of a file, and a function of inputs that lets onnxruntime compute with it.
+def to_onnx(program, dims, metadata):
+    """A program as the bytes of a file of ONNX, and a function of inputs that lets onnxruntime compute with them.
 
     `metadata`, a dict, is its metadata_props, the values as JSON.
     """
     import onnx
     import onnxruntime
 
-    onnxruntime.set_default_logger_severity(4)  # what fails raises an error, too
-    with quietly():
-        # {}: no keyword arguments, which a dict that comes last would be taken for
-        free = any_size(example, dims)
-        program = torch.onnx.export(model, (example, {}), dynamic_shapes=(free,), dynamo=True, verbose=False)
-    proto = program.model_proto
+    proto = torch.onnx.export(program, dynamo=True, verbose=False).model_proto
     name_dims(proto.graph, dims)
     onnx.helper.set_model_props(proto, {name: json.dumps(value) for name, value in metadata.items()})
     content = proto.SerializeToString()
+    onnxruntime.set_default_logger_severity(4)  # what fails raises an error, too
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     names = [given.name for given in session.get_inputs()]
 
@@ -105,14 +108,14 @@ def check_packages(kind):
         raise UserError(f"--format {kind} needs {' and '.join(missing)}: pip install {' '.join(missing)}")
 
 
-def convert(kind, model, batches, metadata):
-    """A model in a format, and how its outputs on real inputs differ from the model's.
+def convert(kind, program, dims, metadata, model, batches):
+    """A program in a format, and how its outputs on real inputs differ from the model's.
 
     Args:
         kind: one of FORMATS.
-        model: the nn.Module, in evaluation mode, on the CPU.
-        batches: what `real_inputs` gave.
+        program, dims: what `capture` gave.
         metadata: dict that the file is to hold.
+        model, batches: as for `capture`.
 
     Returns:
         content: the bytes of the file.
@@ -120,24 +123,32 @@ def convert(kind, model, batches, metadata):
         same: the share of rows of which both have the largest output in the same place, or None: no such outputs.
 
     Raises:
-        UserError: the model cannot be exported, or what comes of it computes something else.
+        UserError: the format cannot hold it, or what comes of it computes something else.
     """
-    name, exporter, _ = FORMATS[kind]
-    other = next(other for other in FORMATS if other != kind)
-    try:
-        content, run = exporter(model, *example_and_dims(batches), metadata)
+    name, exporter, packages = FORMATS[kind]
+    way_out = "--format torch, or an onnxscript of the age of this torch" if packages else "--format onnx"
+    with in_a_line(name, way_out), quietly():
+        content, run = exporter(program, dims, metadata)
         return content, *compare(model, run, batches, name)
+
+
+@contextlib.contextmanager
+def in_a_line(what, way_out):
+    """Say in one line that `what` cannot be exported where something fails in this context, and why.
+
+    Raises:
+        UserError: something failed.
+    """
+    try:
+        yield
     except UserError:
         raise
     except Exception as error:  # torch, onnxscript and onnxruntime raise errors of all kinds
-        cause = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
-        reason = next(iter(str(cause).strip().splitlines()), "")
-        versions = "an onnxscript as old as this torch, " if kind == "onnx" else ""
+        while error.__cause__ is not None:
+            error = error.__cause__
+        reason = next(iter(str(error).strip().splitlines()), "")
         raise UserError(
-            f"{name}: this model cannot be exported ({type(cause).__name__}: {reason}); what to try: --format {other}, "
-            f"{versions}or a forward() of torch's functions, without Python that asks what is in a tensor"
+            f"{what} cannot be exported: {type(error).__name__}: {reason}; what to try: {way_out}"
         ) from None
 
 
@@ -161,12 +172,6 @@ def compare(model, run, batches, name):
             f"nothing is kept; what is random or keeps a state in evaluation mode cannot be exported"
         )
     return difference, largest, same / rows if rows else None
-
-
-def any_size(example, dims):
-    """The `dynamic_shapes` of torch.export for `example`, of whose tensors `dims` says which dimensions are free."""
-    specifications = iter([dict.fromkeys(names, torch.export.Dim.AUTO) for names in dims])
-    return tree_map(lambda _: next(specifications), example)
 
 
 def name_dims(graph, dims):

@@ -21,7 +21,7 @@ AT_ONCE = 2**26  # bytes of pixels that are decoded together
 
 
 def open_checkpoint(model_dir, restore_file, data_dir=None, device=None):
-    """A trained model, with what the data was taken from the checkpoint instead of the dataset's folder.
+    """A checkpoint, and its experiment, with what the data was taken from it instead of from the dataset's folder.
 
     Args:
         model_dir: the experiment's folder.
@@ -30,7 +30,7 @@ def open_checkpoint(model_dir, restore_file, data_dir=None, device=None):
         device: name of the device; None: the fastest.
 
     Returns:
-        (task, params, model, checkpoint): the Task, the Params with all facts, the nn.Module, the checkpoint's path.
+        (task, params, checkpoint, state): the Task, the Params with all facts, the checkpoint's path and its dict.
 
     Raises:
         UserError: something is missing, wrong, or does not fit together.
@@ -50,9 +50,7 @@ def open_checkpoint(model_dir, restore_file, data_dir=None, device=None):
     params.add_facts({"device": str(device), "cuda": device.type == "cuda"})
     params.add_facts({name: value for name, value in (facts or {}).items() if name != "source"}, source=checkpoint)
     params.compile = False  # it takes longer than some batches do
-    model = task.make_model(params)
-    utils.load_weights(state, checkpoint, model)
-    return task, params, model, checkpoint
+    return task, params, checkpoint, state
 
 
 def read_items(task, paths, params):
