@@ -79,6 +79,7 @@ def test_inputs_and_outputs_that_are_not_one_tensor(call, tmp_path):
     assert [given.shape for given in session.get_inputs()] == [["batch", 4], ["batch", 9]]
 
 
+@pytest.mark.skipif(importlib.util.find_spec("torch.export._patches") is None, reason="this torch cannot")
 def test_sentences_of_any_length(call, tmp_path):
     project = tmp_path / "ner"
     shutil.copytree(ROOT / "examples" / "ner", project, ignore=shutil.ignore_patterns("experiments", "__pycache__"))

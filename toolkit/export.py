@@ -203,9 +203,9 @@ def quietly():
 
 @contextlib.contextmanager
 def loops_over_time():
-    """Let LSTM and GRU layers be exported as loops: else a program is of sequences as long as the example alone.
+    """Let LSTM and GRU layers be captured as loops: else a program is of sequences as long as the example alone.
 
-    torch's own ONNX exporter does the same; torch before 2.9 cannot.
+    torch's exporter to ONNX does the same. An older torch cannot, and `compare` finds that other lengths fail.
     """
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(ImportError, AttributeError):
