@@ -75,7 +75,7 @@ def parse_arguments(argv):
 
 def main(argv=None):
     args = parse_arguments(argv)
-    utils.set_logger()
+    utils.set_logger(quiet=args.quiet)
     task, params, data_dir = set_up(args.model_dir, args.data_dir, args.device)
     checkpoint = find_checkpoint(args.model_dir, args.restore_file)
     version = version_of(checkpoint)

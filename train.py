@@ -181,7 +181,7 @@ def main(argv=None):
     if args.list_params:
         print(params_table(find_task(args.model_dir).hyperparameters))
         return
-    utils.set_logger()
+    utils.set_logger(quiet=args.quiet)
     if args.verify_resume or args.reproduce:
         return prove(args)
     if args.max_steps is not None and args.max_steps < 1:

@@ -15,7 +15,7 @@ from toolkit.history import as_csv
 from toolkit.memory import peak_memory
 from toolkit.monitor import MODES
 from toolkit.plots import plot_curves
-from toolkit.provenance import now, provenance
+from toolkit.provenance import name_of_device, now, provenance
 from toolkit.stop import EndOfSession, Pruned
 from utils import UserError
 
@@ -61,7 +61,7 @@ class Journal:
         if parallel.count() > 1:
             name, many = name.removeprefix("FSDP"), f" and {parallel.count() - 1} more ({self.params.parallel})"
         logging.info("Training %s: %s of %s parameters, on %s%s", self.folder, name,
-                     f"{count_parameters(model):,}", device, many)  # fmt: skip
+                     f"{count_parameters(model):,}", name_of_device(device), many)  # fmt: skip
         if hasattr(self.params, "data_dir"):
             logging.info("Model: %s/net.py; data: %s", self.params.model_folder, self.params.data_dir)
         if history is not None:

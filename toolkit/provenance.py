@@ -108,6 +108,13 @@ def version(package):
         return None
 
 
+def name_of_device(device):
+    """The name of a torch.device for people: of a GPU, what it is, too."""
+    import torch
+
+    return f"{device} ({torch.cuda.get_device_name(device)})" if torch.device(device).type == "cuda" else str(device)
+
+
 def processor():
     """The name of the processor."""
     try:

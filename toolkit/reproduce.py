@@ -102,9 +102,7 @@ class Record:
         then, now = self.content["dataset"].get("fingerprint"), params.facts_of_data.get("fingerprint")
         if then is None:
             return "data", f"{params.data_dir} (it has no fingerprint to go by)", ""
-        change = (
-            f"{params.data_dir} holds other data than then: fingerprint {str(now)[:9]}, was {then[:9]}"
-        )
+        change = f"{params.data_dir} holds other data than then: fingerprint {str(now)[:9]}, was {then[:9]}"
         return "data", f"{params.data_dir}, fingerprint {then[:9]}", "" if then == now else change
 
     def _params(self):
