@@ -14,12 +14,13 @@ from pathlib import Path
 import toolkit  # noqa: F401  # isort: skip (before torch, for which it sets how threads wait)
 
 import torch
+from tabulate import tabulate
 
 import utils
 from toolkit.cli import set_up
 from toolkit.experiment import check_same_data, dataset_of, find_checkpoint
 from toolkit.export import FORMATS, capture, check_packages, convert, real_inputs
-from toolkit.script import run_script
+from toolkit.script import add_quiet_argument, run_script
 from toolkit.trees import batch_size
 
 
@@ -30,13 +31,14 @@ def parse_arguments(argv):
     parser.add_argument("--restore_file", default="best", help="the checkpoint: best (default), last, or a path")
     parser.add_argument("--format", nargs="+", default=list(FORMATS), choices=FORMATS, help="by default both")
     parser.add_argument("--split", default="test", choices=["train", "val", "test"], help="what to compare on")
+    add_quiet_argument(parser)
     return parser.parse_args(argv)
 
 
 @torch.no_grad()
 def main(argv=None):
     args = parse_arguments(argv)
-    utils.set_logger()
+    utils.set_logger(quiet=args.quiet)
     for kind in args.format:
         check_packages(kind)
     task, params, data_dir = set_up(args.model_dir, args.data_dir, "cpu")
@@ -52,17 +54,18 @@ def main(argv=None):
     metadata = {"checkpoint": str(checkpoint), "epoch": state.get("epoch"), "dataset": dataset_of(params)}
 
     program, dims = capture(model, batches)
-    contents = {}
+    contents, rows = {}, []
     for kind in dict.fromkeys(args.format):
         name = FORMATS[kind][0]
         contents[name], difference, largest, same = convert(kind, program, dims, metadata, model, batches)
-        logging.info("%s: on %d inputs of %s, in batches of %d to %d, its outputs (up to %.3g) are within %.2g of the "
-                     "network's%s", name, sum(sizes), args.split, min(sizes), max(sizes), largest, difference,
-                     "" if same is None else f", the largest is the same one in {same:.2%}")  # fmt: skip
+        rows.append({"file": name, "MB": f"{len(contents[name]) / 1e6:.2f}", "inputs compared": sum(sizes),
+                     "in batches of": f"{min(sizes)} to {max(sizes)}", "largest output": f"{largest:.3g}",
+                     "largest difference": f"{difference:.2g}",
+                     "same prediction": "" if same is None else f"{same:.2%}"})  # fmt: skip
     for name, content in contents.items():  # none before all are as they should be
-        path = Path(args.model_dir) / name
-        utils.write_whole(path, content)
-        logging.info("Written to %s (%.3g MB)", path, len(content) / 1e6)
+        utils.write_whole(Path(args.model_dir) / name, content)
+    print(tabulate(rows, headers="keys", tablefmt="pipe", disable_numparse=True))
+    logging.info("\nWritten to %s", args.model_dir)
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def parse_arguments(argv):
 
 def main(argv=None):
     args = parse_arguments(argv)
-    utils.set_logger()
+    utils.set_logger(quiet=args.quiet)
     if args.top_k < 1:
         raise UserError(f"--top_k is {args.top_k}, should be 1 or more")
     if args.output and (Path(args.output).is_dir() or not Path(args.output).absolute().parent.is_dir()):

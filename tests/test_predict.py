@@ -129,22 +129,19 @@ def test_the_most_probable_classes_and_a_short_table(call, trained):
     assert f"... and {len(rows) - 20} more" in out
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
+def test_mistakes_end_in_a_line(call, trained, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for arguments, message in (
         (["gone.png"], "gone.png: no such file or folder"),
         (["empty"], "empty: no images in it"),
         (["empty", "--top_k", "0"], "--top_k is 0, should be 1 or more"),
         (["empty", "--output", "no/where.csv"], "--output no/where.csv: should be a file in a folder that is there"),
         (["empty", "--restore_file", "first"], "first: no such checkpoint"),
-    ],
-)
-def test_mistakes_end_in_a_line(call, trained, tmp_path, arguments, message):
-    (tmp_path / "empty").mkdir()
-    code, _, err = call(predict.main, "--model_dir", trained.folder, *arguments)
-    assert code == 2
-    assert err.startswith(f"error: {message}")
-    assert err.count("\n") == 1
+    ):
+        code, _, err = call(predict.main, "--model_dir", trained.folder, *arguments)
+        assert code == 2
+        assert err.startswith(f"error: {message}")
+        assert err.count("\n") == 1
 
 
 def test_a_task_without_a_hook_says_what_it_lacks(call, tmp_path):
