@@ -80,13 +80,20 @@ def test_inputs_and_outputs_that_are_not_one_tensor(call, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("bidirectional", [True, False])
 @pytest.mark.skipif(importlib.util.find_spec("torch.export._patches") is None, reason="this torch cannot")
-def test_sentences_of_any_length(call, tmp_path):
+def test_sentences_of_any_length(call, tmp_path, bidirectional):
     project = tmp_path / "ner"
     shutil.copytree(ROOT / "examples" / "ner", project, ignore=shutil.ignore_patterns("experiments", "__pycache__"))
     folder = project / "experiments" / "small"
     folder.mkdir(parents=True)
-    values = {"dataset": "sample", "num_epochs": 1, "batch_size": 8, "char_embedding_dim": 8, "bidirectional": False}
+    values = {
+        "dataset": "sample",
+        "num_epochs": 1,
+        "batch_size": 8,
+        "char_embedding_dim": 8,
+        "bidirectional": bidirectional,
+    }
     (folder / "params.json").write_text(json.dumps(values | {"monitor": "loss"}))
     assert call(train.main, "--model_dir", folder)[0] == 0
     code, _, err = call(export.main, "--model_dir", folder)
