@@ -20,6 +20,7 @@ from tabulate import tabulate
 
 import utils
 from toolkit.cli import add_common_arguments
+from toolkit.memory import memory_errors_in_a_line
 from toolkit.precision import precision_of
 from toolkit.predict import open_checkpoint, read_items, rows_of
 from toolkit.results import printable
@@ -83,7 +84,8 @@ def main(argv=None):
     names, batches = read_items(task, args.files, params)
     model = task.make_model(params)
     utils.load_weights(state, checkpoint, model)
-    outputs = predict(model, batches, params)
+    with memory_errors_in_a_line(params):
+        outputs = predict(model, batches, params)
     rows = rows_of(task, outputs, names, params, args.top_k)
     if args.output:
         write(rows, args.output)

@@ -24,6 +24,9 @@ RESULTS = (
     "metrics_*.json",
     "run.json",
     "curves.png",
+    *utils.REPORTS,
+    "model.onnx",
+    "model.pt2",
     "tensorboard",
 )  # of a run; first what a run that was not moved wholly would go on from
 MAY_CHANGE = {  # from one session of a run to the next
