@@ -112,7 +112,7 @@ def main(argv=None):
     report = Report(collected, dataloader, results, task.metrics, loss_fn, params)
     logging.info("%s (epoch %s) on the %s split of %s:\n", checkpoint, state.get("epoch"), args.split, data_dir)
     print(tables_of(args.split, results, report.intervals))
-    print(*report.lines(), sep="\n")
+    print("", *report.lines(), sep="\n")
     if args.split == "test":
         looks = count_look(args.model_dir, checkpoint.name, data_dir.name)
         logging.info("The test split was looked at %d time%s with this experiment.", looks, "s" * (looks != 1))

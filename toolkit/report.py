@@ -75,8 +75,9 @@ def find_intervals(collected, results, metrics, loss_fn, params):
     intervals = {}
     for name in names:
         values = [values[name] for values in drawn if math.isfinite(values.get(name, math.nan))]
-        if len(values) >= FEWEST_RESAMPLES:
-            intervals[name] = np.quantile(values, [0.025, 0.975]).tolist()
+        low, high = np.quantile(values, [0.025, 0.975]).tolist() if len(values) >= FEWEST_RESAMPLES else (0, 0)
+        if low < high:  # where all is right, all sets are alike, which does not say that it is certain
+            intervals[name] = [low, high]
     return intervals, len(drawn)
 
 

@@ -41,7 +41,7 @@ def confusion(report):
     figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
     if size <= MOST_CLASSES_WITH_NAMES:
         font = min(10, 500 / size)
-        axes.set_xticks(range(size), names, rotation=90, fontsize=font)
+        axes.set_xticks(range(size), names, rotation=90 if max(map(len, names)) > 3 else 0, fontsize=font)
         axes.set_yticks(range(size), names, fontsize=font)
     if many:
         off = counts - np.diag(np.diag(counts))
@@ -68,7 +68,7 @@ def reliability(report):
     upper.plot([0, 1], [0, 1], "--", color="0.4", label="as it should be")
     upper.plot(probability, right, ".", color=MARK, label="mean probability")
     upper.set(ylim=(0, 1), ylabel="right", title=f"expected calibration error {report.error:.4f}")
-    upper.legend(loc="upper left")
+    figure.legend(loc="outside upper center", ncols=3, fontsize="small")
     lower.bar(middle, counts, width, color="tab:gray", edgecolor="white")
     lower.set(xlim=(0, 1), xlabel="probability of the prediction", ylabel="predictions")
     return png(figure)
@@ -86,15 +86,16 @@ def mistakes(report, inputs):
     images = [image_of(batch) for batch in inputs]
     if not images or any(image is None for image in images):
         return None
-    lines = -(-len(images) // COLUMNS)
-    figure = Figure(figsize=(2 * COLUMNS, 2.6 * lines), layout="constrained")
-    panels = figure.subplots(lines, COLUMNS, squeeze=False).flatten()
+    columns = min(COLUMNS, len(images))
+    lines = -(-len(images) // columns)
+    figure = Figure(figsize=(2 * columns, 2.6 * lines), layout="constrained")
+    panels = figure.subplots(lines, columns, squeeze=False).flatten()
     for panel in panels:
         panel.set_axis_off()
     for panel, image, row in zip(panels, images, report.worst, strict=False):
         item, label, prediction = (report.columns[name][row] for name in ("item", "label", "prediction"))
         panel.imshow(image, cmap="gray", interpolation="nearest" if max(image.shape) < 100 else None)
-        title = f"{shorten(prediction, 18)}: {report.probabilities[row]:.1%}\nis {shorten(label, 18)}"
+        title = f"true: {shorten(label, 18)}\nsaid: {shorten(prediction, 12)}, {report.probabilities[row]:.1%}"
         panel.set_title(title, fontsize=10)
         panel.text(0.5, -0.03, shorten(str(item), 32), transform=panel.transAxes, ha="center", va="top", fontsize=6)
     return png(figure)

@@ -1,9 +1,15 @@
 """The samples of a split as an evaluation saw them: outputs, labels, names, and the inputs of some of them."""
 
+import functools
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch.utils.data import Subset
 
+from toolkit.dataset import list_files, read_facts
 from toolkit.order import is_divisible, order_of
 from toolkit.tally import available_memory, is_flat
 from toolkit.trees import tensors, tree_cat, tree_map
@@ -111,6 +117,33 @@ def names_of(dataset):
         return None if names is None else [names[index] for index in dataset.indices]
     names = getattr(dataset, "items", getattr(dataset, "filenames", None))
     return None if callable(names) else names  # a dict has a method of that name
+
+
+class ImageNames(Sequence):
+    """The names of the image files of a dataset's splits, relative to the folder that has all; listed when needed.
+
+    Args:
+        data_dir: dataset folder that build_dataset.py made, a Path or str.
+        splits: list of one or more.
+        chosen: which of them, a sequence of indices; None: all.
+    """
+
+    def __init__(self, data_dir, splits, chosen=None):
+        self.data_dir, self.splits, self.chosen = data_dir, splits, chosen
+
+    @functools.cached_property
+    def names(self):
+        folder = os.path.join(self.data_dir, *(self.splits if len(self.splits) == 1 else []))
+        facts = read_facts(self.data_dir)
+        files = [file for split in self.splits for file in list_files(Path(self.data_dir), split, facts)[0]]
+        names = [os.path.relpath(file, folder).replace(os.sep, "/") for file in files]
+        return names if self.chosen is None else [names[index] for index in self.chosen]
+
+    def __getitem__(self, index):
+        return self.names[index]
+
+    def __len__(self):
+        return len(self.names)
 
 
 def inputs_at(dataloader, seed, positions):

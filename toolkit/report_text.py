@@ -10,13 +10,13 @@ PAGE = """<!doctype html>
 <title>{title}</title>
 <style>
 :root {{ color-scheme: light dark }}
-body {{ font: 16px/2 system-ui, sans-serif; max-width: 60em; margin: 1em auto; padding: 0 1em }}
+body {{ font: 16px/2 system-ui, sans-serif; max-width: 60em; margin: 1em auto; padding: 0 1em; overflow-wrap: anywhere }}
 mark {{ color: inherit; padding: .15em .3em; border-radius: .3em; border-bottom: 3px solid }}
 mark small {{ opacity: .8 }}
 .missed {{ background: #f6d55c55; border-color: #c99700 }}
 .spurious {{ background: #ed553b44; border-color: #ed553b }}
 .type {{ background: #5b8ff955; border-color: #3366dd }}
-.extent {{ background: #a06cd555; border-color: #8040c0 }}
+.bounds {{ background: #a06cd555; border-color: #8040c0 }}
 </style>
 <h1>{title}</h1>
 <p>{legend}</p>
@@ -25,7 +25,7 @@ mark small {{ opacity: .8 }}
 </ol>
 </html>
 """
-KINDS = {"missed": "missed", "spurious": "spurious", "type": "of another type", "extent": "of other words"}
+KINDS = {"missed": "missed", "spurious": "spurious", "type": "of another type", "bounds": "with other bounds"}
 
 
 def mistakes_page(report, title):
@@ -99,7 +99,7 @@ def compare(words, actual, predicted):
         elif len(spans) == 1:
             kind, text = "type", f"{said[0][0]}, is {true[0][0]}"
         else:
-            kind = "extent"
+            kind = "bounds"
             text = ", is ".join(" and ".join(f"{name} “{' '.join(words[a : b + 1])}”" for name, (a, b) in entities)
                                 for entities in (said, true))  # fmt: skip
         mistakes.append((kind, first, last, text))
