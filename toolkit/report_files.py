@@ -8,9 +8,9 @@ from pathlib import Path
 
 from toolkit.provenance import now
 from toolkit.report_samples import inputs_at
+from toolkit.results import LOOKS
 from utils import read_json, write_whole
 
-LOOKS = "test_looks.json"
 NAMES = ("report_{}.json", "predictions_{}.csv", "confusion_{}.png", "reliability_{}.png", "mistakes_{}.png",
          "mistakes_{}.html", "residuals_{}.png")  # fmt: skip
 

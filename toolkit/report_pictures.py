@@ -34,8 +34,8 @@ def confusion(report):
     size, many = len(names), len(names) > MOST_CLASSES_WITH_COUNTS
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = float(np.clip(0.5 * size, 3, 12))
-    figure = Figure(figsize=(side + (4 if many else 2), side + 0.8), layout="constrained")
-    axes, *beside = figure.subplots(1, 1 + many, width_ratios=[side, 3][: 1 + many], squeeze=False)[0]
+    figure = Figure(figsize=(side + (5 if many else 2), side + 0.8), layout="constrained")
+    axes, *beside = figure.subplots(1, 1 + many, width_ratios=[side, 4][: 1 + many], squeeze=False)[0]
     image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
     axes.set(xlabel="predicted", ylabel="true", title=f"{counts.sum():,} predictions")
     figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)

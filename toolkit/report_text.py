@@ -10,7 +10,8 @@ PAGE = """<!doctype html>
 <title>{title}</title>
 <style>
 :root {{ color-scheme: light dark }}
-body {{ font: 16px/2 system-ui, sans-serif; max-width: 60em; margin: 1em auto; padding: 0 1em; overflow-wrap: anywhere }}
+body {{ font: 16px/2 system-ui, sans-serif; max-width: 60em; margin: 1em auto; padding: 0 1em }}
+li {{ overflow-wrap: anywhere }}
 mark {{ color: inherit; padding: .15em .3em; border-radius: .3em; border-bottom: 3px solid }}
 mark small {{ opacity: .8 }}
 .missed {{ background: #f6d55c55; border-color: #c99700 }}
