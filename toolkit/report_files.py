@@ -28,7 +28,10 @@ def write_report(report, folder, split, dataloader, seed, **about):
     Returns:
         The names of the files, a list.
     """
-    files = {"report_{}.json": json.dumps({"split": split} | about | content_of(report), allow_nan=False) + "\n"}
+    files = {}
+    if not report.why_not:
+        content = {"split": split} | about | content_of(report)
+        files["report_{}.json"] = json.dumps(content, allow_nan=False) + "\n"
     if report.columns:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
