@@ -2,6 +2,9 @@
 
 python evaluate.py --model_dir experiments/base_model                      # the best checkpoint on test
 python evaluate.py --model_dir experiments/base_model --split val --restore_file last
+
+Besides the metrics, how sure they are, and how it does in each class, this writes to the experiment's folder each
+prediction (predictions_test.csv), and pictures of what is taken for what and of the surest mistakes.
 """
 
 import argparse
@@ -110,15 +113,15 @@ def main(argv=None):
             f"{checkpoint}: was replaced while it was evaluated, nothing is kept of that; evaluate it again"
         )
     report = Report(collected, dataloader, results, task.metrics, loss_fn, params)
+    looks = count_look(args.model_dir, checkpoint.name, data_dir.name) if args.split == "test" else 0
     logging.info("%s (epoch %s) on the %s split of %s:\n", checkpoint, state.get("epoch"), args.split, data_dir)
     print(tables_of(args.split, results, report.intervals))
     print("", *report.lines(), sep="\n")
-    if args.split == "test":
-        looks = count_look(args.model_dir, checkpoint.name, data_dir.name)
+    if looks:
         logging.info("The test split was looked at %d time%s with this experiment.", looks, "s" * (looks != 1))
     about = {"checkpoint": checkpoint.name, "epoch": state.get("epoch")}
     files = write_report(report, args.model_dir, args.split + other, dataloader, params.seed, **about)
-    logging.info("\nWritten to %s; beside it %s", path, ", ".join(files))
+    logging.info("\nWritten to %s", ", ".join([str(path), *files]))
 
 
 if __name__ == "__main__":

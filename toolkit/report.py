@@ -81,8 +81,12 @@ def find_intervals(collected, results, metrics, loss_fn, params):
     return intervals, len(drawn)
 
 
-def find_kind(collected):
+def find_kind(collected, num_classes=None):
     """What kind of task it is, told by the shapes and types of the outputs and labels.
+
+    Args:
+        collected: the Collector of the split.
+        num_classes: how many classes there are; None: not known.
 
     Returns:
         kind: "classification", "tagging" (a class for each token), "regression" or "other".
@@ -116,6 +120,8 @@ def find_kind(collected):
         outputs, labels, sample = outputs[real], labels[real], sample[real]
     if not len(labels) or labels.min() < 0 or labels.max() >= outputs.shape[1]:
         return unknown
+    if num_classes not in (None, outputs.shape[1]):  # not what is taken for logits, but features, say
+        return unknown
     return "tagging" if (lengths != 1).any() else "classification", outputs, labels.long(), sample
 
 
@@ -124,10 +130,10 @@ def most_probable(outputs):
 
     That is the softmax of the outputs, unless they are probabilities already: none negative, and their sum 1.
     """
-    top, predictions = outputs.double().max(dim=1)
+    top, predictions = outputs.max(dim=1)
     are_probabilities = bool((outputs >= 0).all()) and torch.allclose(outputs.sum(1), outputs.new_ones(()), atol=1e-3)
-    probabilities = top if are_probabilities else (top - outputs.double().logsumexp(dim=1)).exp()
-    return predictions.numpy(), probabilities.numpy()
+    probabilities = top if are_probabilities else (top - outputs.logsumexp(dim=1)).exp()
+    return predictions.numpy(), probabilities.double().numpy()
 
 
 def calibration(probabilities, right):
@@ -167,6 +173,8 @@ class Report:
         position: int array (R,), for each row (a sample, or a token) the number of its sample in the evaluation. Rows
             are in the order of the dataset, whatever that of the evaluation was.
         labels, predictions: arrays (R,) of classes, or of a regression (R, numbers).
+        names: those of the classes, a list of str.
+        probabilities: float array (R,), of the predicted classes.
         columns: those of predictions_<split>.csv, a dict from name to list.
         classes: list of dicts with "class", "precision", "recall", "f1" and "support".
         confusion: int array (classes, classes), true ones in rows.
@@ -181,7 +189,10 @@ class Report:
             return
         self.samples = len(collected.lengths)
         self.intervals, self.resamples = find_intervals(collected, results, metrics, loss_fn, params)
-        self.kind, outputs, labels, position = find_kind(collected)
+        facts = [params.values.get(name) for name in ("class_names", "tags")]
+        self.names = next((list(map(str, names)) for names in facts if isinstance(names, list)), None)
+        num_classes = len(self.names) if self.names else params.values.get("num_classes")
+        self.kind, outputs, labels, position = find_kind(collected, num_classes)
         if self.kind == "other":
             return
         places = places_in_dataset(dataloader, params.seed, self.samples)
@@ -189,43 +200,42 @@ class Report:
         self.has_places, self.has_words = places is not None, False
         places = np.arange(self.samples) if places is None else places
         rows = np.argsort(places[position], kind="stable")
-        self.position, self.labels, outputs = position.numpy()[rows], labels.numpy()[rows], outputs[rows]
+        self.position, self.labels = position.numpy()[rows], labels.numpy()[rows]
         place = places[self.position]
         items = place.tolist() if names is None else [str(names[i]) for i in place]
         if self.kind == "regression":
-            self._describe_numbers(items, outputs.numpy())
-        else:
-            self._describe_classes(place, items, outputs, params)
-
-    def _describe_numbers(self, items, predictions):
-        self.columns["item"], self.predictions = items, predictions
-        for number in range(predictions.shape[1]):
-            ending = f"_{number}" if predictions.shape[1] > 1 else ""
-            for name, values in (("label", self.labels), ("prediction", predictions)):
-                self.columns[name + ending] = [str(value) for value in values[:, number]]  # shortest that is exact
-
-    def _describe_classes(self, place, items, outputs, params):
-        from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
-
-        self.predictions, self.probabilities = most_probable(outputs)
-        right, numbers = self.predictions == self.labels, range(outputs.shape[1])
-        self.error, self.bins = calibration(self.probabilities, right)
-        facts = [params.values.get(name) for name in ("class_names", "tags")]
-        names = next((names for names in facts if isinstance(names, list) and len(names) == len(numbers)), numbers)
-        self.names = names = [str(name) for name in names]
-        if len(numbers) <= MOST_CLASSES:
-            self.confusion = confusion_matrix(self.labels, self.predictions, labels=numbers)
-            scores = precision_recall_fscore_support(self.labels, self.predictions, labels=numbers, zero_division=0)
-            columns = zip(names, *(values.tolist() for values in scores), strict=True)
-            self.classes = [
-                dict(zip(("class", "precision", "recall", "f1", "support"), row, strict=True)) for row in columns
-            ]
-        self.columns = {"item": items}
+            self.columns["item"], self.predictions = items, outputs.numpy()[rows]
+            self._describe_numbers()
+            return
+        self.names = self.names or [str(number) for number in range(outputs.shape[1])]
+        self.predictions, self.probabilities = (values[rows] for values in most_probable(outputs))
         if self.kind == "tagging":
             self.columns = {"sentence": place.tolist(), "item": words_of(items, self.position)}
             self.has_words = all(isinstance(word, str) for word in self.columns["item"])
-        self.columns["label"] = [names[label] for label in self.labels]
-        self.columns["prediction"] = [names[prediction] for prediction in self.predictions]
+        else:
+            self.columns["item"] = items
+        self._describe_classes()
+
+    def _describe_numbers(self):
+        count = self.predictions.shape[1]
+        for number in range(count):
+            ending = f"_{number}" if count > 1 else ""
+            for name, values in (("label", self.labels), ("prediction", self.predictions)):
+                self.columns[name + ending] = [str(value) for value in values[:, number]]  # shortest that is exact
+
+    def _describe_classes(self):
+        from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+        right, numbers = self.predictions == self.labels, range(len(self.names))
+        self.error, self.bins = calibration(self.probabilities, right)
+        if len(numbers) <= MOST_CLASSES:
+            self.confusion = confusion_matrix(self.labels, self.predictions, labels=numbers)
+            scores = precision_recall_fscore_support(self.labels, self.predictions, labels=numbers, zero_division=0)
+            keys = ("class", "precision", "recall", "f1", "support")
+            values = zip(self.names, *(score.tolist() for score in scores), strict=True)
+            self.classes = [dict(zip(keys, row, strict=True)) for row in values]
+        self.columns["label"] = [self.names[label] for label in self.labels]
+        self.columns["prediction"] = [self.names[prediction] for prediction in self.predictions]
         self.columns["probability"] = self.probabilities.round(6).tolist()
         wrong = np.flatnonzero(~right)
         self.worst = wrong[np.argsort(-self.probabilities[wrong], kind="stable")][:MOST_MISTAKES]
@@ -235,10 +245,11 @@ class Report:
         if self.why_not:
             return [f"no report of this split: {self.why_not}"]
         unit = "sentences" if self.kind == "tagging" else "samples"
-        lines = [f"[low, high]: 95% confidence interval, from {self.resamples:,} bootstrap resamples of the "
-                 f"{self.samples:,} {unit}" if self.intervals else
-                 f"no confidence intervals: {self.resamples} resamples of the {self.samples:,} {unit} were drawn in "
-                 f"{SECONDS:g} seconds, {FEWEST_RESAMPLES} are needed"]  # fmt: skip
+        drawn = f"{self.resamples:,} bootstrap resamples of the {self.samples:,} {unit}"
+        lines = [f"[low, high]: 95% confidence interval, from {drawn}; none where these do not tell"]
+        if not self.intervals:
+            few = 0 < self.resamples < FEWEST_RESAMPLES
+            lines = [f"no confidence intervals: only {drawn} in {SECONDS:g} seconds"] if few else []
         if self.classes:
             shown = sorted(self.classes, key=lambda row: row["f1"])[:MOST_CLASSES_SHOWN]
             shown = self.classes if len(shown) == len(self.classes) else shown
@@ -246,7 +257,10 @@ class Report:
             if len(shown) < len(self.classes):
                 lines.append(f"(of {len(self.classes)} classes those with the lowest f1)")
         if self.error is not None:
-            lines += ["", f"expected calibration error: {self.error:.4f} (how far probabilities are from being right)"]
+            lines += [
+                "",
+                f"expected calibration error: {self.error:.4f} (how far its probabilities are from how often it is right)",
+            ]
         return lines
 
 

@@ -237,7 +237,19 @@ def test_too_few_resamples_in_the_time_are_no_interval(digits, tmp_path, monkeyp
     monkeypatch.setattr(report_module, "SECONDS", 0.0)
     _, report = report_of(model, DataLoader(dataset, 100), {"accuracy": accuracy}, tmp_path)
     assert report.intervals == {}
-    assert "no confidence intervals: 0 resamples" in report.lines()[0]
+    monkeypatch.setattr(report_module, "SECONDS", 10.0)
+    monkeypatch.setattr(report_module, "RESAMPLES", 99)
+    _, report = report_of(model, DataLoader(dataset, 100), {"accuracy": accuracy}, tmp_path)
+    assert report.intervals == {}
+    assert "no confidence intervals: only 99 bootstrap resamples of the 1,297 samples" in report.lines()[0]
+
+
+def test_features_are_not_taken_for_logits(digits, tmp_path):
+    _, dataset = digits
+    loader = DataLoader(dataset, 100)
+    loss = lambda outputs, labels: (outputs.mean(dim=1) - labels).square().mean()  # noqa: E731
+    _, report = report_of(nn.Flatten(), loader, {}, tmp_path, loss, num_classes=10)
+    assert report.kind == "other"
 
 
 # text
