@@ -83,7 +83,7 @@ def parse_arguments(argv):
 
 def main(argv=None):
     args = parse_arguments(argv)
-    utils.set_logger()
+    utils.set_logger(quiet=args.quiet)
     task, params, data_dir = set_up(args.model_dir, args.data_dir, args.device)
     checkpoint = find_checkpoint(args.model_dir, args.restore_file)
     version = version_of(checkpoint)
@@ -118,7 +118,7 @@ def main(argv=None):
     print(tables_of(args.split, results, report.intervals))
     print("", *report.lines(), sep="\n")
     if looks:
-        logging.info("The test split was looked at %d time%s with this experiment.", looks, "s" * (looks != 1))
+        print(f"The test split was looked at {looks} time{'s' * (looks != 1)} with this experiment.")
     about = {"checkpoint": checkpoint.name, "epoch": state.get("epoch")}
     files = write_report(report, args.model_dir, args.split + other, dataloader, params.seed, **about)
     logging.info("\nWritten to %s", ", ".join([str(path), *files]))

@@ -204,24 +204,27 @@ def go_on_without(handler):
     logging.warning("%s: cannot be written: %s; going on without it", what, sys.exc_info()[1])
 
 
-def set_logger(log_path=None, terminal=True):
+def set_logger(log_path=None, terminal=True, *, quiet=None):
     """Log to the terminal, and with a time before each line to the file `log_path`, which is appended to.
 
-    The file is made by the first message. A second call closes the first one's file and takes the new one.
+    The file is made by the first message. A second call closes the first one's file and takes the new one. With `quiet`
+    the terminal gets warnings and errors alone; None: as the call before had it.
     """
     logger = logging.getLogger()
-    logger.setLevel(
-        logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR
-    )  # of several processes one talks
-    for handler in [h for h in logger.handlers if getattr(h, "ours", False)]:
+    logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)  # of several, one talks
+    ours = [handler for handler in logger.handlers if getattr(handler, "ours", False)]
+    level = max(handler.level for handler in ours) if quiet is None and ours else logging.WARNING * bool(quiet)
+    for handler in ours:
         logger.removeHandler(handler)
         handler.close()
-    handlers = [(logging.StreamHandler(sys.stdout), "%(message)s")] if terminal else []
+    handlers = [(logging.StreamHandler(sys.stdout), level, "%(message)s")] if terminal else []
     if log_path is not None:
-        handlers.append((LogFile(log_path, encoding="utf-8", delay=True), "%(asctime)s %(levelname)s %(message)s"))
-    for handler, layout in handlers:
+        file = LogFile(log_path, encoding="utf-8", delay=True)
+        handlers.append((file, logging.NOTSET, "%(asctime)s %(levelname)s %(message)s"))
+    for handler, least, layout in handlers:
         handler.ours = True
         handler.handleError = lambda record, handler=handler: go_on_without(handler)
+        handler.setLevel(least)
         handler.setFormatter(logging.Formatter(layout))
         logger.addHandler(handler)
 

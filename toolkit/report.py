@@ -257,10 +257,8 @@ class Report:
             if len(shown) < len(self.classes):
                 lines.append(f"(of {len(self.classes)} classes those with the lowest f1)")
         if self.error is not None:
-            lines += [
-                "",
-                f"expected calibration error: {self.error:.4f} (how far its probabilities are from how often it is right)",
-            ]
+            about = "how far its probabilities are from how often it is right"
+            lines += ["", f"expected calibration error: {self.error:.4f} ({about})"]
         return lines
 
 

@@ -13,6 +13,7 @@ from utils import UserError
 BEST_METRICS = "metrics_val_best_weights.json"
 TEST_METRICS = "metrics_test_best.json"
 LOOKS = "test_looks.json"
+NO_EXPERIMENTS = (".", "replaced-", "reproduced-")  # how folders begin that an experiment keeps beside its results
 STATUSES = ("finished", "running", "stopped", "pruned", "failed")  # from good to bad
 
 
@@ -111,7 +112,7 @@ def walk(parent_dir, left_out):
             with os.scandir(folder) as entries:
                 for entry in entries:
                     if is_folder(entry) and not entry.name.endswith(".json"):
-                        if not entry.name.startswith((".", "replaced-")) and entry.name != "tensorboard":
+                        if not entry.name.startswith(NO_EXPERIMENTS) and entry.name != "tensorboard":
                             folders.append(entry)
                     elif is_folder(entry) or is_file(entry):
                         names.add(entry.name)
