@@ -3,8 +3,8 @@
 python evaluate.py --model_dir experiments/base_model                      # the best checkpoint on test
 python evaluate.py --model_dir experiments/base_model --split val --restore_file last
 
-Besides the metrics, how sure they are, and how it does in each class, this writes to the experiment's folder each
-prediction (predictions_test.csv), and pictures of what is taken for what and of the surest mistakes.
+It prints the metrics with 95% confidence intervals, and the scores of each class; in the experiment's folder are then
+each prediction (predictions_test.csv) and pictures: what is taken for what, the surest mistakes.
 """
 
 import argparse

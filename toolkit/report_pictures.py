@@ -88,7 +88,8 @@ def mistakes(report, inputs):
         return None
     columns = min(COLUMNS, len(images))
     lines = -(-len(images) // columns)
-    figure = Figure(figsize=(2 * columns, 2.6 * lines), layout="constrained")
+    figure = Figure(figsize=(2 * columns, 2.6 * lines))
+    figure.subplots_adjust(0.02, 0.1 / lines, 0.98, 1 - 0.18 / lines, wspace=0.1, hspace=0.35)
     panels = figure.subplots(lines, columns, squeeze=False).flatten()
     for panel in panels:
         panel.set_axis_off()

@@ -25,6 +25,12 @@ from toolkit.report_text import compare, entities, marked
 from utils import Params
 
 
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch):
+    """As few as there may be, where their number does not matter."""
+    monkeypatch.setattr(report_module, "RESAMPLES", 100)
+
+
 def accuracy(outputs, labels):
     return np.mean(outputs.argmax(axis=1) == labels)
 
@@ -77,7 +83,8 @@ def rows_of(report, loader, folder, split="test"):
         return list(csv.DictReader(file)), json.loads((folder / f"report_{split}.json").read_text())
 
 
-def test_the_interval_of_accuracy_is_that_of_wilson(digits, tmp_path):
+def test_the_interval_of_accuracy_is_that_of_wilson(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(report_module, "RESAMPLES", 1000)
     model, dataset = digits
     for count in (len(dataset), 400):
         loader = DataLoader(Subset(dataset, range(count)), 100)
