@@ -48,6 +48,7 @@ class Sentences(Dataset):
         if expected != digest(vocabulary, alphabet):
             raise changed_by_hand(data_dir / "words.txt")
         self.words = torch.tensor([vocabulary.get(token, UNKNOWN) for token in tokens])  # (tokens,)
+        self.items = [" ".join(sentence) for sentence in sentences]  # for the report of an evaluation
         self.lengths = torch.tensor([len(sentence) for sentence in sentences])  # (sentences,)
         self.starts = self.lengths.cumsum(0) - self.lengths  # (sentences,), where each one's tokens begin
         self.spellings = None
