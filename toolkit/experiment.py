@@ -245,7 +245,7 @@ def take_folder(folder, lock, goes_on, state, unreadable):
 def remove_unfinished(folder):
     """Delete what a process that was killed while writing left; to be called by the only process that trains there."""
     for file in Path(folder).glob(".*.tmp"):
-        if not file.name.startswith(".metrics_"):  # evaluate.py may be writing that
+        if "_" not in file.name:  # as the files have that evaluate.py may be writing
             with contextlib.suppress(OSError):
                 file.unlink()
 
