@@ -23,6 +23,7 @@ from toolkit.cli import add_common_arguments, set_up
 from toolkit.experiment import check_same_data, find_checkpoint, name_of, version_of
 from toolkit.memory import memory_errors_in_a_line
 from toolkit.precision import precision_of
+from toolkit.provenance import name_of_device
 from toolkit.report import Report
 from toolkit.report_files import count_look, write_report
 from toolkit.report_samples import Collector
@@ -98,6 +99,8 @@ def main(argv=None):
     loss_fn = task.loss_fn(params)
     restore_loss(state, checkpoint, loss_fn)
 
+    logging.info("Evaluating %s (epoch %s) on the %s split of %s, on %s\n", checkpoint, state.get("epoch"),
+                 args.split, data_dir, name_of_device(params.device))  # fmt: skip
     utils.set_seed(params.seed)  # as train.py does before it evaluates
     collected = Collector()  # the outputs and labels, for the report
     with memory_errors_in_a_line(params):
@@ -114,7 +117,6 @@ def main(argv=None):
         )
     report = Report(collected, dataloader, results, task.metrics, loss_fn, params)
     looks = count_look(args.model_dir, checkpoint.name, data_dir.name) if args.split == "test" else 0
-    logging.info("%s (epoch %s) on the %s split of %s:\n", checkpoint, state.get("epoch"), args.split, data_dir)
     print(tables_of(args.split, results, report.intervals))
     print("", *report.lines(), sep="\n")
     if looks:
