@@ -1,6 +1,6 @@
-"""results.html: the table of experiments as one page that opens from disk and loads nothing: page.html, page.js, data.
+"""results.html: the table of experiments as one page that opens from disk and loads nothing, of page.html and page_*.js.
 
-What comes from experiments is in the page as JSON, which page.js makes text of, never markup.
+What comes from experiments is in the page as JSON, which the scripts make text of, never markup.
 """
 
 import base64
@@ -23,6 +23,7 @@ from toolkit.results import as_dict, read_or_note
 from toolkit.tables import finished_of, plain
 from utils import UserError
 
+SCRIPTS = ("table", "charts", "details", "keys")  # in this order
 LARGEST = 10_000_000  # bytes of the page; pictures, then reports, then points of curves stay out where it would be more
 MOST_POINTS = 100  # of a learning curve
 MOST_AXES = 12  # hyperparameters that are drawn
@@ -52,8 +53,9 @@ def make_page(table, mode, parent_dir):
         raise UserError("results.html is made with plotly, which is not installed: pip install plotly") from error
     plotly = get_plotlyjs()
     packed = base64.b64encode(gzip.compress(plotly.encode())).decode()
-    script = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
-    template = Template(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
+    folder = Path(__file__).parent
+    script = "\n".join((folder / f"page_{name}.js").read_text(encoding="utf-8") for name in SCRIPTS)
+    template = Template((folder / "page.html").read_text(encoding="utf-8"))
     parts = {"scripts": f"{sha256(script)} {sha256(plotly)}", "plotly": packed, "script": script}
     data = Data(table, mode, parent_dir)
     text = data.fill(LARGEST - len(template.substitute(parts, data="").encode()))
