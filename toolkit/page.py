@@ -1,4 +1,4 @@
-"""results.html: the table of experiments as one page that opens from disk and loads nothing, of page.html and page_*.js.
+"""results.html: the table of experiments as one page that opens from disk, alone; made of page.html and page_*.js.
 
 What comes from experiments is in the page as JSON, which the scripts make text of, never markup.
 """
@@ -125,9 +125,9 @@ class Data:
         code, hardware = as_dict(sessions[-1].get("code")), as_dict(sessions[-1].get("hardware"))
         changes = code.get("uncommitted_diff")
         facts = {
-            "commit": code.get("commit"),
+            "commit": str(code.get("commit") or "")[:12],
             "changes": self.changes.setdefault(str(changes), len(self.changes)) if changes else None,
-            "data": as_dict(run.get("dataset")).get("fingerprint"),
+            "data": str(as_dict(run.get("dataset")).get("fingerprint") or "")[:12],
             "hardware": ", ".join(map(str, as_list(hardware.get("gpus")) or [hardware.get("processor", "")])),
             "parameters of the model": run.get("parameters_of_the_model"),
             "best epoch": as_dict(run.get("best")).get("epoch"),
@@ -135,7 +135,7 @@ class Data:
             "started": sessions[0].get("started"),
             "seconds": round(sum(seconds), 1) if seconds else None,
         } | as_dict(sessions[-1].get("versions"))
-        return {name: short(value) for name, value in facts.items() if value is not None}
+        return {name: short(value) for name, value in facts.items() if value not in (None, "")}
 
     def axes(self, number):
         """The hyperparameters and the metric as axes; `rows` are those of the first `number` that have the metric."""
