@@ -20,7 +20,7 @@ from toolkit.monitor import MODES
 from toolkit.provenance import now
 from toolkit.result_plots import Axis, ticks_of
 from toolkit.results import as_dict, read_or_note
-from toolkit.tables import finished_of, plain
+from toolkit.tables import finished_of, looks_of, plain
 from utils import UserError
 
 SCRIPTS = ("table", "charts", "details", "keys")  # in this order
@@ -105,11 +105,12 @@ class Data:
             mode = self.mode if name == table.metric else MODES.get(name.removeprefix("test_"), "max")
             place = 1 if name == table.metric else len(columns)  # what counts comes first
             columns.insert(place, column("metric", [row.metrics.get(name) for row in rows], mode=mode))
+        if table.has_looks:
+            columns.append(column("number", map(looks_of, rows)))
         if table.baseline:
             columns.append(column("number", (row.difference for row in rows)))
             columns.append(column("number", (row.p_value for row in rows)))
-        looks = [looks_of(row) for row in rows]
-        return columns + [({"name": "test looks", "kind": "number"}, looks)] * any(looks)
+        return columns
 
     def spreads_of(self, row, report):
         """The 95% confidence intervals of the metrics: a dict from name to half their width, or to [low, high]."""
@@ -228,13 +229,6 @@ def read_picture(row, report):
             image.convert("RGB").save(picture, "WEBP", quality=70)
             return "data:image/webp;base64," + base64.b64encode(picture.getvalue()).decode()
     return None
-
-
-def looks_of(row):
-    """How often the test split was looked at, over all replicates; None where that was not counted."""
-    looks = [read_or_note(one.folder, "test_looks.json", []).get("looks") for one in row.replicates or [row]]
-    counts = [len(one) for one in looks if isinstance(one, list)]
-    return sum(counts) if counts else None
 
 
 def shared(dicts):
