@@ -25,7 +25,7 @@ from tabulate import tabulate
 import utils
 from toolkit.comparison import choose_metric, compare, fold, rank
 from toolkit.results import BEST_METRICS, read_object, read_results, walk
-from toolkit.script import run_script
+from toolkit.script import add_quiet_argument, run_script
 from toolkit.tables import LONGEST_ON_TERMINAL, ResultsTable
 from utils import UserError
 
@@ -100,10 +100,10 @@ def write(table, mode, parent_dir, pictures, html):
     for name, content in files.items():
         content = content if isinstance(content, bytes) else content.encode(errors="backslashreplace")  # odd names
         utils.write_whole(folder / name, content)
-    print(f"\nWritten: {', '.join(str(folder / name) for name in files)}", flush=True)
+    logging.info("\nWritten: %s", ", ".join(str(folder / name) for name in files))
     if html:
         missing = f"; not in it, for its size: {'; '.join(left_out)}" if left_out else ""
-        print(f"results.html has {len(files['results.html']) / 1e6:.1f} MB{missing}", flush=True)
+        logging.info("results.html has %.1f MB%s", len(files["results.html"]) / 1e6, missing)
 
 
 def watch(args, options):
@@ -149,11 +149,13 @@ def parse_arguments(argv):
     parser.add_argument("--no_plots", action="store_true", help="do not draw results.png")
     parser.add_argument("--html", action="store_true", help="write results.html, a page for the browser, too")
     parser.add_argument("--watch", type=float, nargs="?", const=5, metavar="SECONDS", help="refresh until Ctrl-C")
+    add_quiet_argument(parser)
     return parser.parse_args(argv)
 
 
 def main(argv=None):
     args = parse_arguments(argv)
+    utils.set_logger(quiet=args.quiet)
     options = {"metric": args.metric, "mode": args.mode, "baseline": args.baseline, "no_fold": args.no_fold}
     if args.watch is not None:
         if not 0 < args.watch < 1e6:

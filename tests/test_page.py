@@ -74,7 +74,7 @@ def test_page_holds_the_table_and_its_reports_and_loads_nothing(call, parent):
     text, data, out = write_page(call, parent)
     assert len(text.encode()) < 3_000_000 and f"results.html has {len(text.encode()) / 1e6:.1f} MB\n" in out
     assert [column["name"] for column in data["columns"]] == [
-        *("name", "accuracy", "status", "epochs", "learning_rate", "width", "loss", "test_accuracy", "test looks"),
+        *("name", "accuracy", "status", "epochs", "learning_rate", "width", "loss", "test_accuracy", "test_looks"),
     ]
     assert data["rows"][0]["cells"] == ["lr=0.1,width=16", 0.9, "finished", 2, 0.1, 16, pytest.approx(0.1), 0.8, 3]
     assert data["rows"][0]["spreads"] == {"test_accuracy": [0.75, 0.85]}
