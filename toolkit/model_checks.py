@@ -64,7 +64,9 @@ def check_batches(rehearsal):
         samples = batch_size(batch[1]) if number == 1 else number
         for name, places in {"inputs": range(len(tensors(batch[0]))), "labels": [position]}.items():
             if samples > 1 and all(place in limits and len(set(limits[place])) == 1 for place in places):
-                raise Failed(f"all {name} of {split} are {limits[places[0]][0]:g}; nothing can be learned from them")
+                raise Failed(
+                    f"all {name} of {split} are {limits[places[0]][0] + 0.0:g}; nothing can be learned from them"
+                )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         results = try_one_batch(trainee.model, trainee.loss_fn, rehearsal.dataloaders, rehearsal.task.metrics, params)
@@ -196,17 +198,19 @@ def check_neighbours(rehearsal):
     if indices is None or len(indices) < 4:
         raise NotApplicable("the loader of val gives no batches of chosen samples")
     trainee, (first, one, two, last), draw = rehearsal.begin(), indices[:4], random.Random(0)
-    batch, alone = (rehearsal.batch_of("val", chosen) for chosen in (indices[:4], [first]))
+    batch, again, alone = (rehearsal.batch_of("val", chosen) for chosen in (indices[:4], indices[:4], [first]))
     for middle in (*(draw.sample(indices, 2) for _ in range(TRIES)), (two, one)):
         other = rehearsal.batch_of("val", [first, *middle, last])
         if [t.shape for t in tensors(other)] == [t.shape for t in tensors(batch)]:  # and so the same random numbers
             break
     for mode in ("eval", "train"):
-        outputs, others = (trainee.outputs(each, mode, batch_norm=False) for each in (batch, other))
-        for output, changed in zip(outputs, others, strict=True):
+        each = [trainee.outputs(each, mode, batch_norm=False) for each in (batch, again, other)]
+        for output, repeated, changed in zip(*each, strict=True):
+            if differ(output, repeated, output):
+                raise NotApplicable(f"in {mode} mode, one batch gives other outputs each time")
             if differ(output[[0, -1]], changed[[0, -1]], output):
                 raise Failed(f"in {mode} mode it changes with the other samples; {OF_OTHERS}")
-    for output, own in zip(trainee.outputs(batch), trainee.outputs(alone), strict=True):
+    for output, own in zip(*(trainee.outputs(each, batch_norm=False) for each in (batch, alone)), strict=True):
         if differ(output[tuple(map(slice, own.shape))], own, output):
             raise Failed(f"in eval mode it is another one for the sample alone; {OF_OTHERS}")
     return "no output changes with the other samples"

@@ -43,11 +43,13 @@ class Rehearsal:
 
     Attributes:
         most: samples of a batch, where a step on a whole one takes long; else None.
-        range_test: what `range_test` gave.
+        repeats: whether two runs are known to be the same.
+        range_test: what the function `range_test` gave.
     """
 
     def __init__(self, task, params, data_dir):
-        self.task, self.params, self.data_dir, self.most, self.range_test = task, params, data_dir, None, {}
+        self.task, self.params, self.data_dir = task, params, data_dir
+        self.most, self.repeats, self.range_test = None, False, {}
 
     @functools.cached_property
     def dataloaders(self):
@@ -218,7 +220,7 @@ def range_test(rehearsal, seconds):
         trainee.at_rate(rate)
     lowest = losses.index(min((loss for loss in losses if math.isfinite(loss)), default=losses[0]))
     above = [rate for rate, loss in zip(rates[lowest:], losses[lowest:], strict=True) if not loss < losses[0]]
-    falls = losses[lowest] < losses[0] - 0.01 * abs(losses[0])
+    falls = losses[lowest] < losses[0] - 0.01 * abs(losses[0]) and lowest < len(losses) - 1  # and rises again
     return {"rates": rates, "losses": losses, "suggested": rates[lowest] / 10 if falls else None,
             "diverges": above[0] if above else None}  # fmt: skip
 

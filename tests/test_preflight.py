@@ -1,0 +1,276 @@
+"""A healthy project passes all checks; one that is broken in one way fails those that this concerns, and no others."""
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT, run_process, snapshot
+from projects import project
+from test_experiments import EXAMPLES, OF_TRANSFER, data_of
+
+import preflight
+import train
+from toolkit.preflight import CHECKS
+
+NET = '''
+import os
+import time
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, params):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(64, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.2))
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, x):
+        return self.head(self.body(x))
+
+
+def loss_fn(outputs, labels):
+    return F.cross_entropy(outputs, labels)
+
+
+metrics = {"accuracy": lambda outputs, labels: np.mean(outputs.argmax(1) == labels)}
+Plain = Net
+'''
+
+DATA = '''
+import os
+import time
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+from toolkit.dataset import load_images
+
+
+class Digits(TensorDataset):
+    pass
+
+
+def tensors_of(data_dir, split):
+    images, labels = load_images(data_dir, split, 32)
+    chosen = torch.randperm(len(labels), generator=torch.Generator().manual_seed(1))[:200]
+    return (images[chosen].flatten(1) / 255 - 0.3) / 0.37, labels[chosen]
+
+
+def fetch_dataloader(types, data_dir, params):
+    return {
+        split: DataLoader(Digits(*tensors_of(data_dir, split)), params.batch_size, shuffle=split == "train")
+        for split in types
+    }
+
+
+plain_tensors, PlainDigits = tensors_of, Digits
+'''
+
+
+class Project:
+    """A small project of its own on the digits, with text added to its two files."""
+
+    def __init__(self, folder, digits_dir):
+        self.folder, self.digits_dir = folder, digits_dir
+        self.experiment = folder / "experiments" / "one"
+
+    def check(self, call, net="", data="", **values):
+        """Gives exit code, a dict from check to its result, what was printed."""
+        (self.folder / "model").mkdir(parents=True)
+        self.experiment.mkdir(parents=True)
+        (self.folder / "model" / "net.py").write_text(NET + net)
+        (self.folder / "model" / "data_loader.py").write_text(DATA + data)
+        (self.experiment / "params.json").write_text(json.dumps({"learning_rate": 0.01, "batch_size": 32} | values))
+        code, out, err = call(preflight.main, "--model_dir", self.experiment, "--data_dir", self.digits_dir)
+        assert err == ""
+        results = json.loads((self.experiment / "preflight.json").read_text())
+        return code, {result["check"]: result for result in results}, out
+
+
+@pytest.fixture
+def small(tmp_path, digits_dir):
+    return Project(tmp_path / "project", digits_dir)
+
+
+def forward(code):
+    """A net whose forward is changed."""
+    lines = "".join(f"        {line}\n" for line in code.strip().splitlines())
+    return f"class Net(Plain):\n    def forward(self, x):\n{lines}"
+
+
+def made(code, rest=""):
+    """A net that is made differently."""
+    lines = "".join(f"        {line}\n" for line in code.strip().splitlines())
+    return f"class Net(Plain):\n    def __init__(self, params):\n        super().__init__(params)\n{lines}{rest}"
+
+
+def item(code):
+    """A dataset that changes an item (x, y)."""
+    return f"class Digits(PlainDigits):\n    def __getitem__(self, i):\n        x, y = super().__getitem__(i)\n        {code}\n"
+
+
+def loaded(code):
+    """Tensors x, y of a split that are changed."""
+    return f"def tensors_of(data_dir, split):\n    x, y = plain_tensors(data_dir, split)\n    {code}\n    return x, y\n"
+
+
+def loss(code):
+    return f"def loss_fn(outputs, labels):\n    return {code}\n"
+
+
+MADE_DEEP = "self.body = nn.Sequential(nn.Linear(64, 32), *[nn.Sequential(nn.Linear(32, 32), nn.Sigmoid()) for _ in range(12)])"
+OWN_MEANS = "\n    def forward(self, x):\n        return super().forward(x @ self.mix)\n"
+FAULTS = {  # name: (check that fails, others that have to, words of the message, net, data, params)
+    "a Net that cannot be made": ("model and data", [], r"ZeroDivisionError: .*net.py:\d+", made("1 / 0"), "", {}),
+    "an optimizer that is not there": ("model and data", [], "torch.optim has", "", "", {"optimizer": "Adan"}),
+    "NaN": ("inputs and labels", [], r"batch \d of train holds NaN", "", loaded("x[7] = float('nan')"), {}),
+    "a class too many": ("inputs and labels", [], "has class 10", "", loaded("y = y + 1"), {}),
+    "black images": ("inputs and labels", [], "all inputs of train are 0", "", loaded("x = x * 0"), {}),
+    "one label for all": ("inputs and labels", [], "all labels of train are 3", "", loaded("y = y * 0 + 3"), {}),
+    "a loader that crashes": ("inputs and labels", [], r"KeyError: .*data_loader.py:\d+", "", item("{}[i]"), {}),
+    "a worker that crashes": (
+        "inputs and labels",
+        [],
+        r"KeyError: .*data_loader.py:\d+",
+        "",
+        item("{}[i]") + DATA[DATA.index("def fetch") :].replace("shuffle=", "num_workers=1, shuffle=").split("\n\n\n")[0],
+        {},
+    ),
+    "a column beside a row": (
+        "inputs and labels",
+        [],
+        "each is compared to all of the other",
+        made("self.head = nn.Linear(32, 1)") + loss("F.mse_loss(outputs, labels.float())") + "metrics = {}",
+        "",
+        {},
+    ),
+    "a slow loader": ("speed of loading", [], "waits for data", "", item("time.sleep(0.01); return x, y"), {}),
+    "inputs of a large size": ("scale of the inputs", [], "scale the inputs", "", loaded("x = 1000 * x"), {}),
+    "sure of itself at the start": (
+        "loss at the start", [], "make the first outputs smaller", made("self.head.weight.data *= 40"), "", {},
+    ),
+    "no softmax": (
+        "loss at the start", [], "should be above 0", loss("F.nll_loss(outputs, labels)"), "", {},
+    ),
+    "two softmaxes": (
+        "loss at the start", [], "give logits", forward("return super().forward(x).softmax(1)"), "", {},
+    ),
+    "labels in the inputs": (
+        "loss at the start", [], "do the inputs hold the labels",
+        forward("return super().forward(x[:, :64]) + 5 * x[:, 64:]"),
+        loaded("x = torch.cat([x, torch.nn.functional.one_hot(y, 10)], 1)"), {},
+    ),
+    "a target of large numbers": (
+        "loss at the start", [], "standardise",
+        made("self.head = nn.Linear(32, 1)", "    def forward(self, x):\n        return super().forward(x)[:, 0]\n")
+        + loss("F.mse_loss(outputs, labels)") + "metrics = {}",
+        loaded("y = y.float() + 100"), {},
+    ),
+    "a layer that is not used": ("gradients", [], "spare.weight", made("self.spare = nn.Linear(3, 3)"), "", {}),
+    "detached": ("gradients", [], "body.0.weight", forward("return self.head(self.body(x).detach())"), "", {}),
+    "layers in a list": (
+        "gradients", [], r"more\[0\]", made("self.more = [nn.Linear(3, 3)]"), "", {},
+    ),
+    "an optimizer of a part": (
+        "gradients", [], "body.0.weight",
+        "def make_optimizer(model, params):\n    return torch.optim.Adam(model.head.parameters(), params.learning_rate)\n",
+        "", {},
+    ),
+    "many sigmoids": ("gradients", ["16 samples by heart"], "vanish", made(MADE_DEEP), "", {}),
+    "a mean over the batch": (
+        "neighbours in a batch", [], "in eval mode", forward("return super().forward(x - x.mean(0))"), "", {},
+    ),
+    "a mean over the batch in training": (
+        "neighbours in a batch", [], "in train mode",
+        forward("return super().forward(x - 0.5 * x.mean(0) if self.training else x)"), "", {},
+    ),
+    "time and batch mixed up": (
+        "neighbours in a batch", [], "batch_first",
+        made("self.lstm = nn.LSTM(64, 64)", "    def forward(self, x):\n        return super().forward(self.lstm(x.unsqueeze(1))[0][:, 0])\n"),
+        "", {},
+    ),
+    "dropout in evaluation": (
+        "train and eval mode", [], "two evaluations", forward("return super().forward(F.dropout(x, 0.1))"), "", {},
+    ),
+    "never in eval mode": (
+        "train and eval mode", [], "in train mode after",
+        "class Net(Plain):\n    def train(self, mode=True):\n        return super().train()\n", "", {},
+    ),
+    "never in train mode": (
+        "train and eval mode", [], "out of train mode", forward("self.eval()\nreturn super().forward(x)"), "", {},
+    ),
+    "evaluations are counted": (
+        "train and eval mode", [], "seen: changed",
+        made("self.register_buffer('seen', torch.tensor(0))",
+             "    def forward(self, x):\n        self.seen += 1\n        return super().forward(x)\n"), "", {},
+    ),
+    "another net where gradients are": (
+        "train and eval mode", [], "no layer asks",
+        "class Net(nn.Module):\n    def __init__(self, params):\n        super().__init__()\n"
+        "        self.head = nn.Linear(64, 10)\n    def forward(self, x):\n"
+        "        return self.head(x if torch.is_grad_enabled() else x.abs())\n", "", {},
+    ),
+    "no shuffling": (
+        "order of epochs", [], "shuffle=True", "", DATA[DATA.index("def fetch") :].replace('split == "train"', "False"), {},
+    ),
+    "noise that no seed governs": (
+        "two runs of one seed", [], "batch 1 differs", "", item("return x + os.urandom(1)[0] / 2550, y"), {},
+    ),
+    "a net that no seed governs": (
+        "two runs of one seed", [], "no seed governs",
+        forward("return super().forward(x + os.urandom(1)[0] / 2550 * self.training)"), "", {},
+    ),
+    "far too large steps": ("learning rate", [], "the loss rises from", "", "", {"learning_rate": 100.0}),
+    "far too small steps": ("learning rate", [], "far away", "", "", {"learning_rate": 1e-6}),
+    "blind": (
+        "16 samples by heart", [], "outputs depend on the inputs",
+        forward("return super().forward(torch.ones_like(x))"), "", {},
+    ),
+    "more than there is": (
+        "memory", [], "smaller batch_size",
+        "class Hog(torch.autograd.Function):\n"
+        "    @staticmethod\n    def forward(ctx, x):\n"
+        "        total = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')\n"
+        "        ctx.save_for_backward(torch.empty(total // 2, dtype=torch.uint8), torch.empty(total // 2, dtype=torch.uint8))\n"
+        "        return x.clone()\n"
+        "    @staticmethod\n    def backward(ctx, gradient):\n        ctx.saved_tensors\n        return gradient\n"
+        + forward("return Hog.apply(super().forward(x))"), "", {},
+    ),
+    "weights that are not saved": (
+        "checkpoint", [], "mix is in no state_dict", made("self.mix = torch.randn(64, 64) / 8", OWN_MEANS), "", {},
+    ),
+    "a count that is not saved": (
+        "checkpoint", [], "calls is in no state_dict",
+        made("self.calls = 0", "    def forward(self, x):\n        self.calls += self.training\n"
+             "        return super().forward(x * (1 + self.calls / 100))\n"), "", {},
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_fails_the_checks_that_it_concerns_and_no_others(call, small, fault):
+    check, others, words, net, data, values = FAULTS[fault]
+    code, results, out = small.check(call, net, data, **values)
+    failed = [name for name, result in results.items() if result["ok"] is False]
+    assert failed == sorted([check, *others], key=list(CHECKS).index), out
+    assert re.search(words, results[check]["message"]), results[check]["message"]
+    assert code == 1
+    assert len(out.strip().splitlines()) == len(CHECKS) + 2
+
+
+def test_every_check_can_fail():
+    assert {check for check, *_ in FAULTS.values()} == set(CHECKS)
+
+
+def test_a_healthy_project_passes(call, small):
+    code, results, out = small.check(call)
+    assert code == 0, out
+    assert list(results) == list(CHECKS)
+    assert all(result["ok"] for result in results.values()), out
+    assert (small.experiment / "learning_rate_range.png").read_bytes().startswith(b"\x89PNG")
