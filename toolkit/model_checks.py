@@ -172,8 +172,8 @@ def check_gradients(rehearsal):
     ratio = layers[small] / layers[large]
     if ratio < VANISHED:
         what = "vanish" if list(layers).index(small) < list(layers).index(large) else "explode"
-        raise Failed(f"they {what} on the way back: {layers[small]:.1e} in {small}, {layers[large]:.1e} in {large}; try "
-                     f"normalisation layers, residual connections, ReLU, or another initialisation")  # fmt: skip
+        raise Failed(f"they {what} on the way back: {layers[small]:.1e} in {small}, {layers[large]:.1e} in {large}; "
+                     f"try normalisation layers, residual connections, ReLU, or another initialisation")  # fmt: skip
     return f"all {len(norms)} parameters get one; the least, in {small}, is {ratio:.2g} of that in {large}"
 
 
