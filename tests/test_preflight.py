@@ -324,11 +324,11 @@ FAULTS = {  # name: (check that fails, others that have to, words of the message
         {},
     ),
     "far too large steps": ("learning rate", [], "the loss rises from", "", "", {"learning_rate": 100.0}),
-    "far too small steps": ("learning rate", [], "far away", "", "", {"learning_rate": 1e-6}),
+    "far too small steps": ("learning rate", [], "take a larger one", "", "", {"learning_rate": 1e-6}),
     "blind": (
         "16 samples by heart",
         [],
-        "outputs depend on the inputs",
+        "do outputs depend on inputs",
         forward("return super().forward(torch.ones_like(x))"),
         "",
         {},
@@ -472,3 +472,57 @@ def test_a_terminal_without_the_marks_and_one_that_reads_no_further(experiment):
     assert "model and data" in done.stdout
     done = run_process("bash", "-c", f"{shlex.join(command)} | head -1")
     assert (done.returncode, done.stderr) == (0, "")
+
+
+REGRESSION = "    def forward(self, x):\n        return super().forward(x)[:, 0]\n"
+PIXELS = """
+class Net(nn.Module):
+    def __init__(self, params):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 3, 3, padding=1))
+
+    def forward(self, x):
+        return self.layers(x.view(-1, 1, 8, 8))
+
+
+"""
+HEALTHY = {  # name: net, data
+    "one number": (
+        made("self.head = nn.Linear(32, 1)", REGRESSION) + loss("F.mse_loss(outputs, labels)") + "metrics = {}",
+        loaded("y = (y.float() - 4.5) / 2.9"),
+    ),
+    "yes or no, sigmoid": (
+        made("self.head = nn.Linear(32, 1)", REGRESSION.replace("[:, 0]", "[:, 0].sigmoid()"))
+        + loss("F.binary_cross_entropy(outputs, labels)")
+        + "metrics = {}",
+        loaded("y = (y > 4).float()"),
+    ),
+    "several labels at once": (
+        loss("F.binary_cross_entropy_with_logits(outputs, labels)") + "metrics = {}",
+        loaded("y = torch.stack([y % k == 0 for k in range(1, 11)], 1).float()"),
+    ),
+    "one-hot": (
+        loss("F.cross_entropy(outputs, labels)") + "metrics = {}",
+        loaded("y = torch.nn.functional.one_hot(y, 10).float()"),
+    ),
+    "log probabilities": (
+        forward("return super().forward(x).log_softmax(1)") + loss("F.nll_loss(outputs, labels)"),
+        "",
+    ),
+    "a class for each pixel": (
+        PIXELS + "metrics = {}",
+        loaded("y = (x > 0).long().view(-1, 8, 8) + (x > 1).long().view(-1, 8, 8)"),
+    ),
+    "inputs that are the labels": (
+        made("self.head = nn.Linear(32, 64)") + loss("F.mse_loss(outputs, labels)") + "metrics = {}",
+        loaded("y = x"),
+    ),
+    "layers in a list that are registered, too": (made("self.both = [self.body, self.head]"), ""),
+}
+
+
+@pytest.mark.parametrize("kind", HEALTHY)
+def test_healthy_projects_of_other_kinds_pass(call, small, kind):
+    code, results, out = small.check(call, *HEALTHY[kind])
+    assert code == 0, out
+    assert all(result["ok"] for result in results.values()), out

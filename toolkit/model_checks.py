@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from toolkit.monitor import monitored
-from toolkit.rehearsal import within
+from toolkit.rehearsal import differ, within
 from toolkit.trees import batch_size, tensors, tree_map
 from toolkit.trial import try_one_batch
 from toolkit.verify import same
@@ -56,17 +56,17 @@ def check_batches(rehearsal):
             where = f"batch {number} of {split}"
             for place, part in enumerate(tensors(tuple(batch))):
                 low, high = limits_of(part, where)
-                if place == position and kind == "classes":
-                    check_classes(low, high, output.shape[1], where)
+                for value in (low, high) if place == position and kind == "classes" else ():
+                    if value >= output.shape[1] or (value < 0 and value not in NOT_LABELS):
+                        raise Failed(f"{where} has class {value}, but the model gives {output.shape[1]}, numbered from "
+                                     f"0; renumber them, or let it give as many as there are")  # fmt: skip
                 before = limits.setdefault(place, (low, high))
                 limits[place] = min(low, before[0]), max(high, before[1])
         counts.append(f"{number} {split}")
         samples = batch_size(batch[1]) if number == 1 else number
         for name, places in {"inputs": range(len(tensors(batch[0]))), "labels": [position]}.items():
             if samples > 1 and all(place in limits and len(set(limits[place])) == 1 for place in places):
-                raise Failed(
-                    f"all {name} of {split} are {limits[places[0]][0] + 0.0:g}; nothing can be learned from them"
-                )
+                raise Failed(f"all {name} of {split} are {limits[places[0]][0] + 0.0:g}; nothing is to be learned so")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         results = try_one_batch(trainee.model, trainee.loss_fn, rehearsal.dataloaders, rehearsal.task.metrics, params)
@@ -86,14 +86,6 @@ def limits_of(tensor, where):
     return low, high
 
 
-def check_classes(low, high, count, where):
-    """Make sure that classes from `low` to `high` are among the `count` that a model gives."""
-    for value in (low, high):
-        if value >= count or (value < 0 and value not in NOT_LABELS):
-            raise Failed(f"{where} has class {value}, but the model gives {count}, numbered from 0; renumber them, or "
-                         f"let it give as many as there are")  # fmt: skip
-
-
 def check_scale(rehearsal):
     """The first layer with weights gets numbers of about 1 in size."""
     trainee, sizes = rehearsal.begin(), []
@@ -103,7 +95,7 @@ def check_scale(rehearsal):
         sizes.append(floats[0].float().square().mean().sqrt().item() if floats else None)
 
     for layer in trainee.model.modules():
-        if next(layer.parameters(recurse=False), None) is not None:
+        if not list(layer.children()) and any(p.ndim > 1 for p in layer.parameters()):  # normalisations have vectors
             layer.register_forward_pre_hook(look)
     trainee.outputs(rehearsal.light_batches[0])
     if not sizes or sizes[0] is None:
@@ -128,6 +120,8 @@ def check_first_loss(rehearsal):
     message = f"{start:.4g}, and {'the mean' if kind == 'numbers' else 'a uniform guess'} gives {guess:.4g}"
     if not math.isfinite(start):
         raise Failed(f"{message}; look for the logarithm of 0, or a division by it, in Net and loss_fn")
+    if kind == "numbers" and guess == 0:
+        raise NotApplicable("the labels of a batch are all the same")
     if guess <= 0:
         raise Failed(f"{message}, which should be above 0; has loss_fn the wrong sign, or does it take log "
                      f"probabilities, and Net gives others?")  # fmt: skip
@@ -148,8 +142,8 @@ def check_gradients(rehearsal):
     """Every parameter gets a gradient in the first steps, and those of all layers are comparable."""
     trainee = rehearsal.begin()
     named = {name: p for name, p in trainee.model.named_parameters() if p.requires_grad}
-    if lists := [name for name, value in attributes(trainee.model) if isinstance(value, nn.Module | nn.Parameter)]:
-        raise Failed(f"{some(lists)}: in a list or dict, so that it is not trained; make that an nn.ModuleList or "
+    if hidden := [name for name, value in listed(trainee.model) if isinstance(value, nn.Module | nn.Parameter)]:
+        raise Failed(f"{some(hidden)}: in a list or dict alone, and so not trained; make that an nn.ModuleList or "
                      f"nn.ModuleDict")  # fmt: skip
     optimized = {id(p) for p in trainee.steps.parameters}
     if left := [name for name, p in named.items() if id(p) not in optimized]:
@@ -177,19 +171,15 @@ def check_gradients(rehearsal):
     return f"all {len(norms)} parameters get one; the least, in {small}, is {ratio:.2g} of that in {large}"
 
 
-def attributes(model):
-    """Yield ("name[key]", value) of what the lists and dicts hold that the modules of a model have as attributes."""
+def listed(model):
+    """Yield ("name[key]", value) of what lists and dicts of a model's modules hold that it does not know otherwise."""
+    known = {id(thing) for thing in (*model.modules(), *model.parameters())}
     for prefix, module in model.named_modules():
         for name, held in vars(module).items():
             if isinstance(held, list | tuple | dict) and not name.startswith("_"):
                 for key, value in held.items() if isinstance(held, dict) else enumerate(held):
-                    yield f"{prefix}.{name}[{key!r}]".strip("."), value
-
-
-def differ(one, other, whole):
-    """Whether two tensors differ by more than rounding does, measured by the numbers in a third."""
-    allowed = 1e-2 * whole.float().std(correction=0) + 1e-4 * whole.float().abs().max()
-    return not bool((one.float() - other.float()).abs().max() <= allowed)
+                    if id(value) not in known:
+                        yield f"{prefix}.{name}[{key!r}]".strip("."), value
 
 
 def check_neighbours(rehearsal):
@@ -233,9 +223,7 @@ def check_modes(rehearsal):
     if lost := [name for name, module in trainee.model.named_modules() if module.training != modes[name]]:
         raise Failed(f"{some(lost)}: taken out of train mode by forward(); leave that to model.eval()")
     if not asking and any(map(differ, one, in_training, one)):
-        raise Failed(
-            "outputs differ between the modes, but no layer asks for self.training; what else do they hang on?"
-        )
+        raise Failed("outputs differ, but no layer asks for self.training; on what do they depend then?")
     return f"they differ by {', '.join(asking)}" if asking else "they give the same"
 
 
@@ -260,6 +248,9 @@ def matched(outputs, labels):
         flat = output.ndim == 2 and len(output) == label.numel()
         if not label.is_floating_point() and (each or flat) and output.shape[1] > 1:
             return output, label, "classes"
+        is_table = label.shape == output.shape and output.ndim == 2 and output.shape[1] > 1
+        if is_table and ((label == 1).sum(1) == 1).all() and label.sum() == len(label):
+            return output, label.argmax(1), "classes"  # that were one-hot
         if label.numel() == output.numel():
             return output, label, "binary" if ((label == 0) | (label == 1)).all() else "numbers"
     return None

@@ -12,7 +12,7 @@ from pathlib import Path
 import utils
 from toolkit import model_checks
 from toolkit.memory import memory_errors_in_a_line, total_memory
-from toolkit.model_checks import SECONDS, Failed, NotApplicable, matched, share_right
+from toolkit.model_checks import SECONDS, Failed, NotApplicable, guess_of, instead, matched, share_right
 from toolkit.rehearsal import Rehearsal, range_test, step_memory, within
 from toolkit.restore import collect, restore
 from toolkit.state import TrainState, read_state
@@ -62,22 +62,22 @@ def in_a_line(error, project):
 
 def check_speed(rehearsal):
     """The data loader is faster than the training steps, or an epoch is loaded in a second."""
-    times = {"load": [], "step": []}
-    for _ in within(SECONDS / 3, rehearsal.batches(epochs=(2, 3))):
-        times["load"].append(time.monotonic())
     some_steps = itertools.islice(itertools.cycle(rehearsal.first_batches), STEPS_TO_TIME)
-    for *_, loss in within(SECONDS / 3, rehearsal.begin().train(some_steps)):
-        loss.item()  # waits for the device
-        times["step"].append(time.monotonic())
-    load, step = ((those[-1] - those[0]) / (len(those) - 1) for those in times.values())  # the first takes longer
+    load = time_of(rehearsal.batches(epochs=(2, 3)))
+    step = time_of(loss.item() for *_, loss in rehearsal.begin().train(some_steps))  # which waits for the device
     if step > SLOW and rehearsal.indices("train"):
-        rehearsal.most = max(FEW, int(rehearsal.params.batch_size * SLOW / step))
+        rehearsal.most = max(FEW, int(len(rehearsal.keys(1)[0]) * SLOW / step))
     message = f"{1 / load:.3g} batches a second are loaded, {1 / step:.3g} trained on"
     if load > step and load * len(rehearsal.dataloaders["train"]) > 1:
-        raise Failed(f"{message}: the model waits for data; more num_workers, if the loader uses "
-                     f"them, or keep in memory what it decodes")  # fmt: skip
-    cut = f"; the checks below take {rehearsal.most} samples of a batch" if rehearsal.most else ""
-    return message + cut
+        raise Failed(f"{message}: the model waits for data; more num_workers, if the loader uses them, or keep in "
+                     f"memory what it decodes")  # fmt: skip
+    return message + (f"; the checks below take {rehearsal.most} samples of a batch" if rehearsal.most else "")
+
+
+def time_of(things):
+    """The seconds that each of some things takes to come, but for the first, which takes longer."""
+    times = [time.monotonic() for _ in within(SECONDS / 3, things)]
+    return (times[-1] - times[0]) / (len(times) - 1)
 
 
 def check_order(rehearsal):
@@ -86,7 +86,7 @@ def check_order(rehearsal):
               for epoch in (1, 2)]  # fmt: skip
     if len(orders[0]) == 1 and batch_size(orders[0]) == 1:
         raise NotApplicable("there is one sample only")
-    if first_difference(*orders) is None:
+    if len(orders[0]) == len(orders[1]) and first_difference(*orders) is None:
         raise Failed("the second epoch has the order of the first; shuffle=True, or a sampler that draws from torch")
     return "the second epoch has another order than the first"
 
@@ -137,13 +137,18 @@ def check_overfit(rehearsal):
     for rate in filter(None, dict.fromkeys([rehearsal.params.learning_rate, rehearsal.range_test.get("suggested")])):
         trainee, losses, right = rehearsal.begin(), [], None
         trainee.at_rate(rate)
-        for outputs, labels, loss in within(
-            SECONDS, trainee.train(itertools.repeat(batch, STEPS_BY_HEART), repeats=True)
-        ):
+        steps = trainee.train(itertools.repeat(batch, STEPS_BY_HEART), is_random=False)
+        for outputs, labels, loss in within(SECONDS, steps):
             losses.append(loss.item())
-            if (found := matched(outputs, labels)) is not None and found[2] != "numbers":
+            found = matched(outputs, labels)
+            if found is not None and found[2] != "numbers":
                 right = share_right(*found)
-            if right == 1 or (right is None and losses[-1] < 0.1 * losses[0]):
+            elif len(losses) == 1:  # half of what is to be had without the inputs is enough
+                guess = (
+                    trainee.loss_fn(instead(outputs, found[0], guess_of(*found)), labels).item() if found else math.inf
+                )
+                target = 0.5 * min(losses[0], guess)
+            if right == 1 or (right is None and losses[-1] < target):
                 return f"learned in {len(losses)} steps, at learning rate {rate:.2g}"
             if not math.isfinite(losses[-1]):
                 break

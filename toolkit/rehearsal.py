@@ -50,6 +50,7 @@ class Rehearsal:
     def __init__(self, task, params, data_dir):
         self.task, self.params, self.data_dir = task, params, data_dir
         self.most, self.repeats, self.range_test = None, False, {}
+        params.compile = False  # of each of its models, which would take longer than all the rest
 
     @functools.cached_property
     def dataloaders(self):
@@ -127,14 +128,19 @@ class Trainee:
         for group, own in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = own * rate / self.params.learning_rate
 
-    def train(self, batches, repeats=False):
+    def train(self, batches, is_random=True):
         """Train on batches. Yields (outputs, labels, loss) of each when its gradient is there; its step comes next.
 
-        With `repeats`, each step draws the same random numbers (for dropout and augmentation).
+        If not `is_random`, in eval mode, without dropout and augmentation, but for batch norms and recurrent layers.
         """
-        self.model.train()
+        needed = [
+            m for m in self.model.train().modules() if m.training and isinstance(m, _BatchNorm | torch.nn.RNNBase)
+        ]
+        self.model.train(is_random)
+        for module in needed:
+            module.train()
         for number, (inputs, labels) in enumerate(batches_on_device(batches, self.model, self.steps)):
-            self.seed(0 if repeats else number)
+            self.seed(number)
             with self.precision:
                 outputs = self.model(inputs)
                 loss = self.loss_fn(outputs, labels)
@@ -167,6 +173,12 @@ class Trainee:
         self.seed(number)
         with torch.set_grad_enabled(mode == "train"):
             return [tensor.detach() for tensor in tensors(self.model(self.on_device(batch)[0])) if tensor.ndim]
+
+
+def differ(one, other, whole):
+    """Whether two tensors differ by more than rounding does, measured by the numbers in a third."""
+    allowed = 1e-2 * whole.float().std(correction=0) + 1e-4 * whole.float().abs().max()
+    return not bool((one.float() - other.float()).abs().max() <= allowed)
 
 
 def step_memory(rehearsal, batch):
