@@ -134,7 +134,6 @@ MADE_DEEP = (
 OWN_MEANS = "\n    def forward(self, x):\n        return super().forward(x @ self.mix)\n"
 FAULTS = {  # name: (check that fails, others that have to, words of the message, net, data, params)
     "a Net that cannot be made": ("model and data", [], r"ZeroDivisionError: .*net.py:\d+", made("1 / 0"), "", {}),
-    "an optimizer that is not there": ("model and data", [], "torch.optim has", "", "", {"optimizer": "Adan"}),
     "NaN": ("inputs and labels", [], r"batch \d of train holds NaN", "", loaded("x[7] = float('nan')"), {}),
     "a class too many": ("inputs and labels", [], "has class 10", "", loaded("y = y + 1"), {}),
     "black images": ("inputs and labels", [], "all inputs of train are 0", "", loaded("x = x * 0"), {}),
@@ -445,8 +444,9 @@ def copied(path, folder, changed=()):
 
 
 def test_mistakes_of_the_users_are_of_code_2_and_write_nothing(call, experiment):
+    experiment.write(optimizer="Adan")
     before = snapshot(experiment.folder)
-    for mistake in (["--model_dir", "nowhere"], [*experiment.arguments, "--device", "tpu"]):
+    for mistake in (["--model_dir", "nowhere"], [*experiment.arguments, "--device", "tpu"], experiment.arguments):
         code, _, err = call(preflight.main, *mistake)
         assert code == 2
         assert err.startswith("error: ") and err.count("\n") == 1

@@ -30,6 +30,9 @@ def run_checks(rehearsal):
     """Make all checks. Yields of each a dict with "check", "ok" (None: does not apply), "message" and "seconds".
 
     What fails in code of the user's is a check that failed; without data and model that fit, the rest is not tried.
+
+    Raises:
+        UserError: data, model or optimizer cannot be made.
     """
     needed = None
     for name, check in CHECKS.items():
@@ -42,6 +45,8 @@ def run_checks(rehearsal):
         except NotApplicable as reason:
             ok, message = None, str(reason)
         except (Failed, UserError) as error:
+            if isinstance(error, UserError) and check is model_checks.check_parts:
+                raise  # with which train.py ends, too
             ok, message = False, str(error)
         except Exception as error:
             ok, message = False, in_a_line(error, rehearsal.task.project)
@@ -82,7 +87,7 @@ def time_of(things):
 
 def check_order(rehearsal):
     """Two epochs of the training split come in different orders."""
-    orders = [rehearsal.keys(epoch) or [batch[1] for batch in itertools.islice(rehearsal.batches(epochs=[epoch]), FEW)]
+    orders = [rehearsal.keys(epoch) or [labels for _, labels in itertools.islice(rehearsal.batches(epochs=[epoch]), FEW)]
               for epoch in (1, 2)]  # fmt: skip
     if len(orders[0]) == 1 and batch_size(orders[0]) == 1:
         raise NotApplicable("there is one sample only")
@@ -144,11 +149,9 @@ def check_overfit(rehearsal):
             if found is not None and found[2] != "numbers":
                 right = share_right(*found)
             elif len(losses) == 1:  # half of what is to be had without the inputs is enough
-                guess = (
-                    trainee.loss_fn(instead(outputs, found[0], guess_of(*found)), labels).item() if found else math.inf
-                )
-                target = 0.5 * min(losses[0], guess)
-            if right == 1 or (right is None and losses[-1] < target):
+                blind = instead(outputs, found[0], guess_of(*found)) if found else outputs
+                base = min(losses[0], trainee.loss_fn(blind, labels).item())
+            if right == 1 or (right is None and losses[-1] < base - 0.5 * abs(base)):
                 return f"learned in {len(losses)} steps, at learning rate {rate:.2g}"
             if not math.isfinite(losses[-1]):
                 break
@@ -159,9 +162,8 @@ def check_overfit(rehearsal):
 
 def check_memory(rehearsal):
     """A training step of the largest batch fits into memory."""
-    largest = max(
-        within(SECONDS / 2, rehearsal.batches()), key=lambda batch: sum(t.numel() for t in tensors(tuple(batch)))
-    )
+    batches = within(SECONDS / 2, rehearsal.batches())
+    largest = max(batches, key=lambda batch: sum(tensor.numel() for tensor in tensors(tuple(batch))))
     needed, there = step_memory(rehearsal, largest), total_memory(rehearsal.params.device) or math.inf
     message = f"the largest batch takes {needed / 2**20:.0f} MiB of {there / 2**30:.0f} GiB"
     if needed > 0.9 * there:
