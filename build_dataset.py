@@ -20,7 +20,7 @@ from tabulate import tabulate
 import utils
 from toolkit.builder import build
 from toolkit.dataset import SPLITS
-from toolkit.script import run_script
+from toolkit.script import add_quiet_argument, run_script
 from toolkit.sources import digits, folder, torchvision_set
 from utils import UserError
 
@@ -39,12 +39,13 @@ def parse_arguments(argv):
     parser.add_argument("--skip_corrupt", action="store_true", help="leave out images that cannot be decoded")
     parser.add_argument("--drop_duplicates", action="store_true", help="leave out of train what is in val or test too")
     parser.add_argument("--force", action="store_true", help="replace a dataset of that name")
+    add_quiet_argument(parser)
     return parser.parse_args(argv)
 
 
 def main(argv=None):
     args = parse_arguments(argv)
-    utils.set_logger()
+    utils.set_logger(quiet=args.quiet)
     if args.source == "folder" and args.path is None:
         raise UserError("`folder` needs the folder of your images: python build_dataset.py folder <path>")
     if args.source != "folder" and args.path is not None:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import utils
 from toolkit.pool import start_importing
-from toolkit.script import run_script
+from toolkit.script import add_quiet_argument, run_script
 from utils import UserError
 
 DEFAULT_TRIALS = 20  # of a space that is not a grid
@@ -68,6 +68,7 @@ def parse_arguments(argv):
                         help="how often a trial whose process died is gone on with (default: 2)")  # fmt: skip
     parser.add_argument("--storage", metavar="URL",
                         help="a database for several machines: postgresql://... (default: a file there)")  # fmt: skip
+    add_quiet_argument(parser)
     return parser.parse_args(argv)
 
 
@@ -136,7 +137,7 @@ def check(args, params, task, space):
 
 def main(argv=None):
     args = parse_arguments(argv)
-    utils.set_logger()
+    utils.set_logger(quiet=args.quiet)
     parent = Path(args.parent_dir)
     if not (parent / "params.json").is_file():
         raise UserError(f"{parent / 'params.json'}: no such file; it holds what all trials of a sweep share")

@@ -4,6 +4,7 @@ python train.py                                                  # experiments/b
 python train.py --model_dir experiments/base_model
 python train.py --model_dir experiments/wide --from experiments/base_model num_channels=64 learning_rate=3e-4
 python train.py --model_dir experiments/wide --verify_resume      # would it go on exactly where a crash left it?
+python train.py --reproduce experiments/wide                      # does its record give the same numbers again?
 python train.py --list_params                                    # what params.json can hold
 torchrun --nproc_per_node=4 train.py --model_dir experiments/wide # on four GPUs
 """
@@ -145,10 +146,34 @@ def parse_arguments(argv):
     parser.add_argument("--restart", action="store_true", help="begin anew; earlier results are moved aside")
     parser.add_argument("--max_steps", type=int, metavar="N", help="stop, as Ctrl-C does, when N steps are done in all")
     parser.add_argument("--verify_resume", action="store_true", help="prove that this experiment resumes exactly")
+    parser.add_argument("--reproduce", metavar="EXPERIMENT", help="run it again as recorded, and compare the numbers")
     parser.add_argument("--from", dest="params_from", metavar="EXPERIMENT", help="take the params.json of another one")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="with --from: values that differ from it")
     parser.add_argument("--list_params", action="store_true", help="print the hyperparameters, and do nothing else")
     return parser.parse_intermixed_args(argv)
+
+
+def prove(args):
+    """What --verify_resume and --reproduce do; `args`: the command line."""
+    others = [args.params_from, args.restore_file, args.restart, args.partial, args.max_steps is not None]
+    if any(others) or args.overrides or (args.verify_resume and args.reproduce):
+        raise UserError(
+            "--verify_resume and --reproduce are of an experiment as it is: with --data_dir, --device alone"
+        )
+    if args.verify_resume:
+        from toolkit.verify import verify_resume
+
+        verify_resume(*set_up(args.model_dir, args.data_dir, args.device), args.model_dir)
+        return
+    from toolkit.reproduce import Record
+
+    record = Record(args.reproduce)
+    task, params, data_dir = set_up(
+        record.fresh, args.data_dir or record.data_dir, args.device or record.device, record.folder, record.overrides()
+    )
+    same = record.check(params)
+    train_experiment(task, params, data_dir, record.fresh, **record.options)
+    parallel.on_main(lambda: record.compare(*same))
 
 
 def main(argv=None):
@@ -156,12 +181,9 @@ def main(argv=None):
     if args.list_params:
         print(params_table(find_task(args.model_dir).hyperparameters))
         return
-    utils.set_logger()
-    others = [args.params_from, args.restore_file, args.restart, args.max_steps is not None]
-    if args.verify_resume and any(others):
-        raise UserError(
-            "--verify_resume is of an experiment as it is: without --from, --restore_file, --restart, --max_steps"
-        )
+    utils.set_logger(quiet=args.quiet)
+    if args.verify_resume or args.reproduce:
+        return prove(args)
     if args.max_steps is not None and args.max_steps < 1:
         raise UserError(f"--max_steps is {args.max_steps}, should be 1 or more")
     if args.partial and not args.restore_file:
@@ -170,13 +192,6 @@ def main(argv=None):
         raise UserError(f"{args.overrides[0]}: values on the command line need --from <experiment>")
     overrides = parse_overrides(args.overrides)
     experiment = set_up(args.model_dir, args.data_dir, args.device, args.params_from, overrides)
-
-    if args.verify_resume:
-        from toolkit.verify import verify_resume
-
-        verify_resume(*experiment, args.model_dir)
-        return
-
     with memory_errors_in_a_line(params=experiment[1]):
         train_experiment(
             *experiment,

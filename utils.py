@@ -16,6 +16,10 @@ from pydantic import ValidationError
 
 from toolkit.hyperparameters import Hyperparameters
 
+PARTS = ("report_{}*.json", "predictions_{}*.csv", "confusion_{}*.png", "reliability_{}*.png", "mistakes_{}*.png",
+         "mistakes_{}*.html", "residuals_{}*.png")  # fmt: skip
+REPORTS = [part.format(split) for part in PARTS for split in ("train", "val", "test")]  # files of evaluate.py
+
 
 class UserError(Exception):
     """A mistake that the user can mend: ends the script with this one line and exit code 2."""
@@ -204,24 +208,27 @@ def go_on_without(handler):
     logging.warning("%s: cannot be written: %s; going on without it", what, sys.exc_info()[1])
 
 
-def set_logger(log_path=None, terminal=True):
+def set_logger(log_path=None, terminal=True, *, quiet=None):
     """Log to the terminal, and with a time before each line to the file `log_path`, which is appended to.
 
-    The file is made by the first message. A second call closes the first one's file and takes the new one.
+    The file is made by the first message. A second call closes the first one's file and takes the new one. With `quiet`
+    the terminal gets warnings and errors alone; None: as the call before had it.
     """
     logger = logging.getLogger()
-    logger.setLevel(
-        logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR
-    )  # of several processes one talks
-    for handler in [h for h in logger.handlers if getattr(h, "ours", False)]:
+    logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)  # of several, one talks
+    ours = [handler for handler in logger.handlers if getattr(handler, "ours", False)]
+    level = max(handler.level for handler in ours) if quiet is None and ours else logging.WARNING * bool(quiet)
+    for handler in ours:
         logger.removeHandler(handler)
         handler.close()
-    handlers = [(logging.StreamHandler(sys.stdout), "%(message)s")] if terminal else []
+    handlers = [(logging.StreamHandler(sys.stdout), level, "%(message)s")] if terminal else []
     if log_path is not None:
-        handlers.append((LogFile(log_path, encoding="utf-8", delay=True), "%(asctime)s %(levelname)s %(message)s"))
-    for handler, layout in handlers:
+        file = LogFile(log_path, encoding="utf-8", delay=True)
+        handlers.append((file, logging.NOTSET, "%(asctime)s %(levelname)s %(message)s"))
+    for handler, least, layout in handlers:
         handler.ours = True
         handler.handleError = lambda record, handler=handler: go_on_without(handler)
+        handler.setLevel(least)
         handler.setFormatter(logging.Formatter(layout))
         logger.addHandler(handler)
 
@@ -282,7 +289,7 @@ def save_dict_to_json(d, json_path):
 def save_checkpoint(state, is_best, checkpoint):
     """Save `state` as `last.pth.tar` in the folder `checkpoint`, and as `best.pth.tar` before that if `is_best`.
 
-    What was last becomes `previous.pth.tar`. Metrics of checkpoints that are replaced are removed.
+    What was last becomes `previous.pth.tar`. Metrics and reports of checkpoints that are replaced are removed.
 
     Args:
         state: dict with "epoch", "state_dict" (of the model), "optim_dict" (of the optimizer), and whatever else of
@@ -300,7 +307,7 @@ def save_checkpoint(state, is_best, checkpoint):
     content = io.BytesIO()
     torch.save(state, content)
     if is_best:
-        write_whole(folder / "best.pth.tar", content.getbuffer(), outdates=["metrics_*_best*.json"])
+        write_whole(folder / "best.pth.tar", content.getbuffer(), outdates=["metrics_*_best*.json", *REPORTS])
     outdates = ["metrics_*_last.json", "metrics_*_previous.json"]  # of evaluate.py
     write_whole(folder / "last.pth.tar", content.getbuffer(), keep="previous.pth.tar", outdates=outdates)
 

@@ -80,7 +80,7 @@ MISTAKES = {
     "a fact": (params(num_classes=6), [], "num_classes is 6, but the dataset has 10"),
     "missing key": (net("width = params.num_channels", "width = params.net_width"), [], "has no key 'net_width', which model/net.py:"),
     "no step": (NO_CHANGE, ["--max_steps", "0"], "--max_steps is 0, should be 1 or more"),
-    "verified with options": (NO_CHANGE, ["--verify_resume", "--restart"], "--verify_resume is of an experiment as it is: without --from"),
+    "verified with options": (NO_CHANGE, ["--verify_resume", "--restart"], "--verify_resume and --reproduce are of an experiment as it is"),
     "no length": (loader("return dataloaders", "return {s: DataLoader(NoLength()) for s in types}\n\n\nclass NoLength(torch.utils.data.IterableDataset):\n    def __iter__(self):\n        yield 1"), [], "the loader of 'train' has no length"),
     "an optimizer that cannot be saved": (net("metrics = {", "def make_optimizer(model, params):\n    optimizer = torch.optim.SGD(model.parameters(), 0.1)\n    optimizer.param_groups[0]['what'] = slice(3)\n    return optimizer\n\n\nmetrics = {"), [], "optim_dict/param_groups/what of the checkpoint would hold a slice"),
     "no dataset named": (NO_CHANGE, ["--data_dir", None], "build_dataset.py"),

@@ -49,7 +49,7 @@ def test_run_json_holds_what_reproduces_the_run(call, experiment):
     facts = json.loads((experiment.data_dir / "dataset.json").read_text())
     assert run["dataset"]["fingerprint"] == facts["fingerprint"]
     assert run["params"] | SMALL == run["params"]
-    assert (run["seed"], run["params"]["dropout_rate"], run["params"]["num_classes"]) == (230, 0.5, 10)
+    assert (run["seed"], run["params"]["dropout_rate"], run["facts"]["num_classes"]) == (230, 0.5, 10)
     session = run["sessions"][0]
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     assert (session["code"] or {}).get("commit", "") == commit

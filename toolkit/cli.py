@@ -13,6 +13,7 @@ import utils
 from toolkit import parallel
 from toolkit.dataset import read_facts
 from toolkit.precision import set_arithmetic
+from toolkit.script import add_quiet_argument
 from toolkit.task import find_model, find_task
 from utils import Params, UserError
 
@@ -26,6 +27,7 @@ def add_common_arguments(parser):
     )
     parser.add_argument("--data_dir", help="the dataset's folder; by default data/ and the params' `dataset`")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps; by default the fastest that is there")
+    add_quiet_argument(parser)
 
 
 def set_up(model_dir, data_dir=None, device=None, params_from=None, overrides=None):

@@ -5,8 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from PIL import Image, ImageOps
-from tqdm import tqdm
 
+from toolkit.bar import progress_bar
 from utils import UserError
 
 GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N", "F")
@@ -107,7 +107,7 @@ def in_threads(function, items, name):
 
     results, pool = [], ThreadPoolExecutor(threads)
     try:
-        with tqdm(total=len(items), desc=name, leave=False, disable=None) as bar:
+        with progress_bar(name, len(items)) as bar:
             for some in pool.map(call, range(0, len(items), at_once)):
                 results += some
                 bar.update(len(some))

@@ -15,7 +15,7 @@ from toolkit.history import as_csv
 from toolkit.memory import peak_memory
 from toolkit.monitor import MODES
 from toolkit.plots import plot_curves
-from toolkit.provenance import now, provenance
+from toolkit.provenance import name_of_device, now, provenance
 from toolkit.stop import EndOfSession, Pruned
 from utils import UserError
 
@@ -52,15 +52,16 @@ class Journal:
             self.params.save(path)
         self.sessions = self.read_sessions()
         project = getattr(self.params, "model_folder", ".")
-        began = {"started": now(), "first_epoch": state.epoch + 1, "first_step": state.step + 1}
+        device = next((p.device for p in model.parameters()), "cpu")
+        began = {"device": str(device), "processes": parallel.count()}
+        began |= {"started": now(), "first_epoch": state.epoch + 1, "first_step": state.step + 1}
         self.sessions.append(provenance(project) | began | ({"changed_params": changed} if changed else {}))
         self.write_run_json(model, state)
-        device = next((p.device for p in model.parameters()), "cpu")
         name, many = type(model).__name__, ""
         if parallel.count() > 1:
             name, many = name.removeprefix("FSDP"), f" and {parallel.count() - 1} more ({self.params.parallel})"
         logging.info("Training %s: %s of %s parameters, on %s%s", self.folder, name,
-                     f"{count_parameters(model):,}", device, many)  # fmt: skip
+                     f"{count_parameters(model):,}", name_of_device(device), many)  # fmt: skip
         if hasattr(self.params, "data_dir"):
             logging.info("Model: %s/net.py; data: %s", self.params.model_folder, self.params.data_dir)
         if history is not None:
@@ -162,13 +163,15 @@ class Journal:
 
     def write_run_json(self, model, state):
         """Write run.json, what reproduces the run."""
-        mode = self.params.monitor_mode or (state.best and MODES.get(state.best.monitor))
+        stated, mode = self.params.stated, self.params.monitor_mode or (state.best and MODES.get(state.best.monitor))
         content = {
             "model_dir": str(self.folder),
             "seed": self.params.seed,
-            "params": as_json(self.params.values),
+            "params": as_json(stated),
+            "facts": as_json({name: value for name, value in self.params.values.items() if name not in stated}),
             "dataset": dataset_of(self.params),
             "parameters_of_the_model": count_parameters(model),
+            "restored_from": state.restored_from,
             "best": state.best and state.best.model_dump() | {"mode": mode},
             "epochs": state.epoch,
             "steps": state.step,

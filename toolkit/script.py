@@ -12,6 +12,11 @@ from tqdm import tqdm
 from utils import UserError
 
 
+def add_quiet_argument(parser):
+    """Add the argument that all scripts have."""
+    parser.add_argument("--quiet", action="store_true", help="print results, warnings and errors, and nothing else")
+
+
 def run_script(main):
     """Run `main()` and end the process: code 2 and one line for a mistake of the user's, 130 for Ctrl-C."""
     for stream in (sys.stdout, sys.stderr):

@@ -3,13 +3,11 @@
 import contextlib
 import logging
 import math
-import sys
 import time
 from collections import Counter
 from multiprocessing import connection
 
-from tqdm import tqdm
-
+from toolkit.bar import progress_bar
 from toolkit.cli import derive
 from toolkit.experiment import MAY_CHANGE
 from toolkit.journal import note_failure
@@ -49,8 +47,7 @@ class Sweep:
         """
         with StopSignals() as signals, self.study:
             signals.in_step = True  # they are looked after here, between two things
-            disable = sys.stderr is None or None
-            self.bar = tqdm(total=self.study.total, desc="sweep", disable=disable, dynamic_ncols=True)
+            self.bar = progress_bar("sweep", self.study.total, leave=True)
             try:
                 self.show()
                 while self.step():

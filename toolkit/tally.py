@@ -3,19 +3,19 @@
 import contextlib
 import math
 import os
-import sys
 import time
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from toolkit import parallel
+from toolkit.bar import EpochBar
 from toolkit.metrics import is_streaming, load_metric_state, metric_state, results_of
 from toolkit.trees import batch_size, from_plain, tensors, to_plain, tree_cat, tree_map
 from utils import UserError
 
 SECONDS_BETWEEN_READINGS = 1.0  # of the loss, where steps are slow
+LONGEST_FOR_SHOW = 0.05  # seconds that a metric for the bar alone may take
 SHARE_OF_MEMORY = 0.5  # of what is free, that the outputs of a split may take
 
 
@@ -54,11 +54,10 @@ class Tally:
         self.outputs, self.labels = [], []
         self.parts = []  # of this one of several processes: (outputs, labels) of each batch, None where it has none
         self.kept = 0  # how many of them lie in main memory
-        self.results = None  # once all is computed
+        self.results, self.shows_metric = None, True  # results: once all is computed
         self.started = self.read_at = time.monotonic()
         self.earlier, self.samples_per_second = 0, None  # samples that were summed up before; set by `compute`
-        silent = sys.stderr is None or not parallel.is_main() or None  # None: where there is no terminal
-        self.bar = tqdm(total=len(dataloader), desc=name, leave=False, disable=silent, dynamic_ncols=True)
+        self.bar = EpochBar(title_of(name, params), len(dataloader), unit_of(params), silent=not parallel.is_main())
 
     def update(self, outputs, labels, loss):
         """Take in a batch.
@@ -79,13 +78,10 @@ class Tally:
             self._keep(outputs, labels)
         else:
             self.parts.append((outputs, labels) if self.counts else None)
+        self.bar.update(batch_size(next(iter(tensors(labels) or tensors(outputs)), None)) * parallel.count())
         waited = time.monotonic() - self.read_at if alone else 0  # several read after the same step
         if len(self.pending) >= self.steps_between_readings or waited > SECONDS_BETWEEN_READINGS:
             self._read_losses()
-        try:
-            self.bar.update()
-        except OSError:  # the terminal is gone
-            self.bar.disable = True
 
     def _keep(self, outputs, labels):
         for metric in self.streaming:
@@ -130,7 +126,7 @@ class Tally:
         for name, metric in self.metrics.items():
             if is_streaming(metric):
                 load_metric_state(metric, state["metrics"][name])
-        self.bar.update(len(self.sizes))
+        self.bar.skip(len(self.sizes))
 
     def _compute(self):
         if not self.sizes:
@@ -168,17 +164,31 @@ class Tally:
         self.sizes[first:] = sizes
         for name in means:
             self.losses.setdefault(name, []).extend(means[name])
+        metric = {}
         if len(self.outputs) > self.kept:  # small tensors that stay would keep what steps freed from being used again
             self._join(self.kept)
             self.outputs[-1], self.labels[-1] = tree_map(torch.Tensor.cpu, (self.outputs[-1], self.labels[-1]))
+            metric = self._metric_to_show() if self.bar.is_shown else {}
         self.kept = len(self.outputs)
         losses = self.losses["loss"]
         if self.optimizer is not None:
             for step in range(first, len(losses)):
                 if not math.isfinite(losses[step]):
                     self._not_finite(step, losses[step])
-        if not self.bar.disable:
-            self.bar.set_postfix(loss=f"{np.mean(losses[first:]):.4f}", refresh=False)  # since the last reading
+        self.bar.show({"loss": np.mean(losses[first:])} | metric)  # since the last reading
+
+    def _metric_to_show(self):
+        """The metric that selects the best checkpoint, or the first one, of the outputs that came last: a dict."""
+        wanted = self.params.monitor if self.params.monitor in self.metrics else next(iter(self.metrics))
+        if is_streaming(self.metrics[wanted]) or not self.shows_metric:
+            return {}
+        started, last = time.monotonic(), (self.outputs[-1], self.labels[-1])
+        try:
+            results = results_of(wanted, self.metrics[wanted], *tree_map(to_numpy, last), self.params)
+        except Exception:  # few samples may be too little for it, and it is but for show
+            return {}
+        self.shows_metric = time.monotonic() - started < LONGEST_FOR_SHOW
+        return dict(list(results.items())[:1])
 
     def _exchange(self, sizes, means):
         """Let the main process take in what all have collected since the last reading, batch after batch."""
@@ -254,6 +264,17 @@ def weight_of(labels, outputs):
     if first is None or first.ndim < 2 or first.dtype != torch.int64:
         return batch_size(first)
     return ((first != -1) & (first != -100)).sum()
+
+
+def title_of(name, params):
+    """What the bar calls an epoch, or an evaluation by itself."""
+    epoch = getattr(params, "epoch", None)
+    return f"epoch {epoch}/{params.num_epochs} {name}" if epoch else name
+
+
+def unit_of(params):
+    """What the bar calls the samples."""
+    return "images" if "image_channels" in params.values else "samples"
 
 
 def is_flat(outputs, labels):

@@ -28,7 +28,7 @@ import utils  # noqa: E402
 from model.data_loader import counts_of, digest  # noqa: E402
 from toolkit.dataset import FACTS, SPLITS, read_facts  # noqa: E402
 from toolkit.folders import whole_folder  # noqa: E402
-from toolkit.script import run_script  # noqa: E402
+from toolkit.script import add_quiet_argument, run_script  # noqa: E402
 from utils import UserError, write_whole  # noqa: E402
 
 DATA = HERE / "data"
@@ -134,12 +134,13 @@ def parse_arguments(argv):
     parser.add_argument("--min_count", type=int, default=1, help="rarer words of train are unknown ones (default: 1)")
     parser.add_argument("--seed", type=int, default=230, help="seed of the random split of one file (default: 230)")
     parser.add_argument("--force", action="store_true", help="replace a dataset of that name")
+    add_quiet_argument(parser)
     return parser.parse_args(argv)
 
 
 def main(argv=None):
     args = parse_arguments(argv)
-    utils.set_logger()
+    utils.set_logger(quiet=args.quiet)
     for name, least in (("min_count", 1), ("seed", 0)):
         if getattr(args, name) < least:
             raise UserError(f"--{name}: should be {least} or more")

@@ -26,7 +26,7 @@ import utils
 from model.data_loader import digest
 from toolkit.dataset import FACTS, SPLITS, read_facts
 from toolkit.folders import whole_folder
-from toolkit.script import run_script
+from toolkit.script import add_quiet_argument, run_script
 from utils import UserError
 
 DATA = Path(__file__).resolve().parent / "data"
@@ -218,12 +218,13 @@ def parse_arguments(argv):
     parser.add_argument("--name", help="name of the dataset under data/ (default: the source's, or the file's)")
     parser.add_argument("--seed", type=int, default=230, help="seed of the split and the noise (default: 230)")
     parser.add_argument("--force", action="store_true", help="replace a dataset of that name")
+    add_quiet_argument(parser)
     return parser.parse_args(argv)
 
 
 def main(argv=None):
     args = parse_arguments(argv)
-    utils.set_logger()
+    utils.set_logger(quiet=args.quiet)
     given = [args.path is not None, args.target is not None]
     if not all(given) if args.source == "csv" else any([*given, args.ignore]):
         raise UserError("`csv`, and nothing else, takes a file and --target: build_dataset.py csv FILE --target COLUMN")

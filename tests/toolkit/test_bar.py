@@ -1,0 +1,82 @@
+"""What is shown while an epoch is under way: a bar on a terminal, lines elsewhere, nothing with --quiet."""
+
+import contextlib
+import fcntl
+import logging
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+
+import pytest
+import torch
+from conftest import ROOT, run_process
+
+from toolkit import bar
+from toolkit.tally import Tally
+from train import main as train
+from utils import Params, set_logger
+
+
+def on_a_terminal(*command):
+    """What a command prints on a terminal of 120 columns: (exit code, the text)."""
+    terminal, end = pty.openpty()
+    fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([str(part) for part in command], cwd=ROOT, env=environment, stdout=end, stderr=end)
+    os.close(end)
+    text = b""
+    with contextlib.suppress(OSError):  # the other end is closed
+        while part := os.read(terminal, 65536):
+            text += part
+    os.close(terminal)
+    return process.wait(), text.decode()
+
+
+def test_a_terminal_gets_a_bar_with_loss_metric_speed_and_time_left(experiment):
+    experiment.write(num_epochs=1, batch_size=4, save_summary_steps=20)
+    code, text = on_a_terminal(sys.executable, ROOT / "train.py", *experiment.arguments)
+    assert code == 0
+    drawn = [line for line in re.split(r"[\r\n]", text) if "epoch 1/1 training" in line]
+    pattern = r"epoch 1/1 training +\d+%\|.*\| *\d+/360 \[\d\d:\d\d<\d\d:\d\d, loss \d\.\d{4}, accuracy \d\.\d{4}, [\d,]+ images/s\]"
+    assert any(re.search(pattern, line) for line in drawn), drawn
+
+
+def test_quiet_leaves_results_and_the_log(experiment):
+    done = run_process(sys.executable, ROOT / "train.py", *experiment.arguments, "--quiet")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert "Best accuracy on val" in (experiment.folder / "train.log").read_text()
+    code, text = on_a_terminal(sys.executable, ROOT / "evaluate.py", *experiment.arguments, "--quiet")
+    assert code == 0
+    assert text.startswith("| split ")
+    assert "%|" not in text and "Written" not in text
+
+
+def test_warnings_are_not_quiet(experiment, call):
+    experiment.write(my_key=1)
+    code, out, _ = call(train, *experiment.arguments, "--quiet")
+    assert (code, out) == (0, "params.json: my_key has no effect: nothing has read it\n")
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_without_a_terminal_there_is_a_line_from_time_to_time(tmp_path, monkeypatch, capsys, quiet):
+    monkeypatch.setattr(bar, "SECONDS_BETWEEN_LINES", 0)
+    (tmp_path / "params.json").write_text('{"save_summary_steps": 2}')
+    params = Params(tmp_path / "params.json")
+    set_logger(quiet=quiet)
+    outputs, labels = torch.eye(12), torch.arange(12)
+    batches = list(zip(outputs.split(3), labels.split(3), strict=True))
+    tally = Tally("training", {"accuracy": lambda o, lab: (o.argmax(1) == lab).mean()}, batches, params)
+    for outputs, labels in batches:
+        tally.update(outputs, labels, torch.tensor(0.5))
+    tally.compute()
+    lines = capsys.readouterr().out.splitlines()
+    logging.root.handlers = [handler for handler in logging.root.handlers if not getattr(handler, "ours", False)]
+    assert len(lines) == (0 if quiet else 2)
+    for number, line in enumerate(lines, 1):
+        assert re.fullmatch(
+            rf"training: batch {2 * number} of 4, loss 0.5000, accuracy 1.0000, [\d,]+ samples/s, \d\d:\d\d left", line
+        )

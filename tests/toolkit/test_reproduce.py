@@ -1,0 +1,107 @@
+"""train.py --reproduce: a run is made again from its record, and the numbers are compared."""
+
+import json
+import sys
+
+import pytest
+from conftest import ROOT, Experiment, copy_of, run_process
+from test_errors import LOADER, NET
+
+from synthesize_results import main as synthesize
+from train import main as train
+
+
+def run(*arguments, **options):
+    return run_process(sys.executable, ROOT / "train.py", *arguments, **options)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, digits_dir):
+    """A project with a model of its own, and in it an experiment that was stopped in its second epoch."""
+    project = tmp_path_factory.mktemp("project")
+    (project / "model").mkdir()
+    (project / "model" / "net.py").write_text(NET)
+    (project / "model" / "data_loader.py").write_text(LOADER)
+    experiment = Experiment(project / "experiment", digits_dir)
+    done = run(*experiment.arguments, "--max_steps", 30)
+    assert done.returncode == 0, done.stderr
+    return project
+
+
+@pytest.fixture
+def project(trained, tmp_path):
+    return copy_of(trained, tmp_path / "project")
+
+
+def test_the_same_numbers_come_out_to_the_bit(project, call):
+    done = run("--reproduce", project / "experiment")
+    assert (done.returncode, done.stderr) == (0, "")
+    marks = [line.split()[:2] for line in done.stdout.splitlines()[:5]]
+    assert [name for _, name in marks] == ["code", "data", "hyperparameters", "versions", "machine"]
+    assert {mark for mark, _ in marks} == {"✓"}
+    assert "Reproduced: the 9 numbers of history.csv are the same to the bit, and so are the weights." in done.stdout
+    again = project / "experiment" / "reproduced-1"
+    assert (again / "history.csv").read_bytes() == (project / "experiment" / "history.csv").read_bytes()
+    code, out, _ = call(synthesize, "--parent_dir", project)
+    assert (code, "1 experiment: 1 stopped" in out) == (0, True)  # the fresh run is no experiment of its own
+
+
+def test_params_json_may_have_changed_since(project):
+    folder = project / "experiment"
+    values = json.loads((folder / "params.json").read_text())
+    (folder / "params.json").write_text(json.dumps(values | {"learning_rate": 0.02, "num_epochs": 5}))
+    done = run("--reproduce", folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "✓ hyperparameters  as recorded; today's would have another learning_rate, num_epochs" in done.stdout
+    assert "the same to the bit" in done.stdout
+
+
+def test_another_loss_function_is_named_and_gives_other_numbers(project):
+    net = NET.replace("return F.cross_entropy(outputs, labels)", "return F.cross_entropy(outputs, labels) * 2")
+    assert net != NET
+    (project / "model" / "net.py").write_text(net)
+    done = run("--reproduce", project / "experiment")
+    assert done.returncode == 2
+    assert "✗ code " in done.stdout and "net.py" in done.stdout.splitlines()[0]
+    assert "not reproduced: " in done.stderr and "what has a ✗ above is the likely cause" in done.stderr
+
+
+def test_other_data_is_named(project, digits_dir, tmp_path):
+    data = copy_of(digits_dir, tmp_path / "other")
+    facts = json.loads((data / "dataset.json").read_text())
+    (data / "dataset.json").write_text(json.dumps(facts | {"fingerprint": "0" * 64}))
+    done = run("--reproduce", project / "experiment", "--data_dir", data)
+    assert f"✗ data             {data} holds other data than then: fingerprint 000000000, was" in done.stdout
+
+
+def test_a_run_that_began_with_the_weights_of_another(project, digits_dir):
+    experiment = Experiment(project / "finer", digits_dir)
+    begun = run(*experiment.arguments, "--restore_file", project / "experiment" / "best.pth.tar", "--max_steps", 3)
+    assert begun.returncode == 0, begun.stderr
+    done = run("--reproduce", experiment.folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "The weights to begin with are those of" in done.stdout
+    assert "Reproduced: " in done.stdout
+
+
+def test_another_number_of_threads_is_told_and_is_rounding(project):
+    done = run("--reproduce", project / "experiment", env={"OMP_NUM_THREADS": "2"})
+    assert "✗ machine " in done.stdout and "threads: 1, now " in done.stdout
+
+
+MISTAKES = {
+    "no record": (lambda folder: (folder / "run.json").unlink(), [], "run.json: no such file; it is the record that train.py makes"),
+    "an old record": (lambda folder: (folder / "run.json").write_text("{}"), [], "is not complete, or of an earlier version"),
+    "a new key": (lambda folder: (folder / "params.json").write_text('{"my_key": 1}'), [], "my_key: the run was made without"),
+    "other options": (lambda folder: None, ["--restart"], "--verify_resume and --reproduce are of an experiment as it is"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_told_in_a_line(project, call, mistake):
+    change, options, message = MISTAKES[mistake]
+    change(project / "experiment")
+    code, _, error = call(train, "--reproduce", project / "experiment", *options)
+    assert (code, error.count("\n")) == (2, 1)
+    assert message in error
+    assert not (project / "experiment" / "reproduced-1").exists()

@@ -1,0 +1,191 @@
+"""The proof that an experiment's record reproduces it: what has changed since is listed, it is run again, compared."""
+
+import csv
+import logging
+import math
+from pathlib import Path
+
+import utils
+from toolkit import parallel
+from toolkit.experiment import as_text, find_checkpoint, free_name, has_run, read_last
+from toolkit.provenance import PACKAGES, file_of_code, provenance, sha256
+from toolkit.task import find_task
+from toolkit.verify import first_difference
+from utils import UserError
+
+ROUNDING = 0.01  # how far numbers may be apart, relative to them or to 1, where machine or versions are not the same
+
+
+class Record:
+    """What run.json and the files beside it say of a run.
+
+    Args:
+        folder: the experiment's.
+
+    Attributes:
+        fresh: the folder in which it is to be run again, `reproduced-<n>` in the experiment's.
+        params: the hyperparameters that it had, a dict.
+        options: further arguments of `train_experiment`.
+
+    Raises:
+        UserError: it has no run.json, an incomplete one, or trained no step.
+    """
+
+    def __init__(self, folder):
+        self.folder, path = Path(folder), Path(folder) / "run.json"
+        if not path.exists():
+            raise UserError(f"{path}: no such file; it is the record that train.py makes, and what --reproduce goes by")
+        self.content = utils.read_json(path)
+        try:
+            self.sessions, self.params, steps = (self.content[name] for name in ("sessions", "params", "steps"))
+            self.first, self.last = self.sessions[0], self.sessions[-1]
+            self.device, self.data_dir = self.last["device"].split(":")[0], self.content["facts"].get("data_dir")
+        except (LookupError, TypeError):
+            raise UserError(f"{path}: is not complete, or of an earlier version of train.py") from None
+        self.params = {name: value for name, value in self.params.items() if not name.startswith(("$", "_"))}
+        state = read_last(self.folder)[0] if has_run(self.folder) else None
+        self.steps = steps if state is None else state.step
+        if not self.steps:
+            raise UserError(f"{folder}: not one step was trained; there is nothing to reproduce")
+        self.data_dir = self.data_dir if self.data_dir and Path(self.data_dir).is_dir() else None
+        self.fresh = free_name(self.folder, "reproduced")
+        self.options = {} if "finished" in self.last else {"max_steps": self.steps}
+        if restored_from := self.content.get("restored_from"):
+            self.options["restore_file"] = find_checkpoint(self.folder, restored_from)
+            self.options["partial"] = "--partial" in self.first["command"]
+
+    def overrides(self):
+        """The values of then that params.json, or the defaults, have not any more, as a dict.
+
+        Raises:
+            UserError: params.json has a key that the run did not know.
+        """
+        path = self.folder / "params.json"
+        now = utils.Params(path, declared=find_task(self.folder).hyperparameters)
+        if new := [name for name in now.unread if name not in self.params]:
+            raise UserError(f"{path}: {', '.join(new)}: the run was made without; remove what was added since")
+        return {name: value for name, value in self.params.items() if now.stated.get(name) != value}
+
+    def check(self, params):
+        """Say what is as it was then and what is not, a line each.
+
+        Args:
+            params: hyperparameters of the run to come, with the facts of the present data.
+
+        Returns:
+            (whether code, data and hyperparameters are the same, whether versions and machine are).
+        """
+        now = provenance(params.model_folder) | {"device": params.device, "processes": parallel.count()}
+        things = [self._code(params.model_folder), self._data(params), self._params(), self._versions(now)]
+        things.append(self._machine(now))
+        for name, said, change in things:
+            mark, text = ("✗", change) if change else ("✓", said)
+            logging.info("%s %-16s %s", mark, name, text)
+        same = [not change for *_, change in things]
+        return all(same[:3]), all(same[3:])
+
+    def _code(self, project):
+        files = {name: sha256(file_of_code(name, project)) for name in self.last["files"]}
+        changed = {name for session in self.sessions for name, there in session["files"].items()
+                   if there != files.get(name, there)}  # fmt: skip
+        then = self.last["code"] or {"commit": None, "uncommitted_diff": ""}
+        commit = f"commit {then['commit'][:9]}" if then["commit"] else "no commit"
+        if not changed:
+            return "code", f"the {len(files)} files of then ({commit})", ""
+        cure = f"git checkout {then['commit'][:9]}" if then["commit"] else ""
+        if then["uncommitted_diff"]:
+            cure += ', then git apply "uncommitted_diff" of run.json'
+        names = ", ".join(sorted(changed)[:4]) + (f" and {len(changed) - 4} more" if len(changed) > 4 else "")
+        return "code", "", f"not as then: {names}" + (f" ({cure})" if cure else "")
+
+    def _data(self, params):
+        then, now = self.content["dataset"].get("fingerprint"), params.facts_of_data.get("fingerprint")
+        if then is None:
+            return "data", f"{params.data_dir} (it has no fingerprint to go by)", ""
+        change = f"{params.data_dir} holds other data than then: fingerprint {str(now)[:9]}, was {then[:9]}"
+        return "data", f"{params.data_dir}, fingerprint {then[:9]}", "" if then == now else change
+
+    def _params(self):
+        changes = [
+            f"session {number} changed learning_rate from {as_text(then)} to {as_text(now)}"
+            for number, session in enumerate(self.sessions, 1)
+            for then, now in [session.get("changed_params", {}).get("learning_rate", (None, None))]
+            if then != now
+        ]
+        differ = ", ".join(self.overrides())
+        said = f"as recorded; today's would have another {differ}" if differ else "as in params.json"
+        return "hyperparameters", said, "; ".join(changes)
+
+    def _versions(self, now):
+        then = self.last["versions"]
+        changes = [f"{name} {then.get(name)}, now {now['versions'][name]}" for name in ("python", *PACKAGES)
+                   if then.get(name) != now["versions"][name]]  # fmt: skip
+        return "versions", ", ".join(f"{name} {then[name]}" for name in ("python", "torch")), "; ".join(changes)
+
+    def _machine(self, now):
+        def of(session):
+            hardware = session["hardware"]
+            names = hardware["gpus"] if session["device"].startswith("cuda") else [hardware["processor"]]
+            return f"{session['processes']} × {session['device'].split(':')[0]} ({', '.join(sorted(set(names)))}), " \
+                   f"threads: {hardware['threads']}"  # fmt: skip
+
+        change = f"{of(self.last)}, now {of(now)}; the last digits may differ"
+        others = {of(session) for session in self.sessions} - {of(now)}
+        return "machine", of(now), change if others else ""
+
+    def compare(self, same_work, same_machine):
+        """Say whether the fresh run gave the same numbers.
+
+        Args:
+            same_work, same_machine: what `check` gave.
+
+        Raises:
+            UserError: it did not.
+        """
+        pairs = list(zip(*(read_history(folder) for folder in (self.folder, self.fresh)), strict=False))
+        numbers = [(name, row["epoch"], value, other.get(name, math.nan))
+                   for row, other in pairs for name, value in row.items()]  # fmt: skip
+        differ = [number for number in numbers if not equal(*number[2:])]
+        checkpoints = [folder / "last.pth.tar" for folder in (self.folder, self.fresh)]
+        if not differ and all(file.exists() for file in checkpoints):
+            one, other = (utils.read_checkpoint(file) for file in checkpoints)
+            if difference := first_difference(one, other):
+                raise UserError(f"{self.folder}: history.csv came out the same, but not last.pth.tar: {difference}")
+        if not differ:
+            weights = ", and so are the weights" if all(file.exists() for file in checkpoints) else ""
+            logging.info("Reproduced: the %d numbers of history.csv are the same to the bit%s.", len(numbers), weights)
+            return
+        results = [number for number in differ if number[0].startswith(("train_", "val_"))] or differ
+        name, epoch, value, other = max(results, key=lambda number: distance(*number[2:]))
+        most = f"{name} of epoch {epoch:g} was {value:.6g} and is {other:.6g}"
+        if same_work and not same_machine and distance(value, other) < ROUNDING:
+            logging.info("Reproduced but for rounding: of the %d numbers of history.csv, %d are the same to the bit; "
+                         "furthest apart: %s.", len(numbers), len(numbers) - len(differ), most)  # fmt: skip
+            return
+        why = "what has a ✗ above is the likely cause"
+        if same_work and same_machine:
+            why = "nothing known has changed: train.py --verify_resume tells whether it is deterministic at all"
+        raise UserError(f"{self.folder}: not reproduced: {most}; {why}. The fresh run is in {self.fresh}")
+
+
+def read_history(folder):
+    """The rows of history.csv, a list of dicts from name to float."""
+    try:
+        with open(folder / "history.csv", encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+            return [{name: float(value) if value else math.nan for name, value in row.items()} for row in rows]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{folder / 'history.csv'}: cannot be read: {error}") from None
+
+
+def equal(one, other):
+    """Whether two floats are the same, NaN being NaN."""
+    return one == other or (math.isnan(one) and math.isnan(other))
+
+
+def distance(one, other):
+    """How far two floats are apart, relative to the larger of them, or to 1."""
+    apart = abs(one - other) / max(1, abs(one), abs(other))
+    return math.inf if math.isnan(apart) else apart
