@@ -17,6 +17,7 @@ import utils
 from toolkit import parallel
 from toolkit.cli import add_common_arguments, set_up
 from toolkit.preflight import CHECKS, run_checks
+from toolkit.provenance import name_of_device
 from toolkit.rehearsal import Rehearsal, plot_range_test
 from toolkit.script import run_script
 from utils import UserError
@@ -32,12 +33,13 @@ def parse_arguments(argv):
 
 def main(argv=None):
     args = parse_arguments(argv)
-    utils.set_logger()
+    utils.set_logger(quiet=args.quiet)
     if parallel.was_launched():
         raise UserError("preflight.py is of one process; start it with python, not with torchrun")
     task, params, data_dir = set_up(args.model_dir, args.data_dir, args.device)
     rehearsal, results, width = Rehearsal(task, params, data_dir), [], max(map(len, CHECKS))
-    logging.info("%s, %s with the data in %s, on %s", args.model_dir, task.path_of(task.net), data_dir, params.device)
+    logging.info("Checking %s with %s on the data in %s, on %s\n", args.model_dir, task.path_of(task.net), data_dir,
+                 name_of_device(params.device))  # fmt: skip
     for result in run_checks(rehearsal):
         print(MARKS[result["ok"]], result["check"].ljust(width), result["message"], flush=True)
         results.append(result)
@@ -46,7 +48,7 @@ def main(argv=None):
         utils.write_whole(Path(args.model_dir) / "learning_rate_range.png", picture)
     utils.write_whole(Path(args.model_dir) / "preflight.json", json.dumps(results, indent=4) + "\n")
     failed = sum(result["ok"] is False for result in results)
-    logging.info("%s in %.0f seconds", f"{failed} failed" if failed else "All is well",
+    logging.info("\n%s in %.0f seconds", f"{failed} failed" if failed else "All is well",
                  sum(result["seconds"] for result in results))  # fmt: skip
     if failed:
         sys.exit(1)
