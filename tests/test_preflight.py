@@ -132,6 +132,19 @@ MADE_DEEP = (
     "self.body = nn.Sequential(nn.Linear(64, 32), *[nn.Sequential(nn.Linear(32, 32), nn.Sigmoid()) for _ in range(12)])"
 )
 OWN_MEANS = "\n    def forward(self, x):\n        return super().forward(x @ self.mix)\n"
+LENGTHS = """
+class Digits(PlainDigits):
+    def __getitem__(self, i):
+        x, y = super().__getitem__(i)
+        return x.view(8, 8)[: 8 - i % 3], y
+
+
+def padded(items):
+    rows, labels = zip(*items)
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.stack(labels)
+
+
+""" + DATA[DATA.index("def fetch") :].replace("shuffle=", "collate_fn=padded, shuffle=")
 FAULTS = {  # name: (check that fails, others that have to, words of the message, net, data, params)
     "a Net that cannot be made": ("model and data", [], r"ZeroDivisionError: .*net.py:\d+", made("1 / 0"), "", {}),
     "NaN": ("inputs and labels", [], r"batch \d of train holds NaN", "", loaded("x[7] = float('nan')"), {}),
@@ -223,6 +236,54 @@ FAULTS = {  # name: (check that fails, others that have to, words of the message
         "body.0.weight",
         "def make_optimizer(model, params):\n    return torch.optim.Adam(model.head.parameters(), params.learning_rate)\n",
         "",
+        {},
+    ),
+    "the logarithm of 0": (
+        "loss at the start",
+        ["gradients", "16 samples by heart"],
+        "look for the logarithm",
+        loss("-(outputs.softmax(1) * 0).log().mean() + F.cross_entropy(outputs, labels)"),
+        "",
+        {},
+    ),
+    "the root of 0": (
+        "gradients",
+        ["16 samples by heart"],
+        "NaN or infinite",
+        forward("h = self.body(x)\nreturn self.head(h + (0 * h).sqrt())"),
+        "",
+        {},
+    ),
+    "multiplied by 0": (
+        "gradients",
+        ["16 samples by heart"],
+        "all 0",
+        forward("return self.head(0 * self.body(x))"),
+        "",
+        {},
+    ),
+    "weights that are too large": (
+        "gradients",
+        ["neighbours in a batch", "16 samples by heart"],  # rounding, too, explodes
+        "explode",
+        made(
+            "self.body = nn.ModuleList([nn.Linear(64, 32), *[nn.Linear(32, 32) for _ in range(12)]])",
+            "        for p in self.body.parameters():\n            p.data *= 20\n\n"
+            "    def forward(self, x):\n        for layer in self.body:\n            x = layer(x).sin()\n"
+            "        return self.head(x)\n",
+        ),
+        "",
+        {},
+    ),
+    "padding that counts": (
+        "neighbours in a batch",
+        [],
+        "for the sample alone",
+        made(
+            "self.lstm = nn.LSTM(8, 32, bidirectional=True, batch_first=True)",
+            "    def forward(self, x):\n        return super().forward(self.lstm(x)[0].mean(1))\n",
+        ),
+        LENGTHS,
         {},
     ),
     "many sigmoids": ("gradients", ["16 samples by heart"], "vanish", made(MADE_DEEP), "", {}),

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from toolkit.monitor import monitored
-from toolkit.rehearsal import differ, within
+from toolkit.rehearsal import differ, numbers_in, within
 from toolkit.trees import batch_size, tensors, tree_map
 from toolkit.trial import try_one_batch
 from toolkit.verify import same
@@ -109,13 +109,13 @@ def check_scale(rehearsal):
 def check_first_loss(rehearsal):
     """The loss at the start is about that of a guess: of all classes alike, or of the mean of the numbers."""
     trainee, starts, guesses = rehearsal.begin(), [], []
-    trainee.at_rate(0)
-    for outputs, labels, loss in trainee.train(rehearsal.light_batches):
+    trainee.model.train()
+    for outputs, labels, loss in trainee.forward(rehearsal.light_batches):
         if (found := matched(outputs, labels)) is None:
             raise NotApplicable("no guess is known for outputs and labels of this kind")
         output, label, kind = found
-        guesses.append(trainee.loss_fn(instead(outputs, output, guess_of(*found)), labels))
-        starts.append(loss)
+        guesses.append(trainee.loss_fn(instead(outputs, output, guess_of(*found)), labels).detach())
+        starts.append(loss.detach())
     start, guess = (torch.stack(losses).mean().item() for losses in (starts, guesses))
     message = f"{start:.4g}, and {'the mean' if kind == 'numbers' else 'a uniform guess'} gives {guess:.4g}"
     if not math.isfinite(start):
@@ -187,8 +187,10 @@ def check_neighbours(rehearsal):
     indices = rehearsal.indices("val")
     if indices is None or len(indices) < 4:
         raise NotApplicable("the loader of val gives no batches of chosen samples")
-    trainee, (first, one, two, last), draw = rehearsal.begin(), indices[:4], random.Random(0)
-    batch, again, alone = (rehearsal.batch_of("val", chosen) for chosen in (indices[:4], indices[:4], [first]))
+    by_length = sorted(indices[:TRIES], key=lambda index: numbers_in(rehearsal.batch_of("val", [index])))
+    trainee, chosen, draw = rehearsal.begin(), [by_length[0], *by_length[-3:]], random.Random(0)
+    first, one, two, last = chosen
+    batch, again, alone = (rehearsal.batch_of("val", each) for each in (chosen, chosen, [first]))
     for middle in (*(draw.sample(indices, 2) for _ in range(TRIES)), (two, one)):
         other = rehearsal.batch_of("val", [first, *middle, last])
         if [t.shape for t in tensors(other)] == [t.shape for t in tensors(batch)]:  # and so the same random numbers

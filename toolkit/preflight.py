@@ -13,10 +13,10 @@ import utils
 from toolkit import model_checks
 from toolkit.memory import memory_errors_in_a_line, total_memory
 from toolkit.model_checks import SECONDS, Failed, NotApplicable, guess_of, instead, matched, share_right
-from toolkit.rehearsal import Rehearsal, range_test, step_memory, within
+from toolkit.rehearsal import Rehearsal, numbers_in, range_test, step_memory, within
 from toolkit.restore import collect, restore
 from toolkit.state import TrainState, read_state
-from toolkit.trees import batch_size, tensors
+from toolkit.trees import batch_size
 from toolkit.verify import NOT_DETERMINISTIC, OWN_DRAWS, UNKNOWN, pairs, same, unsaved_values
 from utils import UserError
 
@@ -163,7 +163,7 @@ def check_overfit(rehearsal):
 def check_memory(rehearsal):
     """A training step of the largest batch fits into memory."""
     batches = within(SECONDS / 2, rehearsal.batches())
-    largest = max(batches, key=lambda batch: sum(tensor.numel() for tensor in tensors(tuple(batch))))
+    largest = max(batches, key=numbers_in)
     needed, there = step_memory(rehearsal, largest), total_memory(rehearsal.params.device) or math.inf
     message = f"the largest batch takes {needed / 2**20:.0f} MiB of {there / 2**30:.0f} GiB"
     if needed > 0.9 * there:

@@ -139,15 +139,20 @@ class Trainee:
         self.model.train(is_random)
         for module in needed:
             module.train()
+        for outputs, labels, loss in self.forward(batches):
+            self.steps.zero_grad()
+            self.steps.scaled(loss).backward()
+            yield outputs, labels, loss
+            self.steps.step()
+
+    def forward(self, batches):
+        """Yield (outputs, labels, loss) of each batch."""
         for number, (inputs, labels) in enumerate(batches_on_device(batches, self.model, self.steps)):
             self.seed(number)
             with self.precision:
                 outputs = self.model(inputs)
                 loss = self.loss_fn(outputs, labels)
-            self.steps.zero_grad()
-            self.steps.scaled(loss).backward()
             yield outputs, labels, loss
-            self.steps.step()
 
     def seed(self, number):
         """Seed all generators for a step of the first epoch."""
@@ -173,6 +178,11 @@ class Trainee:
         self.seed(number)
         with torch.set_grad_enabled(mode == "train"):
             return [tensor.detach() for tensor in tensors(self.model(self.on_device(batch)[0])) if tensor.ndim]
+
+
+def numbers_in(batch):
+    """How many numbers a batch holds."""
+    return sum(tensor.numel() for tensor in tensors(tuple(batch)))
 
 
 def differ(one, other, whole):
