@@ -110,6 +110,7 @@ class Trainee:
 
     def __init__(self, rehearsal, seed):
         task, self.params = rehearsal.task, rehearsal.params
+        length = len(rehearsal.dataloaders["train"])  # first of all, for loaders may tell params what the model needs
         utils.set_seed(seed)
         self.model = task.make_model(self.params)
         task.load_pretrained(self.model, self.params)
@@ -119,7 +120,7 @@ class Trainee:
         self.generators, self.precision = generators_of(self.model), precision_of(self.params, self.model)
         self.steps = Steps(self.model, self.optimizer, self.params)
         self.steps.is_scheduled = self.params.lr_schedule != "constant" or self.params.warmup_steps > 0
-        self.steps.begin_epoch(0, 0, len(rehearsal.dataloaders["train"]))
+        self.steps.begin_epoch(0, 0, length)
         self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
 
     def at_rate(self, rate):
@@ -133,9 +134,8 @@ class Trainee:
 
         If not `is_random`, in eval mode, without dropout and augmentation, but for batch norms and recurrent layers.
         """
-        needed = [
-            m for m in self.model.train().modules() if m.training and isinstance(m, _BatchNorm | torch.nn.RNNBase)
-        ]
+        kinds = _BatchNorm | torch.nn.RNNBase
+        needed = [module for module in self.model.train().modules() if module.training and isinstance(module, kinds)]
         self.model.train(is_random)
         for module in needed:
             module.train()
