@@ -172,6 +172,7 @@ class Journal:
             "dataset": dataset_of(self.params),
             "parameters_of_the_model": count_parameters(model),
             "restored_from": state.restored_from,
+            "restored_sha256": state.restored_sha256,
             "best": state.best and state.best.model_dump() | {"mode": mode},
             "epochs": state.epoch,
             "steps": state.step,

@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+import sysconfig
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -46,18 +47,21 @@ def provenance(project):
 
 @functools.cache  # a sweep's process trains many experiments; what it runs was imported when it began
 def files_of_code(project):
-    """What this process has imported of the folder `project`, an experiment's `model/`, and of the template.
+    """What this process has imported of the folder `project`, an experiment's `model/`, of the one above, the template.
 
     Returns:
-        dict from name ("model/net.py", "train.py", see `file_of_code`) to the beginning of the file's SHA-256.
+        dict from name ("model/net.py", "train.py", "model/../helpers.py", see `file_of_code`) to the beginning of the
+        file's SHA-256.
     """
     model = Path(project).resolve()
     loaded = {
         Path(module.__file__).resolve() for module in [*sys.modules.values()] if getattr(module, "__file__", None)
     }
     files = {}
-    for file in sorted(file for file in loaded if file.suffix == ".py" and "site-packages" not in file.parts):
-        for name, place in (("model", model), ("", TEMPLATE)):
+    installed = Path(sysconfig.get_path("stdlib")).resolve()
+    own = [file for file in loaded if not {"site-packages", "dist-packages"} & {*file.parts}]
+    for file in sorted(file for file in own if file.suffix == ".py" and not file.is_relative_to(installed)):
+        for name, place in (("model", model), ("", TEMPLATE), ("model/..", model.parent)):
             if file.is_relative_to(place) and file.is_file():
                 files.setdefault(file, (Path(name) / file.relative_to(place)).as_posix())
     return {name: sha256(file) for file, name in files.items()}

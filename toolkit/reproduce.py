@@ -1,7 +1,6 @@
 """The proof that an experiment's record reproduces it: what has changed since is listed, it is run again, compared."""
 
 import csv
-import logging
 import math
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from toolkit.task import find_task
 from toolkit.verify import first_difference
 from utils import UserError
 
-ROUNDING = 0.01  # how far numbers may be apart, relative to them or to 1, where machine or versions are not the same
+APART = 0.01  # how far numbers may be apart, relative to them or to 1, where machine or versions are not the same
 
 
 class Record:
@@ -28,7 +27,7 @@ class Record:
         options: further arguments of `train_experiment`.
 
     Raises:
-        UserError: it has no run.json, an incomplete one, or trained no step.
+        UserError: it has no run.json, an incomplete one, trained no step, or left nothing to compare with.
     """
 
     def __init__(self, folder):
@@ -37,22 +36,34 @@ class Record:
             raise UserError(f"{path}: no such file; it is the record that train.py makes, and what --reproduce goes by")
         self.content = utils.read_json(path)
         try:
-            self.sessions, self.params, steps = (self.content[name] for name in ("sessions", "params", "steps"))
+            sessions, self.params, steps = (self.content[name] for name in ("sessions", "params", "steps"))
+            self.sessions = [session for session in sessions if "files" in session]  # that began to train
             self.first, self.last = self.sessions[0], self.sessions[-1]
             self.device, self.data_dir = self.last["device"].split(":")[0], self.content["facts"].get("data_dir")
         except (LookupError, TypeError):
             raise UserError(f"{path}: is not complete, or of an earlier version of train.py") from None
         self.params = {name: value for name, value in self.params.items() if not name.startswith(("$", "_"))}
-        state = read_last(self.folder)[0] if has_run(self.folder) else None
-        self.steps = steps if state is None else state.step
+        state, file, _ = read_last(self.folder) if has_run(self.folder) else (None, None, [])
+        self.steps = steps if state is None else max(steps, state.step)
+        self.checkpoint = file if state is not None and state.step == self.steps else None
         if not self.steps:
             raise UserError(f"{folder}: not one step was trained; there is nothing to reproduce")
+        if self.checkpoint is None and not read_history(self.folder):
+            raise UserError(
+                f"{folder}: neither history.csv nor last.pth.tar is there; there is nothing to compare with"
+            )
         self.data_dir = self.data_dir if self.data_dir and Path(self.data_dir).is_dir() else None
         self.fresh = free_name(self.folder, "reproduced")
         self.options = {} if "finished" in self.last else {"max_steps": self.steps}
         if restored_from := self.content.get("restored_from"):
-            self.options["restore_file"] = find_checkpoint(self.folder, restored_from)
+            self.options["restore_file"] = self._weights_of_the_start(restored_from)
             self.options["partial"] = "--partial" in self.first["command"]
+
+    def _weights_of_the_start(self, name):
+        """The path of the checkpoint that the run began with, which --restart may have moved aside since."""
+        sha = self.content.get("restored_sha256")
+        moved = self.folder.glob(f"replaced-*/{Path(name).name.removesuffix('.pth.tar')}.pth.tar")
+        return next((file for file in moved if sha and sha256(file) == sha), None) or find_checkpoint(self.folder, name)
 
     def overrides(self):
         """The values of then that params.json, or the defaults, have not any more, as a dict.
@@ -77,12 +88,12 @@ class Record:
         """
         now = provenance(params.model_folder) | {"device": params.device, "processes": parallel.count()}
         things = [self._code(params.model_folder), self._data(params), self._params(), self._versions(now)]
-        things.append(self._machine(now))
-        for name, said, change in things:
-            mark, text = ("✗", change) if change else ("✓", said)
-            logging.info("%s %-16s %s", mark, name, text)
-        same = [not change for *_, change in things]
-        return all(same[:3]), all(same[3:])
+        things += [self._machine(now), *self._start()]
+        if parallel.is_main():
+            for name, said, change in things:
+                print({"": "✓", None: "–"}.get(change, "✗"), name.ljust(16), change or said, flush=True)
+        changed = {name for name, _, change in things if change}
+        return changed <= {"versions", "machine"}, not changed & {"versions", "machine"}
 
     def _code(self, project):
         files = {name: sha256(file_of_code(name, project)) for name in self.last["files"]}
@@ -101,20 +112,26 @@ class Record:
     def _data(self, params):
         then, now = self.content["dataset"].get("fingerprint"), params.facts_of_data.get("fingerprint")
         if then is None:
-            return "data", f"{params.data_dir} (it has no fingerprint to go by)", ""
+            return "data", f"{params.data_dir}; whether it is as then is not known, for it has no fingerprint", None
         change = f"{params.data_dir} holds other data than then: fingerprint {str(now)[:9]}, was {then[:9]}"
         return "data", f"{params.data_dir}, fingerprint {then[:9]}", "" if then == now else change
 
     def _params(self):
-        changes = [
-            f"session {number} changed learning_rate from {as_text(then)} to {as_text(now)}"
-            for number, session in enumerate(self.sessions, 1)
-            for then, now in [session.get("changed_params", {}).get("learning_rate", (None, None))]
-            if then != now
-        ]
+        matter = {"learning_rate", "early_stopping_patience"}
+        matter |= {"num_epochs"} if self.params.get("lr_schedule", "constant") != "constant" else set()
+        changes = [f"session {number} changed {name} from {as_text(then)} to {as_text(now)}"
+                   for number, session in enumerate(self.sessions, 1)
+                   for name, (then, now) in session.get("changed_params", {}).items() if name in matter]  # fmt: skip
         differ = ", ".join(self.overrides())
         said = f"as recorded; today's would have another {differ}" if differ else "as in params.json"
         return "hyperparameters", said, "; ".join(changes)
+
+    def _start(self):
+        """The line of the weights that the run began with, where those were another's."""
+        if file := self.options.get("restore_file"):
+            then = self.content.get("restored_sha256")
+            change = None if then is None else "" if sha256(file) == then else f"{file} is not as then"
+            yield "first weights", f"{file}{'' if then else ', if it is as then'}", change
 
     def _versions(self, now):
         then = self.last["versions"]
@@ -142,25 +159,29 @@ class Record:
         Raises:
             UserError: it did not.
         """
-        pairs = list(zip(*(read_history(folder) for folder in (self.folder, self.fresh)), strict=False))
+        rows, fresh = read_history(self.folder), read_history(self.fresh)
         numbers = [(name, row["epoch"], value, other.get(name, math.nan))
-                   for row, other in pairs for name, value in row.items()]  # fmt: skip
+                   for row, other in zip(rows, fresh, strict=False) for name, value in row.items()]  # fmt: skip
         differ = [number for number in numbers if not equal(*number[2:])]
-        checkpoints = [folder / "last.pth.tar" for folder in (self.folder, self.fresh)]
-        if not differ and all(file.exists() for file in checkpoints):
-            one, other = (utils.read_checkpoint(file) for file in checkpoints)
-            if difference := first_difference(one, other):
-                raise UserError(f"{self.folder}: history.csv came out the same, but not last.pth.tar: {difference}")
+        if not differ and len(fresh) < len(rows):
+            raise UserError(
+                f"{self.folder}: not reproduced: the fresh run ended after epoch {len(fresh)} of {len(rows)}"
+            )
         if not differ:
-            weights = ", and so are the weights" if all(file.exists() for file in checkpoints) else ""
-            logging.info("Reproduced: the %d numbers of history.csv are the same to the bit%s.", len(numbers), weights)
+            found = [f"the {len(numbers)} numbers of history.csv"] if numbers else []
+            if self.checkpoint is not None:
+                one, other = (utils.read_checkpoint(file) for file in (self.checkpoint, self.fresh / "last.pth.tar"))
+                if difference := first_difference(one, other):
+                    raise UserError(f"{self.folder}: not reproduced: {self.checkpoint.name}: {difference}")
+                found.append("the weights")
+            print(f"Reproduced: {' and '.join(found)} are the same to the bit.")
             return
         results = [number for number in differ if number[0].startswith(("train_", "val_"))] or differ
         name, epoch, value, other = max(results, key=lambda number: distance(*number[2:]))
         most = f"{name} of epoch {epoch:g} was {value:.6g} and is {other:.6g}"
-        if same_work and not same_machine and distance(value, other) < ROUNDING:
-            logging.info("Reproduced but for rounding: of the %d numbers of history.csv, %d are the same to the bit; "
-                         "furthest apart: %s.", len(numbers), len(numbers) - len(differ), most)  # fmt: skip
+        if same_work and not same_machine and len(fresh) >= len(rows) and distance(value, other) < APART:
+            print(f"Reproduced, but not to the bit: the {len(numbers)} numbers of history.csv agree within {APART}, "
+                  f"{len(numbers) - len(differ)} of them to the bit; furthest apart: {most}.")  # fmt: skip
             return
         why = "what has a ✗ above is the likely cause"
         if same_work and same_machine:

@@ -12,6 +12,7 @@ from toolkit.journal import Journal
 from toolkit.lock import ExperimentLock
 from toolkit.monitor import check_results, is_better, monitored
 from toolkit.order import order_of
+from toolkit.provenance import sha256
 from toolkit.restore import LARGE, change_learning_rate, collect, restore
 from toolkit.script import close_bars
 from toolkit.seeds import MODEL, generators_of, seed_all
@@ -56,8 +57,7 @@ class Run:
 
     def __init__(self, model, optimizer, params, model_dir, restore_file=None, *, restart=False, partial=False,
                  max_steps=None, stateful=None, report=None):  # fmt: skip
-        self.model, self.optimizer, self.params = model, optimizer, params
-        self.folder = Path(model_dir)
+        self.model, self.optimizer, self.params, self.folder = model, optimizer, params, Path(model_dir)
         self.restore_file = None if restore_file is None else str(restore_file)
         self.restart, self.partial, self.max_steps = restart, partial, max_steps
         self.steps = Steps(model, optimizer, params, run=self)
@@ -121,6 +121,7 @@ class Run:
         elif self.restore_file is not None:
             checkpoint = experiment.find_checkpoint(self.folder, self.restore_file)
             utils.load_checkpoint(checkpoint, self.model, partial=self.partial)
+            self.state.restored_from, self.state.restored_sha256 = self.restore_file, sha256(checkpoint)
             self.steps.average.begin()
 
     def _resume(self, state, file):
@@ -171,7 +172,6 @@ class Run:
         parallel.on_main(lambda: experiment.take_folder(self.folder, self.lock, self.goes_on, self.state, unreadable))
         self.checkpoints.position = self.state.position if self.goes_on else None
         if not self.goes_on and self.restore_file is not None:  # to go on from here, though what it names was moved
-            self.state.restored_from = self.restore_file
             self.save()
         begins = self.model, self.state, self.changed, self.history if self.goes_on else None, self.restore_file
         parallel.on_main(lambda: self.journal.begin_session(*begins))

@@ -61,6 +61,7 @@ class TrainState(BaseModel):
     )
     dataset: dict[str, JsonValue] = Field({}, description="fingerprint and facts of the data")
     restored_from: str | None = Field(None, description="the checkpoint whose weights the run began with")
+    restored_sha256: str | None = Field(None, description="of that file, the first 16 digits")
 
     @property
     def position(self):

@@ -67,7 +67,7 @@ def verify_resume(task, params, data_dir, model_dir):
         difference = first_difference(straight, resumed)
         if difference is None:
             count = len(tensors(straight))
-            logging.info("Identical to the last bit after %d steps: %d tensors, all losses and metrics.", steps, count)
+            print(f"Identical to the last bit after {steps} steps: {count} tensors, all losses and metrics.")
             return
         logging.info("It differs. Looking for the cause ...")
         again = first_difference(straight, trial.train("straight again", max_steps=steps))

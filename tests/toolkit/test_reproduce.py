@@ -1,6 +1,7 @@
 """train.py --reproduce: a run is made again from its record, and the numbers are compared."""
 
 import json
+import shutil
 import sys
 
 import pytest
@@ -39,7 +40,7 @@ def test_the_same_numbers_come_out_to_the_bit(project, call):
     marks = [line.split()[:2] for line in done.stdout.splitlines()[:5]]
     assert [name for _, name in marks] == ["code", "data", "hyperparameters", "versions", "machine"]
     assert {mark for mark, _ in marks} == {"✓"}
-    assert "Reproduced: the 9 numbers of history.csv are the same to the bit, and so are the weights." in done.stdout
+    assert "Reproduced: the 9 numbers of history.csv and the weights are the same to the bit." in done.stdout
     again = project / "experiment" / "reproduced-1"
     assert (again / "history.csv").read_bytes() == (project / "experiment" / "history.csv").read_bytes()
     code, out, _ = call(synthesize, "--parent_dir", project)
@@ -84,6 +85,56 @@ def test_a_run_that_began_with_the_weights_of_another(project, digits_dir):
     assert "Reproduced: " in done.stdout
 
 
+def test_the_weights_it_began_with_are_found_where_a_restart_moved_them_and_others_are_told(project, call, digits_dir):
+    experiment = Experiment(project / "finer", digits_dir)
+    experiment.write(num_epochs=1)
+    for options in ([], ["--restart", "--restore_file", "best"]):
+        assert call(train, *experiment.arguments, *options)[0] == 0
+    code, out, _ = call(train, "--reproduce", experiment.folder, "--quiet")
+    assert code == 0 and "✓ first weights" in out and "replaced-1" in out
+    assert out.splitlines()[-1].startswith("Reproduced: ")  # --quiet or not
+    assert "Training" not in out
+    shutil.copy(project / "experiment" / "best.pth.tar", experiment.folder / "replaced-1" / "best.pth.tar")
+    code, out, error = call(train, "--reproduce", experiment.folder)
+    assert code == 2 and "✗ first weights" in out and "not reproduced" in error
+
+
+def test_a_schedule_for_other_epochs_is_told(project, call, digits_dir):
+    experiment = Experiment(project / "longer", digits_dir)
+    for epochs in (1, 2):
+        experiment.write(num_epochs=epochs, lr_schedule="cosine")
+        assert call(train, *experiment.arguments)[0] == 0
+    code, out, error = call(train, "--reproduce", experiment.folder)
+    assert code == 2 and "✗ hyperparameters  session 2 changed num_epochs from 1 to 2" in out
+    assert "what has a ✗ above is the likely cause" in error
+
+
+def test_a_module_beside_model_is_code_too(project, call, digits_dir):
+    (project / "helper_of_the_net.py").write_text("FACTOR = 1\n")
+    net = project / "model" / "net.py"
+    net.write_text("import helper_of_the_net\n" + net.read_text())
+    experiment = Experiment(project / "helped", digits_dir)
+    experiment.write(num_epochs=1)
+    assert run(*experiment.arguments).returncode == 0
+    (project / "helper_of_the_net.py").write_text("FACTOR = 2\n")
+    assert (
+        "✗ code             not as then: model/../helper_of_the_net.py" in run("--reproduce", experiment.folder).stdout
+    )
+
+
+def test_a_record_that_is_damaged_or_of_data_without_a_fingerprint_claims_no_more_than_is_known(project, call):
+    folder = project / "experiment"
+    record = json.loads((folder / "run.json").read_text())
+    record["dataset"] = {}
+    (folder / "run.json").write_text(json.dumps(record))
+    rows = (folder / "history.csv").read_text()
+    (folder / "history.csv").write_text(rows + rows.splitlines()[1].replace("1,", "2,", 1) + "\n")
+    (folder / "last.pth.tar").write_bytes(b"damaged")  # the one before it is there, of fewer steps
+    code, out, error = call(train, "--reproduce", folder)
+    assert "– data " in out and "is not known" in out
+    assert code == 2 and "not reproduced: the fresh run ended after epoch 1 of 2" in error
+
+
 def test_another_number_of_threads_is_told_and_is_rounding(project):
     done = run("--reproduce", project / "experiment", env={"OMP_NUM_THREADS": "2"})
     assert "✗ machine " in done.stdout and "threads: 1, now " in done.stdout
@@ -92,6 +143,8 @@ def test_another_number_of_threads_is_told_and_is_rounding(project):
 MISTAKES = {
     "no record": (lambda folder: (folder / "run.json").unlink(), [], "run.json: no such file; it is the record that train.py makes"),
     "an old record": (lambda folder: (folder / "run.json").write_text("{}"), [], "is not complete, or of an earlier version"),
+    "nothing left": (lambda folder: [(folder / name).unlink(missing_ok=True) for name in ("last.pth.tar", "previous.pth.tar", "history.csv")], [], "there is nothing to compare with"),
+    "a failed start": (lambda folder: (folder / "run.json").write_text('{"sessions": [{"failed": ""}], "params": {}, "steps": 3}'), [], "is not complete"),
     "a new key": (lambda folder: (folder / "params.json").write_text('{"my_key": 1}'), [], "my_key: the run was made without"),
     "other options": (lambda folder: None, ["--restart"], "--verify_resume and --reproduce are of an experiment as it is"),
 }  # fmt: skip
