@@ -579,6 +579,41 @@ HEALTHY = {  # name: net, data
         loaded("y = x"),
     ),
     "layers in a list that are registered, too": (made("self.both = [self.body, self.head]"), ""),
+    "layers in a list that have nothing to train": (
+        made("self.acts = {'relu': nn.ReLU()}\nself.teacher = [nn.Linear(3, 3).requires_grad_(False)]"),
+        "",
+    ),
+    "a last bias that knows how rare a class is": (
+        made("self.head = nn.Linear(32, 1)\nself.head.bias.data.fill_(-3.0)", REGRESSION)
+        + loss("F.binary_cross_entropy_with_logits(outputs, labels)")
+        + "metrics = {}",
+        loaded("y = (y == 3).float() * (x[:, 20] > 0)"),
+    ),
+    "pixels that do not count": (
+        PIXELS + loss("F.cross_entropy(outputs, labels, ignore_index=255)") + "metrics = {}",
+        loaded("y = (x > 0).long().view(-1, 8, 8) + (x > 1).long().view(-1, 8, 8); y[:, 0] = 255"),
+    ),
+    "inputs that are nearly all 0": (
+        made("self.body[0] = nn.Linear(20000, 32)"),
+        loaded("x = torch.nn.functional.one_hot(y * 1900 + torch.arange(len(y)) % 7, 20000).float()"),
+    ),
+    "a loss below 0": (
+        made(
+            "self.head = nn.Linear(32, 2)",
+            "    def forward(self, x):\n        out = super().forward(x)\n        return out[:, 0], F.softplus(out[:, 1])\n",
+        )
+        + loss("F.gaussian_nll_loss(outputs[0], labels, outputs[1])")
+        + "metrics = {}",
+        loaded("y = y.float() / 20 - 0.22"),
+    ),
+    "gradients that are sparse": (
+        made(
+            "self.table = nn.Embedding(300, 64, sparse=True)",
+            "    def forward(self, x):\n        return super().forward(self.table(x.long()).mean(1))\n",
+        )
+        + "def make_optimizer(model, params):\n    return torch.optim.SGD(model.parameters(), 0.1)\n",
+        loaded("x = (x * 10 + 100).clamp(0, 299)"),
+    ),
 }
 
 
@@ -586,4 +621,37 @@ HEALTHY = {  # name: net, data
 def test_healthy_projects_of_other_kinds_pass(call, small, kind):
     code, results, out = small.check(call, *HEALTHY[kind])
     assert code == 0, out
-    assert all(result["ok"] for result in results.values()), out
+    left_out = {name for name, result in results.items() if not result["ok"]}
+    assert left_out <= ({"scale of the inputs"} if "Embedding" in HEALTHY[kind][0] else set()), out
+
+
+def test_a_val_split_that_is_sorted_by_class_and_slow_to_load(call, small):
+    slow = "def slow(items):\n    time.sleep(0.5)\n    return torch.utils.data.default_collate(items)\n\n\n"
+    loader = 'shuffle=split == "train", collate_fn=slow if split == "val" else None'
+    data = slow + DATA[DATA.index("def fetch") :].replace('shuffle=split == "train"', loader)
+    data += loaded("order = y.argsort() if split != 'train' else slice(None); x, y = x[order], y[order]")
+    code, results, out = small.check(call, "", data, batch_size=4)
+    assert code == 0, out
+    assert re.search(r"and \d+ val batches", results["inputs and labels"]["message"])
+
+
+def test_what_a_mode_could_change_but_does_not_is_no_difference(call, small):
+    net = made(
+        "self.body = nn.LSTM(8, 32, batch_first=True)",
+        "    def forward(self, x):\n        return self.head(self.body(x.view(-1, 8, 8))[0][:, -1])\n",
+    )
+    _, results, _ = small.check(call, net)
+    assert results["train and eval mode"]["message"] == "they give the same"
+
+
+def test_an_epoch_of_one_batch_has_no_order(call, small):
+    code, results, out = small.check(call, batch_size=300)
+    assert (code, results["order of epochs"]["message"]) == (0, "an epoch is one batch"), out
+    assert results["memory"]["message"].startswith("the largest batch, of 1 looked at, takes")
+
+
+def test_too_little_time_to_learn_samples_by_heart_is_no_fault(call, small, monkeypatch):
+    monkeypatch.setattr("toolkit.preflight.SECONDS", 0.001)
+    _, results, _ = small.check(call)
+    assert results["16 samples by heart"]["ok"] is None
+    assert "there was no time for more" in results["16 samples by heart"]["message"]

@@ -53,8 +53,8 @@ class EpochBar:
 
     def skip(self, batches):
         """Begin after so many batches, which were done before."""
-        self.earlier = batches
-        self.update(0, batches)
+        self.earlier = self.batches = batches
+        self.bar.n = self.bar.last_print_n = self.bar.initial = batches  # which are no part of its speed
 
     def show(self, results):
         """Show results so far, a dict from name to float; where there is no bar, in a line a minute."""

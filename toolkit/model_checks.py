@@ -4,7 +4,6 @@ Each returns what it found, or raises what is wrong and the cure.
 """
 
 import inspect
-import itertools
 import math
 import random
 import warnings
@@ -12,9 +11,10 @@ import warnings
 import torch
 from torch import nn
 
+from toolkit.guesses import are_shares, guess_of, instead, matched, right_of, shares_of
 from toolkit.monitor import monitored
 from toolkit.rehearsal import differ, numbers_in, within
-from toolkit.trees import batch_size, tensors, tree_map
+from toolkit.trees import batch_size, tensors
 from toolkit.trial import try_one_batch
 from toolkit.verify import same
 
@@ -22,7 +22,7 @@ SECONDS = 8  # that a check takes at most, where it can take fewer steps
 TRIES = 50  # to find samples of the same lengths
 FIRST_LAYER = 0.01, 50  # how large the numbers that it gets may be
 VANISHED = 1e-6  # what the gradient of a layer is of the largest
-NOT_LABELS = (-1, -100)  # CS230's padding, and torch's ignore_index
+NOT_LABELS = (-1, -100, 255)  # CS230's padding, torch's ignore_index, and that of segmented images
 OF_OTHERS = "is a dimension mixed up (batch_first?), a mean taken over the batch, padding not left out?"
 
 
@@ -57,13 +57,15 @@ def check_batches(rehearsal):
             for place, part in enumerate(tensors(tuple(batch))):
                 low, high = limits_of(part, where)
                 for value in (low, high) if place == position and kind == "classes" else ():
-                    if value >= output.shape[1] or (value < 0 and value not in NOT_LABELS):
+                    if not (0 <= value < output.shape[1] or value in NOT_LABELS):
                         raise Failed(f"{where} has class {value}, but the model gives {output.shape[1]}, numbered from "
                                      f"0; renumber them, or let it give as many as there are")  # fmt: skip
                 before = limits.setdefault(place, (low, high))
                 limits[place] = min(low, before[0]), max(high, before[1])
         counts.append(f"{number} {split}")
         samples = batch_size(batch[1]) if number == 1 else number
+        if split == "val" and number < len(rehearsal.dataloaders[split]):  # it may be sorted by class
+            continue
         for name, places in {"inputs": range(len(tensors(batch[0]))), "labels": [position]}.items():
             if samples > 1 and all(place in limits and len(set(limits[place])) == 1 for place in places):
                 raise Failed(f"all {name} of {split} are {limits[places[0]][0] + 0.0:g}; nothing is to be learned so")
@@ -92,7 +94,8 @@ def check_scale(rehearsal):
 
     def look(module, args):
         floats = [a for a in args if isinstance(a, torch.Tensor) and a.is_floating_point()]
-        sizes.append(floats[0].float().square().mean().sqrt().item() if floats else None)
+        numbers = floats[0][floats[0] != 0].float() if floats else None  # of a one-hot vector, the one
+        sizes.append(numbers.square().mean().nan_to_num().sqrt().item() if floats else None)
 
     for layer in trainee.model.modules():
         if not list(layer.children()) and any(p.ndim > 1 for p in layer.parameters()):  # normalisations have vectors
@@ -108,32 +111,36 @@ def check_scale(rehearsal):
 
 def check_first_loss(rehearsal):
     """The loss at the start is about that of a guess: of all classes alike, or of the mean of the numbers."""
-    trainee, starts, guesses = rehearsal.begin(), [], []
+    trainee, found = rehearsal.begin(), []
     trainee.model.train()
     for outputs, labels, loss in trainee.forward(rehearsal.light_batches):
-        if (found := matched(outputs, labels)) is None:
+        if (match := matched(outputs, labels)) is None:
             raise NotApplicable("no guess is known for outputs and labels of this kind")
-        output, label, kind = found
-        guesses.append(trainee.loss_fn(instead(outputs, output, guess_of(*found)), labels).detach())
-        starts.append(loss.detach())
-    start, guess = (torch.stack(losses).mean().item() for losses in (starts, guesses))
+        output, _, kind = match
+        others = [guess_of(*match), shares_of(*match), right_of(*match)]
+        others = [trainee.loss_fn(instead(outputs, output, other), labels) for other in others]
+        found.append(torch.stack([loss, *others]).detach())
+    start, guess, shares, right = torch.stack(found).mean(0).tolist()
     message = f"{start:.4g}, and {'the mean' if kind == 'numbers' else 'a uniform guess'} gives {guess:.4g}"
     if not math.isfinite(start):
         raise Failed(f"{message}; look for the logarithm of 0, or a division by it, in Net and loss_fn")
-    if kind == "numbers" and guess == 0:
-        raise NotApplicable("the labels of a batch are all the same")
+    if kind == "numbers":
+        if guess == right:
+            raise NotApplicable("the labels of a batch are all the same")
+        if guess < right:
+            raise Failed(f"{message}, but to be right {right:.4g}; has loss_fn the wrong sign?")
+        if start - right > 3 * (max(guess, shares) - right):
+            raise Failed(f"{message}; standardise inputs and targets")
+        return message
     if guess <= 0:
         raise Failed(f"{message}, which should be above 0; has loss_fn the wrong sign, or does it take log "
                      f"probabilities, and Net gives others?")  # fmt: skip
-    if kind == "classes" and are_shares(output):
-        right = torch.zeros_like(output).scatter_(1, label.clamp(min=0).view(len(output), 1, *output.shape[2:]), 1)
-        if (best := trainee.loss_fn(instead(outputs, output, right), labels).item()) > 0.2 * guess:
-            raise Failed(f"{message}, but to be right {best:.4g}; loss_fn takes a softmax of probabilities: Net should "
-                         f"give logits")  # fmt: skip
-    low, high = (0.3 * guess, 3 * guess) if kind == "numbers" else (0.6 * guess, 1.5 * guess + 0.3)
-    if start > high:
-        raise Failed(f"{message}; make the first outputs smaller, or standardise inputs and targets")
-    if start < low:
+    if kind == "classes" and are_shares(output) and right > 0.2 * guess:
+        raise Failed(f"{message}, but to be right {right:.4g}; loss_fn takes a softmax of probabilities: Net should "
+                     f"give logits")  # fmt: skip
+    if start > 1.5 * guess + 0.3:
+        raise Failed(f"{message}; make the first outputs smaller, or standardise inputs")
+    if start < 0.6 * min(guess, shares) and not hasattr(rehearsal.task.net, "load_pretrained"):
         raise Failed(f"{message}: too good for weights that know nothing; do the inputs hold the labels?")
     return message
 
@@ -142,7 +149,7 @@ def check_gradients(rehearsal):
     """Every parameter gets a gradient in the first steps, and those of all layers are comparable."""
     trainee = rehearsal.begin()
     named = {name: p for name, p in trainee.model.named_parameters() if p.requires_grad}
-    if hidden := [name for name, value in listed(trainee.model) if isinstance(value, nn.Module | nn.Parameter)]:
+    if hidden := [name for name, value in listed(trainee.model) if is_trained(value)]:
         raise Failed(f"{some(hidden)}: in a list or dict alone, and so not trained; make that an nn.ModuleList or "
                      f"nn.ModuleDict")  # fmt: skip
     optimized = {id(p) for p in trainee.steps.parameters}
@@ -171,6 +178,12 @@ def check_gradients(rehearsal):
     return f"all {len(norms)} parameters get one; the least, in {small}, is {ratio:.2g} of that in {large}"
 
 
+def is_trained(value):
+    """Whether a value is, or has, parameters that are to be trained."""
+    parameters = value.parameters() if isinstance(value, nn.Module) else [value]
+    return any(isinstance(p, nn.Parameter) and p.requires_grad for p in parameters)
+
+
 def listed(model):
     """Yield ("name[key]", value) of what lists and dicts of a model's modules hold that it does not know otherwise."""
     known = {id(thing) for thing in (*model.modules(), *model.parameters())}
@@ -187,9 +200,10 @@ def check_neighbours(rehearsal):
     indices = rehearsal.indices("val")
     if indices is None or len(indices) < 4:
         raise NotApplicable("the loader of val gives no batches of chosen samples")
-    by_length = sorted(indices[:TRIES], key=lambda index: numbers_in(rehearsal.batch_of("val", [index])))
-    trainee, chosen, draw = rehearsal.begin(), [by_length[0], *by_length[-3:]], random.Random(0)
-    first, one, two, last = chosen
+    tried = within(SECONDS / 4, indices[:TRIES], least=4)
+    by_length = sorted((numbers_in(rehearsal.batch_of("val", [index])), index) for index in tried)
+    first, one, two, last = chosen = [index for _, index in (by_length[0], *by_length[-3:])]
+    trainee, draw = rehearsal.begin(), random.Random(0)
     batch, again, alone = (rehearsal.batch_of("val", each) for each in (chosen, chosen, [first]))
     for middle in (*(draw.sample(indices, 2) for _ in range(TRIES)), (two, one)):
         other = rehearsal.batch_of("val", [first, *middle, last])
@@ -224,9 +238,11 @@ def check_modes(rehearsal):
     in_training = trainee.outputs(batch, "train")
     if lost := [name for name, module in trainee.model.named_modules() if module.training != modes[name]]:
         raise Failed(f"{some(lost)}: taken out of train mode by forward(); leave that to model.eval()")
-    if not asking and any(map(differ, one, in_training, one)):
+    if not any(map(differ, one, in_training, one)):
+        return "they give the same"
+    if not asking:
         raise Failed("outputs differ, but no layer asks for self.training; on what do they depend then?")
-    return f"they differ by {', '.join(asking)}" if asking else "they give the same"
+    return f"they differ by {', '.join(asking)}"
 
 
 def asks_for_mode(kind):
@@ -236,59 +252,6 @@ def asks_for_mode(kind):
         return any(".training" in inspect.getsource(part) for part in kinds)
     except (OSError, TypeError):
         return True
-
-
-def matched(outputs, labels):
-    """The first tensors of outputs and labels that are of the same samples.
-
-    Returns:
-        (output, label, kind), or None where none are: "classes" (dimension 1 of the output has a score for each),
-        "binary" (labels 0 and 1 of one score), "numbers".
-    """
-    for label, output in itertools.product(tensors(labels), tensors(outputs)):
-        each = output.ndim == label.ndim + 1 and output.shape[:1] + output.shape[2:] == label.shape
-        flat = output.ndim == 2 and len(output) == label.numel()
-        if not label.is_floating_point() and (each or flat) and output.shape[1] > 1:
-            return output, label, "classes"
-        is_table = label.shape == output.shape and output.ndim == 2 and output.shape[1] > 1
-        if is_table and ((label == 1).sum(1) == 1).all() and label.sum() == len(label):
-            return output, label.argmax(1), "classes"  # that were one-hot
-        if label.numel() == output.numel():
-            return output, label, "binary" if ((label == 0) | (label == 1)).all() else "numbers"
-    return None
-
-
-def instead(outputs, output, other):
-    """The tree `outputs` with another tensor in the place of `output`, of which a gradient could be computed."""
-    return tree_map(lambda tensor: other.detach().requires_grad_() if tensor is output else tensor, outputs)
-
-
-def guess_of(output, label, kind):
-    """What a model would give that knows nothing of the sample, a tensor like `output`."""
-    if kind == "numbers":
-        return label.float().mean(0).expand(label.shape).reshape(output.shape)
-    if kind == "classes" and are_shares(output.exp()):
-        return torch.full_like(output, -math.log(output.shape[1]))
-    if kind == "classes":
-        return torch.full_like(output, 1 / output.shape[1] if are_shares(output) else 0)
-    return torch.full_like(output, middle_of(output))
-
-
-def are_shares(output):
-    """Whether dimension 1 of a tensor, (B, C, ...), holds probabilities."""
-    return bool(output.min() >= 0 and ((output.sum(1) - 1).abs() < 1e-2).all())
-
-
-def middle_of(output):
-    """The score from which on a class is chosen: 0 of logits, 0.5 of probabilities."""
-    return 0.5 if output.min() >= 0 and output.max() <= 1 else 0.0
-
-
-def share_right(output, label, kind):
-    """The share of the labels, those of padding left out, that an output gives, a float."""
-    if kind == "classes":
-        return (output.argmax(1).reshape(label.shape) == label)[label >= 0].float().mean().item()
-    return ((output.reshape(label.shape) > middle_of(output)) == (label > 0.5)).float().mean().item()
 
 
 def some(names):

@@ -197,7 +197,7 @@ def step_memory(rehearsal, batch):
     trainee, kept, is_measured = rehearsal.begin(), {}, rehearsal.params.cuda
 
     def keep(tensor):
-        storage = tensor.untyped_storage()
+        storage = (tensor.coalesce().values() if tensor.is_sparse else tensor).untyped_storage()
         kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 

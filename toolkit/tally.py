@@ -56,7 +56,7 @@ class Tally:
         self.kept = 0  # how many of them lie in main memory
         self.results, self.shows_metric = None, True  # results: once all is computed
         self.started = self.read_at = time.monotonic()
-        self.earlier, self.samples_per_second = 0, None  # samples that were summed up before; set by `compute`
+        self.samples_per_second = None  # in this process's time; set by `compute`
         self.bar = EpochBar(title_of(name, params), len(dataloader), unit_of(params), silent=not parallel.is_main())
 
     def update(self, outputs, labels, loss):
@@ -78,7 +78,7 @@ class Tally:
             self._keep(outputs, labels)
         else:
             self.parts.append((outputs, labels) if self.counts else None)
-        self.bar.update(batch_size(next(iter(tensors(labels) or tensors(outputs)), None)) * parallel.count())
+        self.bar.update(batch_size(tensors(labels) or outputs) if alone else 0)  # of several, once all are known
         waited = time.monotonic() - self.read_at if alone else 0  # several read after the same step
         if len(self.pending) >= self.steps_between_readings or waited > SECONDS_BETWEEN_READINGS:
             self._read_losses()
@@ -97,7 +97,7 @@ class Tally:
         if self.results is None:
             self._read_losses()
             seconds = max(time.monotonic() - self.started, 1e-9)
-            self.samples_per_second = (sum(self.sizes) - self.earlier) / seconds
+            self.samples_per_second = self.bar.samples / seconds
             self.results = parallel.on_main(self._compute)
             self.outputs, self.labels = [], []
         self.bar.close()
@@ -122,7 +122,7 @@ class Tally:
         state = from_plain(state)
         self.sizes, self.losses = list(state["sizes"]), dict(state["losses"])
         self.outputs, self.labels, self.results = list(state["outputs"]), list(state["labels"]), state["results"]
-        self.kept, self.earlier = len(self.outputs), sum(self.sizes)
+        self.kept = len(self.outputs)
         for name, metric in self.metrics.items():
             if is_streaming(metric):
                 load_metric_state(metric, state["metrics"][name])
@@ -206,6 +206,7 @@ class Tally:
                     total = math.fsum(size * losses[name] for size, losses, _ in counted)
                     merged[name].append(total / (totals[-1] or math.nan))
                 for _, _, (outputs, labels) in counted:
+                    self.bar.update(batch_size(tensors(labels) or outputs), batches=0)
                     self._keep(outputs, labels)
             self._take_in(totals, merged)
 

@@ -45,6 +45,30 @@ def test_a_terminal_gets_a_bar_with_loss_metric_speed_and_time_left(experiment):
     assert any(re.search(pattern, line) for line in drawn), drawn
 
 
+def test_the_time_left_of_an_epoch_gone_on_with_counts_the_batches_since(monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    epoch = bar.EpochBar("training", 1000)
+    epoch.skip(900)
+    epoch.bar.start_t -= 10  # ten seconds for ten batches
+    epoch.bar.last_print_t -= 10
+    epoch.update(40, batches=10)
+    rate = epoch.bar.format_dict["rate"]
+    drawn = str(epoch.bar)
+    epoch.close()
+    assert rate == pytest.approx(1, rel=0.05)
+    assert "910/1000" in drawn and re.search(r"<01:(2\d|30)", drawn), drawn
+
+
+@pytest.mark.parametrize("labels", [torch.zeros(4, 7, dtype=torch.int64), torch.zeros(4)])
+def test_speed_is_of_samples_though_the_loss_counts_words(tmp_path, labels):
+    (tmp_path / "params.json").write_text("{}")
+    tally = Tally("training", {}, [None], Params(tmp_path / "params.json"))
+    tally.started -= 1000  # seconds
+    tally.update(torch.zeros(4, 7, 2), labels, torch.tensor(0.5))
+    tally.compute()
+    assert tally.samples_per_second == pytest.approx(4 / 1000, rel=0.01)
+
+
 def test_quiet_leaves_results_and_the_log(experiment):
     done = run_process(sys.executable, ROOT / "train.py", *experiment.arguments, "--quiet")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
