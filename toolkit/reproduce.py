@@ -14,6 +14,8 @@ from utils import UserError
 
 APART = 0.01  # how far numbers may be apart, relative to them or to 1, where machine or versions are not the same
 
+NEEDED = {"command", "code", "files", "versions", "hardware", "device", "processes"}  # of a session
+
 
 class Record:
     """What run.json and the files beside it say of a run.
@@ -37,12 +39,13 @@ class Record:
         self.content = utils.read_json(path)
         try:
             sessions, self.params, steps = (self.content[name] for name in ("sessions", "params", "steps"))
-            self.sessions = [session for session in sessions if "files" in session]  # that began to train
+            self.sessions = [session for session in sessions if session.keys() >= NEEDED]  # that began to train
             self.first, self.last = self.sessions[0], self.sessions[-1]
             self.device, self.data_dir = self.last["device"].split(":")[0], self.content["facts"].get("data_dir")
-        except (LookupError, TypeError):
+            self.params = {name: value for name, value in self.params.items() if not name.startswith(("$", "_"))}
+            self.fingerprint = self.content["dataset"].get("fingerprint")
+        except (AttributeError, LookupError, TypeError):
             raise UserError(f"{path}: is not complete, or of an earlier version of train.py") from None
-        self.params = {name: value for name, value in self.params.items() if not name.startswith(("$", "_"))}
         state, file, _ = read_last(self.folder) if has_run(self.folder) else (None, None, [])
         self.steps = steps if state is None else max(steps, state.step)
         self.checkpoint = file if state is not None and state.step == self.steps else None
@@ -110,7 +113,7 @@ class Record:
         return "code", "", f"not as then: {names}" + (f" ({cure})" if cure else "")
 
     def _data(self, params):
-        then, now = self.content["dataset"].get("fingerprint"), params.facts_of_data.get("fingerprint")
+        then, now = self.fingerprint, params.facts_of_data.get("fingerprint")
         if then is None:
             return "data", f"{params.data_dir}; whether it is as then is not known, for it has no fingerprint", None
         change = f"{params.data_dir} holds other data than then: fingerprint {str(now)[:9]}, was {then[:9]}"

@@ -124,9 +124,7 @@ def test_a_module_beside_model_is_code_too(project, call, digits_dir):
 
 def test_a_record_that_is_damaged_or_of_data_without_a_fingerprint_claims_no_more_than_is_known(project, call):
     folder = project / "experiment"
-    record = json.loads((folder / "run.json").read_text())
-    record["dataset"] = {}
-    (folder / "run.json").write_text(json.dumps(record))
+    edit(folder, dataset={})
     rows = (folder / "history.csv").read_text()
     (folder / "history.csv").write_text(rows + rows.splitlines()[1].replace("1,", "2,", 1) + "\n")
     (folder / "last.pth.tar").write_bytes(b"damaged")  # the one before it is there, of fewer steps
@@ -140,9 +138,16 @@ def test_another_number_of_threads_is_told_and_is_rounding(project):
     assert "✗ machine " in done.stdout and "threads: 1, now " in done.stdout
 
 
+def edit(folder, **values):
+    """Change entries of run.json."""
+    (folder / "run.json").write_text(json.dumps(json.loads((folder / "run.json").read_text()) | values))
+
+
 MISTAKES = {
     "no record": (lambda folder: (folder / "run.json").unlink(), [], "run.json: no such file; it is the record that train.py makes"),
     "an old record": (lambda folder: (folder / "run.json").write_text("{}"), [], "is not complete, or of an earlier version"),
+    "a session that is none": (lambda folder: edit(folder, sessions=[{"files": {}, "device": 3}]), [], "is not complete"),
+    "params that are none": (lambda folder: edit(folder, params=7), [], "is not complete"),
     "nothing left": (lambda folder: [(folder / name).unlink(missing_ok=True) for name in ("last.pth.tar", "previous.pth.tar", "history.csv")], [], "there is nothing to compare with"),
     "a failed start": (lambda folder: (folder / "run.json").write_text('{"sessions": [{"failed": ""}], "params": {}, "steps": 3}'), [], "is not complete"),
     "a new key": (lambda folder: (folder / "params.json").write_text('{"my_key": 1}'), [], "my_key: the run was made without"),
