@@ -650,6 +650,12 @@ def test_an_epoch_of_one_batch_has_no_order(call, small):
     assert results["memory"]["message"].startswith("the largest batch, of 1 looked at, takes")
 
 
+def test_samples_of_one_label_are_no_proof_that_labels_can_be_learned(call, small):
+    data = loaded("y = (torch.arange(len(y)) == 0).long()")
+    _, results, _ = small.check(call, forward("return super().forward(torch.ones_like(x))"), data)
+    assert results["16 samples by heart"]["ok"] is None, results["16 samples by heart"]["message"]
+
+
 def test_too_little_time_to_learn_samples_by_heart_is_no_fault(call, small, monkeypatch):
     monkeypatch.setattr("toolkit.preflight.SECONDS", 0.001)
     _, results, _ = small.check(call)
