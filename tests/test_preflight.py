@@ -393,6 +393,16 @@ FAULTS = {  # name: (check that fails, others that have to, words of the message
         "",
         {},
     ),
+    "blind to each pixel": (
+        "16 samples by heart",
+        [],
+        "do outputs depend on inputs",
+        forward("return self.head(self.body(torch.ones_like(x))).view(-1, 3, 8, 8)")
+        + made("self.head = nn.Linear(32, 192)").replace("class Net(Plain)", "class Net(Net)")
+        + "metrics = {}",
+        loaded("y = (x > 0).long().view(-1, 8, 8) + (x > 1).long().view(-1, 8, 8)"),
+        {},
+    ),
     "more than there is": (
         "memory",
         [],
@@ -587,11 +597,15 @@ HEALTHY = {  # name: net, data
         made("self.head = nn.Linear(32, 1)\nself.head.bias.data.fill_(-3.0)", REGRESSION)
         + loss("F.binary_cross_entropy_with_logits(outputs, labels)")
         + "metrics = {}",
-        loaded("y = (y == 3).float() * (x[:, 20] > 0)"),
+        loaded("y = (y == 3).float()"),
     ),
     "pixels that do not count": (
         PIXELS + loss("F.cross_entropy(outputs, labels, ignore_index=255)") + "metrics = {}",
         loaded("y = (x > 0).long().view(-1, 8, 8) + (x > 1).long().view(-1, 8, 8); y[:, 0] = 255"),
+    ),
+    "a class for each pixel, of which some are wrong": (
+        PIXELS + "metrics = {}",
+        loaded("y = (x > 0).long().view(-1, 8, 8); y[:, 3, 3] = torch.arange(len(y)) % 2"),
     ),
     "inputs that are nearly all 0": (
         made("self.body[0] = nn.Linear(20000, 32)"),

@@ -46,7 +46,7 @@ def guess_of(output, label, kind):
 
 
 def shares_of(output, label, kind):
-    """What a model would give that knows how frequent labels are, as one does whose last biases were set to that.
+    """What a model would give that knows how frequent labels are (at each place), as if its last biases were set to it.
 
     Of numbers, what one gives that is off by 1, or by what a sigmoid is at its start.
     """
@@ -56,9 +56,11 @@ def shares_of(output, label, kind):
     if kind == "binary":
         shares = label.float().mean(0).clamp(0.001, 0.999).expand(label.shape).reshape(output.shape)
         return shares if middle_of(output) else shares.logit()
-    counted = label[is_class(output, label)].long()
-    shares = nn.functional.one_hot(counted, output.shape[1]).float().mean(0).clamp(min=1e-6)
-    shares = shares.view(-1, *[1] * (output.ndim - 2)).expand(output.shape)
+    counted = is_class(output, label)
+    counts = nn.functional.one_hot(label.long() * counted, output.shape[1]) * counted.unsqueeze(-1)  # (B, ..., C)
+    counts = counts.reshape(-1, output.shape[1]) if output.ndim == 2 else counts
+    shares = (counts.sum(0) / counts.sum((0, -1)).clamp(min=1).unsqueeze(-1)).clamp(min=1e-6)  # (..., C)
+    shares = shares.movedim(-1, 0).expand(output.shape)
     return shares if are_shares(output) else shares.log()
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import utils
 from toolkit import model_checks
-from toolkit.guesses import guess_of, instead, matched, right_of, share_right
+from toolkit.guesses import guess_of, instead, matched, right_of, share_right, shares_of
 from toolkit.memory import memory_errors_in_a_line, total_memory
 from toolkit.model_checks import SECONDS, Failed, NotApplicable
 from toolkit.rehearsal import Rehearsal, numbers_in, range_test, step_memory, within
@@ -149,14 +149,15 @@ def check_overfit(rehearsal):
             found = matched(outputs, labels)
             if found and len(found[1].unique()) == 1:
                 raise NotApplicable("their labels are all the same, which a constant output gives")
-            if found is not None and found[2] != "numbers":
+            if found and found[2] != "numbers" and found[1].numel() <= FEW:
                 right = share_right(*found)
             elif len(losses) == 1:  # half the way from what is to be had without the inputs is enough
                 goal = losses[0] - 0.5 * abs(losses[0])
                 if found:
-                    blind, best = (instead(outputs, found[0], kind(*found)) for kind in (guess_of, right_of))
-                    base = min(losses[0], trainee.loss_fn(blind, labels).item())
-                    goal = (base + trainee.loss_fn(best, labels).item()) / 2
+                    blind = (guess_of if found[2] == "numbers" else shares_of)(*found)
+                    base = min(losses[0], trainee.loss_fn(instead(outputs, found[0], blind), labels).item())
+                    best = trainee.loss_fn(instead(outputs, found[0], right_of(*found)), labels).item()
+                    goal = (base + (best if found[2] == "numbers" else 0)) / 2
             if right == 1 or (right is None and losses[-1] < goal):
                 return f"learned in {len(losses)} steps, at learning rate {rate:.2g}"
             if not math.isfinite(losses[-1]):
