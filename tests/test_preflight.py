@@ -597,7 +597,7 @@ HEALTHY = {  # name: net, data
         made("self.head = nn.Linear(32, 1)\nself.head.bias.data.fill_(-3.0)", REGRESSION)
         + loss("F.binary_cross_entropy_with_logits(outputs, labels)")
         + "metrics = {}",
-        loaded("y = (y == 3).float()"),
+        loaded("y = (y == 4).float()"),
     ),
     "pixels that do not count": (
         PIXELS + loss("F.cross_entropy(outputs, labels, ignore_index=255)") + "metrics = {}",
