@@ -13,8 +13,8 @@ from toolkit.verify import first_difference
 from utils import UserError
 
 APART = 0.01  # how far numbers may be apart, relative to them or to 1, where machine or versions are not the same
-
-NEEDED = {"command", "code", "files", "versions", "hardware", "device", "processes"}  # of a session
+NEEDED = {"command", "code", "files", "versions", "hardware", "device", "processes", "first_epoch",
+          "first_step"}  # of a session  # fmt: skip
 
 
 class Record:
@@ -39,13 +39,19 @@ class Record:
         self.content = utils.read_json(path)
         try:
             sessions, self.params, steps = (self.content[name] for name in ("sessions", "params", "steps"))
-            self.sessions = [session for session in sessions if session.keys() >= NEEDED]  # that began to train
+            self.sessions, began = [], math.inf
+            for session in reversed([session for session in sessions if session.keys() >= NEEDED]):
+                if session["first_step"] < began:  # else all that it did was lost, and done again
+                    self.sessions.insert(0, session)
+                    began = session["first_step"]
             self.first, self.last = self.sessions[0], self.sessions[-1]
             self.device, self.data_dir = self.last["device"].split(":")[0], self.content["facts"].get("data_dir")
             self.params = {name: value for name, value in self.params.items() if not name.startswith(("$", "_"))}
             self.fingerprint = self.content["dataset"].get("fingerprint")
         except (AttributeError, LookupError, TypeError):
             raise UserError(f"{path}: is not complete, or of an earlier version of train.py") from None
+        if (self.first["first_epoch"], self.first["first_step"]) != (1, 1):
+            raise UserError(f"{path}: does not say how the run began, for its first session went on with it")
         state, file, _ = read_last(self.folder) if has_run(self.folder) else (None, None, [])
         self.steps = steps if state is None else max(steps, state.step)
         self.checkpoint = file if state is not None and state.step == self.steps else None
@@ -122,8 +128,8 @@ class Record:
     def _params(self):
         matter = {"learning_rate", "early_stopping_patience"}
         matter |= {"num_epochs"} if self.params.get("lr_schedule", "constant") != "constant" else set()
-        changes = [f"session {number} changed {name} from {as_text(then)} to {as_text(now)}"
-                   for number, session in enumerate(self.sessions, 1)
+        changes = [f"{name} was {as_text(then)}, and {as_text(now)} from step {session['first_step']} on"
+                   for session in self.sessions
                    for name, (then, now) in session.get("changed_params", {}).items() if name in matter]  # fmt: skip
         differ = ", ".join(self.overrides())
         said = f"as recorded; today's would have another {differ}" if differ else "as in params.json"
