@@ -173,10 +173,9 @@ def write_images(items, folder, size, channels, skip_corrupt):
             raise UserError(f"{error} (--skip_corrupt leaves such files out)") from None
         Image.fromarray(pixels[..., 0] if channels == 1 else pixels).save(folder / file, compress_level=1)
         values = pixels.reshape(-1, channels).astype(np.int64)
-        digest = hashlib.sha256(np.int64(pixels.shape).tobytes() + pixels.tobytes()).digest()
         origin = str(item.image) if isinstance(item.image, Path) else file
         sums = np.stack([values.sum(0), (values**2).sum(0)])
-        return Written(item.split, item.label, file, origin, digest, len(values), sums)
+        return Written(item.split, item.label, file, origin, digest_of(pixels), len(values), sums)
 
     results = in_threads(write, jobs, "images")
     for skipped in [r for r in results if isinstance(r, str)]:
@@ -235,9 +234,6 @@ def describe(written, source, size, recipe):
     pixels = sum(image.pixels for image in train)
     mean, squares = sum(image.sums for image in train) / pixels / [[255], [255**2]]
     std = np.sqrt(np.maximum(squares - mean**2, 0))
-    fingerprint = hashlib.sha256()
-    for image in sorted(written, key=lambda image: image.file):
-        fingerprint.update(os.fsencode(f"{image.file} {image.digest.hex()}\n"))
     return {
         "num_classes": len(source.classes),
         "class_names": source.classes,
@@ -247,6 +243,17 @@ def describe(written, source, size, recipe):
         "mean": [float(m) for m in mean],
         "std": [float(s) for s in std],
         "counts": counts,
-        "fingerprint": fingerprint.hexdigest(),
+        "fingerprint": fingerprint_of((image.file, image.digest) for image in written),
         "source": recipe,
     }
+
+
+def digest_of(pixels):
+    """The SHA-256 of an image's pixels, uint8 (height, width, channels), and of their shape, as bytes."""
+    return hashlib.sha256(np.int64(pixels.shape).tobytes() + pixels.tobytes()).digest()
+
+
+def fingerprint_of(images):
+    """The fingerprint of a dataset, in hexadecimal, from pairs: an image's file within the folder, and its digest."""
+    lines = (f"{file} {digest.hex()}\n" for file, digest in sorted(images))
+    return hashlib.sha256(os.fsencode("".join(lines))).hexdigest()
