@@ -7,6 +7,7 @@ import pytest
 from conftest import ROOT, run_process
 
 
+@pytest.mark.slow
 def test_whatever_goes_wrong_nothing_is_lost():
     counts = ["--kills", 6, "--write_errors", 6, "--params", 12, "--checkpoints", 12]
     done = run_process(sys.executable, ROOT / "benchmarks" / "faults.py", *counts)

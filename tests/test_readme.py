@@ -34,6 +34,7 @@ def commands(text=README):
     return [line for block in blocks for line in block.splitlines() if line and line not in THE_SUITE_ITSELF]
 
 
+@pytest.mark.slow
 def test_the_readme_runs(tmp_path):
     """All bash blocks, in order, in one copy; with the environment that the tests run in."""
     clone = fresh_copy(tmp_path / "clone")
