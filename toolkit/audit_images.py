@@ -224,11 +224,11 @@ def check_odd(images, facts):
 
 def measured(pixels):
     """Brightness, contrast, mean and largest saturation of images (N, height, width, channels), as (N, 4), 0 to 255."""
-    flat = pixels.reshape(len(pixels), -1, pixels.shape[-1])  # (N, pixels, channels)
-    spread = flat.max(axis=2) - flat.min(axis=2)  # (N, pixels)
-    return np.stack(
-        [flat.mean(axis=(1, 2)), flat.std(axis=1).mean(axis=1), spread.mean(axis=1), spread.max(axis=1)], axis=1
-    )
+    flat = np.ascontiguousarray(np.moveaxis(pixels, -1, 1))  # the way in which numpy is fast
+    flat = flat.reshape(*flat.shape[:2], -1)  # (N, channels, pixels)
+    spread = flat.max(axis=1) - flat.min(axis=1)  # (N, pixels)
+    contrast = flat.std(axis=2).mean(axis=1)
+    return np.stack([flat.mean(axis=(1, 2)), contrast, spread.mean(axis=1), spread.max(axis=1)], axis=1)
 
 
 def check_classes(counts, facts):

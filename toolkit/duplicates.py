@@ -3,6 +3,8 @@
 import numpy as np
 import torch
 
+from toolkit.bar import progress_bar
+
 COEFFICIENTS, OF_COLOUR = 8, 4  # in each direction: of the brightness, and of two differences of colours
 SHRINKAGE = 0.1  # of the mean variance, added to each: what hardly varies is noise
 LEAST = 0.75  # similarity of near copies, wherever they lie
@@ -61,13 +63,15 @@ def near_copies(hashes):
     vectors = torch.nn.functional.normalize(torch.from_numpy(white.astype(np.float32)))  # (N, D)
     least = least_similarity(vectors)  # (N,)
     pairs, similarity = [torch.empty(0, 2, dtype=torch.int64)], [torch.empty(0)]
-    for first in range(0, len(vectors), CHUNK):
-        found = vectors[first : first + CHUNK] @ vectors[first:].T  # (CHUNK, N - first)
-        rows, columns = (found >= least[first : first + CHUNK, None]).nonzero(as_tuple=True)
-        values = found[rows, columns]
-        kept = (columns > rows) & (values >= least[first:][columns])
-        pairs.append(first + torch.stack([rows[kept], columns[kept]], dim=1))
-        similarity.append(values[kept])
+    with progress_bar("near copies", len(vectors)) as bar:
+        for first in range(0, len(vectors), CHUNK):
+            found = vectors[first : first + CHUNK] @ vectors[first:].T  # (CHUNK, N - first)
+            rows, columns = (found >= least[first : first + CHUNK, None]).nonzero(as_tuple=True)
+            values = found[rows, columns]
+            kept = (columns > rows) & (values >= least[first:][columns])
+            pairs.append(first + torch.stack([rows[kept], columns[kept]], dim=1))
+            similarity.append(values[kept])
+            bar.update(len(found))
     pairs, similarity = torch.cat(pairs), torch.cat(similarity)
     order = similarity.argsort(descending=True, stable=True)
     return pairs[order].numpy(), similarity[order].numpy()
@@ -79,7 +83,9 @@ def least_similarity(vectors):
         return torch.full((len(vectors),), LEAST_OF_FEW)
     chosen = torch.randperm(len(vectors), generator=torch.Generator().manual_seed(0))[:SAMPLE]
     sample, count = vectors[chosen], min(NEIGHBOURS, len(chosen) // 10)
-    nearest = torch.cat([(part @ sample.T).topk(count).values for part in vectors.split(CHUNK)])  # (N, count)
+    nearest = torch.empty(len(vectors), count)  # filled piece by piece: results between large products fragment memory
+    for part, filled in zip(vectors.split(CHUNK), nearest.split(CHUNK), strict=True):
+        filled[:] = (part @ sample.T).topk(count).values
     distances = (2 - 2 * nearest).clamp(min=1e-6).sqrt()  # (N, count), between vectors of length 1
     farthest = distances[:, -1]
     between = distances[:, max(1, count // 5) : -1]  # without the nearest, which may be copies
