@@ -2,6 +2,9 @@
 
 python evaluate.py --model_dir experiments/base_model                      # the best checkpoint on test
 python evaluate.py --model_dir experiments/base_model --split val --restore_file last
+
+It prints the metrics with 95% confidence intervals, and the scores of each class; in the experiment's folder are then
+each prediction (predictions_test.csv) and pictures: what is taken for what, the surest mistakes.
 """
 
 import argparse
@@ -20,6 +23,10 @@ from toolkit.cli import add_common_arguments, set_up
 from toolkit.experiment import check_same_data, find_checkpoint, name_of, version_of
 from toolkit.memory import memory_errors_in_a_line
 from toolkit.precision import precision_of
+from toolkit.provenance import name_of_device
+from toolkit.report import Report
+from toolkit.report_files import count_look, write_report
+from toolkit.report_samples import Collector
 from toolkit.restore import restore_loss
 from toolkit.script import run_script
 from toolkit.tally import Tally
@@ -51,15 +58,17 @@ def evaluate(model, loss_fn, dataloader, metrics, params):
     return tally.compute()
 
 
-def tables_of(split, results):
+def tables_of(split, results, intervals):
     """The results as a table, in text; those with a slash in their name, `f1/person`, as one of their own below it."""
-    main = {name: value for name, value in results.items() if "/" not in name}
+    cells = {name: f"{value:.4f}" for name, value in results.items()}
+    cells |= {name: f"{cells[name]} [{low:.4f}, {high:.4f}]" for name, (low, high) in intervals.items()}
+    main = {name: cell for name, cell in cells.items() if "/" not in name}
     details = {}
     for name in [name for name in results if name not in main]:
         metric, _, part = name.partition("/")
-        details.setdefault(part, {"of": part})[metric] = results[name]
+        details.setdefault(part, {"of": part})[metric] = cells[name]
     tables = [[{"split": split} | main], list(details.values())]
-    return "\n\n".join(tabulate(t, headers="keys", tablefmt="pipe", floatfmt=".4f") for t in tables if t)
+    return "\n\n".join(tabulate(t, headers="keys", tablefmt="pipe", disable_numparse=True) for t in tables if t)
 
 
 def parse_arguments(argv):
@@ -90,9 +99,12 @@ def main(argv=None):
     loss_fn = task.loss_fn(params)
     restore_loss(state, checkpoint, loss_fn)
 
+    logging.info("Evaluating %s (epoch %s) on the %s split of %s, on %s\n", checkpoint, state.get("epoch"),
+                 args.split, data_dir, name_of_device(params.device))  # fmt: skip
     utils.set_seed(params.seed)  # as train.py does before it evaluates
+    collected = Collector()  # the outputs and labels, for the report
     with memory_errors_in_a_line(params):
-        results = evaluate(model, loss_fn, dataloader, task.metrics, params)
+        results = evaluate(model, loss_fn, dataloader, task.metrics | {"(report)": collected}, params)
 
     if not parallel.is_main():
         return
@@ -103,9 +115,15 @@ def main(argv=None):
         raise UserError(
             f"{checkpoint}: was replaced while it was evaluated, nothing is kept of that; evaluate it again"
         )
-    logging.info("%s (epoch %s) on the %s split of %s:\n", checkpoint, state.get("epoch"), args.split, data_dir)
-    print(tables_of(args.split, results))
-    logging.info("\nWritten to %s", path)
+    report = Report(collected, dataloader, results, task.metrics, loss_fn, params)
+    looks = count_look(args.model_dir, checkpoint.name, data_dir.name) if args.split == "test" else 0
+    print(tables_of(args.split, results, report.intervals))
+    print("", *report.lines(), sep="\n")
+    if looks:
+        print(f"The test split was looked at {looks} time{'s' * (looks != 1)} with this experiment.")
+    about = {"checkpoint": checkpoint.name, "epoch": state.get("epoch")}
+    files = write_report(report, args.model_dir, args.split + other, dataloader, params.seed, **about)
+    logging.info("\nWritten to %s", ", ".join([str(path), *files]))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,10 @@ from pydantic import ValidationError
 
 from toolkit.hyperparameters import Hyperparameters
 
+PARTS = ("report_{}*.json", "predictions_{}*.csv", "confusion_{}*.png", "reliability_{}*.png", "mistakes_{}*.png",
+         "mistakes_{}*.html", "residuals_{}*.png")  # fmt: skip
+REPORTS = [part.format(split) for part in PARTS for split in ("train", "val", "test")]  # files of evaluate.py
+
 
 class UserError(Exception):
     """A mistake that the user can mend: ends the script with this one line and exit code 2."""
@@ -285,7 +289,7 @@ def save_dict_to_json(d, json_path):
 def save_checkpoint(state, is_best, checkpoint):
     """Save `state` as `last.pth.tar` in the folder `checkpoint`, and as `best.pth.tar` before that if `is_best`.
 
-    What was last becomes `previous.pth.tar`. Metrics of checkpoints that are replaced are removed.
+    What was last becomes `previous.pth.tar`. Metrics and reports of checkpoints that are replaced are removed.
 
     Args:
         state: dict with "epoch", "state_dict" (of the model), "optim_dict" (of the optimizer), and whatever else of
@@ -303,7 +307,7 @@ def save_checkpoint(state, is_best, checkpoint):
     content = io.BytesIO()
     torch.save(state, content)
     if is_best:
-        write_whole(folder / "best.pth.tar", content.getbuffer(), outdates=["metrics_*_best*.json"])
+        write_whole(folder / "best.pth.tar", content.getbuffer(), outdates=["metrics_*_best*.json", *REPORTS])
     outdates = ["metrics_*_last.json", "metrics_*_previous.json"]  # of evaluate.py
     write_whole(folder / "last.pth.tar", content.getbuffer(), keep="previous.pth.tar", outdates=outdates)
 

@@ -5,6 +5,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from toolkit.dataset import fits_on, load_images
 from toolkit.folds import fold_of
+from toolkit.report_samples import ImageNames
 
 
 class Images(Dataset):
@@ -23,9 +24,11 @@ class Images(Dataset):
         parts = [split] if split == "test" or not params.num_folds else ["train", "val"]
         loaded = [load_images(data_dir, part, params.cache_above_mb) for part in parts]
         self.images, self.labels = loaded[0] if len(loaded) == 1 else map(torch.cat, zip(*loaded, strict=True))
+        self.items = ImageNames(data_dir, parts)  # for the report of an evaluation
         if len(loaded) > 1:  # cross-validation, which `search_hyperparams.py --folds` asks for
             chosen = fold_of(self.images, self.labels, params.num_folds, params.fold)[split]
             self.images, self.labels = self.images[chosen], self.labels[chosen]
+            self.items = ImageNames(data_dir, parts, chosen)
         device = getattr(params, "device", "cpu")
         if fits_on(device, self.images.nbytes):
             self.images, self.labels = self.images.to(device), self.labels.to(device)

@@ -24,6 +24,9 @@ RESULTS = (
     "metrics_*.json",
     "run.json",
     "curves.png",
+    *utils.REPORTS,
+    "model.onnx",
+    "model.pt2",
     "tensorboard",
 )  # of a run; first what a run that was not moved wholly would go on from
 MAY_CHANGE = {  # from one session of a run to the next
@@ -242,7 +245,7 @@ def take_folder(folder, lock, goes_on, state, unreadable):
 def remove_unfinished(folder):
     """Delete what a process that was killed while writing left; to be called by the only process that trains there."""
     for file in Path(folder).glob(".*.tmp"):
-        if not file.name.startswith(".metrics_"):  # evaluate.py may be writing that
+        if "_" not in file.name:  # as the files have that evaluate.py may be writing
             with contextlib.suppress(OSError):
                 file.unlink()
 

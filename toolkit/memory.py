@@ -71,7 +71,7 @@ def memory_errors_in_a_line(params):
         if not ran_out_of_memory(error):
             raise
         functions = [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)]
-        raise OutOfMemory(advice(params, error, "evaluate" in functions)) from error
+        raise OutOfMemory(advice(params, error, bool({"evaluate", "predict"} & set(functions)))) from error
 
 
 def advice(params, error, in_evaluation):

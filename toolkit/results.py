@@ -12,6 +12,7 @@ from utils import UserError
 
 BEST_METRICS = "metrics_val_best_weights.json"
 TEST_METRICS = "metrics_test_best.json"
+LOOKS = "test_looks.json"
 NO_EXPERIMENTS = (".", "replaced-", "reproduced-")  # how folders begin that an experiment keeps beside its results
 STATUSES = ("finished", "running", "stopped", "pruned", "failed")  # from good to bad
 
@@ -28,6 +29,7 @@ class Row:
     epochs: float | None = None
     metrics: dict = field(default_factory=dict)  # of the validation; those of the test begin with "test_"
     monitor: tuple = (None, None)  # the metric that selected the best checkpoint, "max" or "min"; None: not known
+    looks: int | None = None  # how often evaluate.py looked at the test split
     half_widths: dict = field(default_factory=dict)  # of the 95% confidence intervals of the metrics
     replicates: list = field(default_factory=list)  # the rows that were folded into this one
     difference: float | None = None  # of the monitored metric to the baseline
@@ -177,7 +179,9 @@ def read_row(folder, parent_dir, names, params, names_of_params, notes):
         epochs = last_epoch(folder, epochs)
     name = os.path.relpath(folder, parent_dir)
     name = os.path.basename(os.path.abspath(folder)) if name == "." else name.replace(os.sep, "/")
-    return Row(name, folder, params, status, why, epochs, metrics, monitor)
+    looks = read_or_note(folder, LOOKS, notes).get("looks") if LOOKS in names else None
+    looks = len(looks) if isinstance(looks, list) else None
+    return Row(name, folder, params, status, why, epochs, metrics, monitor, looks)
 
 
 def status_of(folder, names, run):

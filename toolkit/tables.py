@@ -35,6 +35,7 @@ class ResultsTable:
         self.metrics = [name for name in self.all_metrics if "/" not in name or name == metric]  # `f1/person`: csv only
         self.intervals = {name for row in rows for name in row.half_widths}  # metrics that have some
         self.has_replicates, self.baseline = any(row.replicates for row in rows), baseline
+        self.has_looks = any(looks_of(row) is not None for row in rows)
         finished = (
             row for row in rows if row.status == "finished" and math.isfinite(row.metrics.get(metric, math.nan))
         )
@@ -42,7 +43,7 @@ class ResultsTable:
 
     def headers(self, all_digits=False):
         """The names of the columns. With all digits, as in csv, each number of a cell has a column of its own."""
-        taken = {"name", "best", "status", "epochs", "n", "replicates", "difference", "p", "p_value"}
+        taken = {"name", "best", "status", "epochs", "n", "replicates", "difference", "p", "p_value", "test_looks"}
         taken.update(self.all_metrics)
         hyperparameters = [f"params.{name}" if name in taken else name for name in self.hyperparameters]
         widths = self.intervals if all_digits else ()
@@ -50,7 +51,8 @@ class ResultsTable:
         metrics = [n for name in metrics for n in ([name, f"{name}_ci95"] if name in widths else [name])]
         first = ["name", "best", "status", "epochs"] if all_digits else ["name", "status", "epochs"]
         count = (["n", "replicates"] if all_digits else ["n"]) if self.has_replicates else []
-        last = ["difference", "p_value" if all_digits else "p"] if self.baseline else []
+        last = ["test_looks"] * self.has_looks
+        last += ["difference", "p_value" if all_digits else "p"] if self.baseline else []
         return [printable(name) for name in first + count + hyperparameters + metrics + last]
 
     def cells(self, row):
@@ -65,6 +67,7 @@ class ResultsTable:
             cells.append("-" if value is None else f"{value:.4f}")
             if half_width is not None:
                 cells[-1] += f" ± {half_width:.4f}"
+        cells += [as_text(looks_of(row))] * self.has_looks
         if self.baseline:
             cells.append("-" if row.difference is None else f"{row.difference:+.4f}")
             small = row.p_value is not None and row.p_value < 0.0001
@@ -96,6 +99,7 @@ class ResultsTable:
             for name in self.all_metrics:
                 cells.append(row.metrics.get(name))
                 cells += [row.half_widths.get(name)] if name in self.intervals else []
+            cells += [looks_of(row)] * self.has_looks
             cells += [row.difference, row.p_value] if self.baseline else []
             writer.writerow(cells)
         return text.getvalue()
@@ -103,7 +107,7 @@ class ResultsTable:
     def _alignment(self):
         numeric = {name for name in self.hyperparameters
                    if all(isinstance(row.params.get(name, 0), int | float) for row in self.rows)}  # fmt: skip
-        metrics = 2 * self.baseline + len(self.metrics)
+        metrics = 2 * self.baseline + self.has_looks + len(self.metrics)
         first = ["left", "left", "right"] + ["right"] * self.has_replicates
         return first + ["right" if n in numeric else "left" for n in self.hyperparameters] + ["right"] * metrics
 
@@ -117,6 +121,7 @@ class ResultsTable:
         if self.has_replicates:
             lines.append("±: 95% confidence interval of the mean over n finished replicates, by Student's t "
                          "(folds of a cross-validation: corrected for the overlap of their training sets)")  # fmt: skip
+        lines += ["test_looks: how often evaluate.py has looked at the test split"] * self.has_looks
         lines += capped(self.notes, longest)
         for kind in ("failed", "pruned"):
             of_kind = [f"{row.name}: {row.why or 'it does not say why'}" for row in rows if row.status == kind]
@@ -129,6 +134,12 @@ def finished_of(row):
     """(how many of the replicates of a row are finished, how many there are)."""
     replicates = row.replicates or [row]
     return sum(one.status == "finished" for one in replicates), len(replicates)
+
+
+def looks_of(row):
+    """How often the test split of a row, or of its replicates together, was looked at; None where it never was."""
+    looks = [one.looks for one in row.replicates or [row] if one.looks is not None]
+    return sum(looks) if looks else None
 
 
 def listed(title, lines, longest):

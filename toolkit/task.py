@@ -36,6 +36,7 @@ class Task:
         Net: called with params, gives an `nn.Module`.
         metrics: dict from name to `fn(outputs, labels) -> float`, or to an object with update, compute and reset.
         hyperparameters: pydantic model of the declared keys of params.json.
+        read_items, describe: functions for predict.py, or None; see docs/your_own_task.md.
 
     Raises:
         UserError: net.py or data_loader.py lacks something of the contract.
@@ -59,6 +60,7 @@ class Task:
         else:
             fetch = "a function fetch_dataloader(types, data_dir, params)"
             self._fetch = self._need(self.data_loader, "fetch_dataloader", callable, fetch)
+        self.read_items, self.describe = (getattr(self.data_loader, name, None) for name in ("read_items", "describe"))
         self.split_names = getattr(self.data_loader, "split_names", {})
         names = self.split_names if is_dict(self.split_names) else {None: None}
         if not names.keys() <= set(SPLITS) or not all(isinstance(name, str) for name in names.values()):

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader, Sampler, TensorDataset
 
 from toolkit.dataset import load_images
+from toolkit.report_samples import ImageNames
 
 
 class BatchIndices(Sampler):
@@ -41,6 +42,8 @@ def fetch_dataloader(types, data_dir, params):
         if split == "train":
             images, labels = training_images(images, labels, data_dir, params)
         dataset = TensorDataset(images.to(params.device), labels.to(params.device))
+        if split != "train":  # which may be another choice of images
+            dataset.items = ImageNames(data_dir, [split])  # for the report of an evaluation
         batches = BatchIndices(len(dataset), params, shuffle=split == "train")
         # batch_size=None: the dataset is indexed with a whole batch at once
         dataloaders[split] = DataLoader(dataset, sampler=batches, batch_size=None)

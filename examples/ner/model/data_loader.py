@@ -3,9 +3,12 @@
 import hashlib
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from model.corpora import lines_of, read_text
+from model.entities import rules, spans
 from toolkit.dataset import read_facts
 from utils import UserError
 
@@ -34,13 +37,18 @@ class Sentences(Dataset):
         sentences, labels = read_split(data_dir / split)
         if facts["counts"].get(split) != counts_of(sentences, labels):
             raise changed_by_hand(data_dir / split)
-        tokens = [token for sentence in sentences for token in sentence]
         numbers = {tag: number for number, tag in enumerate(facts["tags"])}
+        self.tags = torch.tensor([numbers[tag] for tags in labels for tag in tags])  # (tokens,)
+        self.take(sentences, data_dir, facts["vocabulary"], params)
+
+    def take(self, sentences, data_dir, expected, params):
+        """Keep sentences, a list of lists of str, as numbers of the words in `data_dir`, whose digest is `expected`."""
+        tokens = [token for sentence in sentences for token in sentence]
         vocabulary, alphabet = (read_index(data_dir / name) for name in ("words.txt", "characters.txt"))
-        if facts["vocabulary"] != digest(vocabulary, alphabet):
+        if expected != digest(vocabulary, alphabet):
             raise changed_by_hand(data_dir / "words.txt")
         self.words = torch.tensor([vocabulary.get(token, UNKNOWN) for token in tokens])  # (tokens,)
-        self.tags = torch.tensor([numbers[tag] for tags in labels for tag in tags])  # (tokens,)
+        self.items = [" ".join(sentence) for sentence in sentences]  # for the report of an evaluation
         self.lengths = torch.tensor([len(sentence) for sentence in sentences])  # (sentences,)
         self.starts = self.lengths.cumsum(0) - self.lengths  # (sentences,), where each one's tokens begin
         self.spellings = None
@@ -70,6 +78,14 @@ class Sentences(Dataset):
             characters = self.spellings[self.spelling[tokens]]  # (tokens, C)
             batch["characters"] = characters[:, : (characters != PADDING).sum(1).max()]
         return batch
+
+
+class NewSentences(Sentences):
+    """Sentences without tags, a list of lists of str; their words are numbered as in the dataset of `params`."""
+
+    def __init__(self, sentences, params):
+        self.tags = torch.zeros(sum(map(len, sentences)), dtype=torch.int64)
+        self.take(sentences, Path(params.data_dir), params.vocabulary, params)
 
 
 class LengthBuckets(Sampler):
@@ -147,3 +163,43 @@ def fetch_dataloader(types, data_dir, params):
         # batch_size=None: the dataset gives whole batches, so the loader has nothing to put together
         dataloaders[split] = DataLoader(dataset, sampler=batches, batch_size=None, pin_memory=params.cuda)
     return dataloaders
+
+
+def read_items(files, params):
+    """New text for predict.py: a sentence a line, its tokens (a comma is one, too) separated by blanks.
+
+    Returns:
+        The sentences, a list of str, and batches of the inputs of Net in their order.
+
+    Raises:
+        UserError: a file is not text, there is no sentence, or the dataset's words are not there.
+    """
+    sentences = [line.split() for file in files for line in lines_of(read_text(file)) if line.strip()]
+    if not sentences:
+        raise UserError(f"{files[0]}: no sentences in it; a line should be one" if files else "no files are given")
+    if not (Path(params.data_dir) / "words.txt").exists():
+        raise UserError(f"{params.data_dir}: has no words.txt, whose lines the model knows words by; see --data_dir")
+    dataset = NewSentences(sentences, params)
+    batches = [dataset[indices] for indices in torch.arange(len(dataset)).split(params.batch_size)]
+    inputs = [{name: tensor for name, tensor in batch.items() if name != "tags"} for batch in batches]
+    return [" ".join(sentence) for sentence in sentences], inputs
+
+
+def describe(outputs, names, params):
+    """The entities found in each sentence, for predict.py: a list of dicts such as {"entities": "Anna [PER]"}.
+
+    Args:
+        outputs: logits, array (tokens, num_tags), of all sentences.
+        names: the sentences, a list of str.
+        params: `tags`, the names of the tags.
+    """
+    tags = tuple(params.tags)
+    types = rules(tags)[2]
+    words = [[*name.split(" "), ""] for name in names]  # with the place that `spans` counts between sentences
+    lengths = np.array([len(sentence) for sentence in words])
+    flat, entities = [word for sentence in words for word in sentence], [[] for _ in names]
+    ends, kinds = np.divmod(spans(outputs.argmax(axis=1), lengths - 1, tags), len(types))
+    for end, begin, kind in zip(*np.divmod(ends, len(flat)), kinds, strict=True):
+        sentence = np.searchsorted(lengths.cumsum(), end, side="right")
+        entities[sentence].append(f"{' '.join(flat[begin : end + 1])} [{types[kind]}]")
+    return [{"entities": ", ".join(found)} for found in entities]

@@ -70,12 +70,32 @@ class Net(nn.Module):
             placed[real] = features  # (B, T, char_embedding_dim)
             x = torch.cat([x, placed], dim=2)
         x = self.dropout(x)
-        if self.lstm.bidirectional:  # packed, so that the way back begins at a sentence's own last token
+        if self.lstm.bidirectional and getattr(torch.compiler, "is_exporting", bool)():  # torch 2.6 has none
+            x = self.both_ways(x, inputs["lengths"].unsqueeze(1))
+        elif self.lstm.bidirectional:  # packed, so that the way back begins at a sentence's own last token
             packed = pack_padded_sequence(x, inputs["lengths"].cpu(), batch_first=True, enforce_sorted=False)
             x, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True)  # (B, T, 2 lstm_hidden_dim)
         else:  # nothing comes behind padding, so it changes nothing; and without packing a CPU is three times as fast
             x, _ = self.lstm(x)  # (B, T, lstm_hidden_dim)
         return self.linear(self.dropout(x[real]))  # (tokens, num_tags)
+
+    def both_ways(self, x, lengths):
+        """What the packed LSTM gives in evaluation mode, by LSTMs that read one way: packing cannot be exported.
+
+        Takes float (B, T, features), padded, and lengths, int64 (B, 1); gives float (B, T, 2 lstm_hidden_dim).
+        """
+        place = torch.arange(x.shape[1], device=x.device)  # (T,)
+        turned = torch.where(place < lengths, lengths - 1 - place, place).unsqueeze(2)  # (B, T, 1): last token first
+        state = (x.new_zeros(1, x.shape[0], self.lstm.hidden_size),) * 2  # hidden and cell, before the first token
+
+        def turn(x):
+            return x.gather(1, turned.expand(-1, -1, x.shape[2]))
+
+        for forth, back in zip(self.lstm.all_weights[::2], self.lstm.all_weights[1::2], strict=True):  # of each layer
+            ahead = torch.lstm(x, state, forth, True, 1, 0.0, False, False, True)[0]  # (B, T, lstm_hidden_dim)
+            behind = torch.lstm(turn(x), state, back, True, 1, 0.0, False, False, True)[0]
+            x = torch.cat([ahead, turn(behind)], dim=2)  # (B, T, 2 lstm_hidden_dim)
+        return x
 
     def with_unknown(self, words):
         """`words` with some that occur once in train replaced by the unknown word, which is trained in this way.

@@ -1,5 +1,6 @@
 """The data: `fetch_dataloader` gives batches of (inputs, labels), rows of a table of numbers."""
 
+import csv
 import hashlib
 from pathlib import Path
 
@@ -64,3 +65,31 @@ def read_table(data_dir, split, params):
 def digest(table):
     """The SHA-256 of a table's numbers, float64 (N, columns), and of its shape, in hexadecimal."""
     return hashlib.sha256(str(table.shape).encode() + np.ascontiguousarray(table).tobytes()).hexdigest()
+
+
+def read_items(files, params):
+    """New rows for predict.py: csv files whose header names the inputs; further columns do not matter.
+
+    Returns:
+        Names of the rows, "<file>:<line>", and batches of inputs, float (B, num_inputs), in their order.
+
+    Raises:
+        UserError: a file cannot be read, a column is missing, or a cell is not a number.
+    """
+    names, rows = [], []
+    for file in files:
+        try:
+            reader = csv.DictReader(Path(file).read_text(encoding="utf-8-sig").splitlines())
+        except (OSError, ValueError) as error:
+            raise UserError(f"{file}: cannot be read: {error}") from None
+        if missing := [name for name in params.input_names if name not in (reader.fieldnames or ())]:
+            raise UserError(f"{file}, line 1: there is no column {missing[0]!r}, which the model takes")
+        for row in reader:
+            try:
+                rows.append([float(row[name]) for name in params.input_names])
+            except (TypeError, ValueError) as error:
+                raise UserError(f"{file}, line {reader.line_num}: not a number in each column: {error}") from None
+            names.append(f"{file}:{reader.line_num}")
+    if not rows:
+        raise UserError("no rows to predict; a csv file needs a header and, below it, rows")
+    return names, torch.tensor(rows).split(params.batch_size or len(rows))

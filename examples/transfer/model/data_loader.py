@@ -3,6 +3,7 @@
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, TensorDataset
 
 from toolkit.dataset import load_images
+from toolkit.report_samples import ImageNames
 
 
 def fetch_dataloader(types, data_dir, params):
@@ -20,6 +21,7 @@ def fetch_dataloader(types, data_dir, params):
     dataloaders = {}
     for split in types:
         dataset = TensorDataset(*load_images(data_dir, split, params.cache_above_mb))
+        dataset.items = ImageNames(data_dir, [split])  # for the report of an evaluation
         order = RandomSampler(dataset) if split == "train" else SequentialSampler(dataset)
         batches = BatchSampler(order, params.batch_size, drop_last=False)
         # batch_size=None: the dataset is indexed with a whole batch at once
