@@ -22,7 +22,7 @@ FLAT = 2  # standard deviation of the pixels, of 255, below which an image is of
 COLOURLESS = 2  # of 255, below which the largest difference between red, green and blue is none
 FAR_OUT = 3  # interquartile ranges beyond the quartiles: J. W. Tukey, "Exploratory Data Analysis", 1977
 ENOUGH = 20  # images of a class, to tell what is usual there
-MANY = 0.01  # of a split: of near copies in an earlier one
+MANY = 0.02  # of a split: of near copies in an earlier one
 FEW_IN_SPLIT = 100  # images on which an accuracy of 90% is known to 6 points only
 FEWER = 3  # times as many images in the largest class as in the smallest
 OTHER_MIX, BY_CHANCE = 0.1, 0.001  # share of a split that would have to change class; probability of such a mix
@@ -66,7 +66,7 @@ def audit_images(data_dir):
     if not len(images.files):
         raise UserError(f"{data_dir}: none of its images can be read")
     same = copies(images)
-    near, similarity = near_pairs(images)
+    near, similarity = near_pairs(images, same)
     odd = check_odd(images, facts)
     findings = [check_files(images, facts), check_copies(images, same), check_near(images, near, similarity)]
     findings += [check_labels(images, [*same, *near], facts), odd, *audit_counts(facts)]
@@ -133,10 +133,9 @@ def copies(images):
     return [pair for group in groups.values() for pair in pairwise(group)]
 
 
-def near_pairs(images):
+def near_pairs(images, same):
     """The pairs of images that are near copies: of different pixels, yet the same image; and their similarity."""
-    _, first = np.unique(np.array(images.digests), return_index=True)
-    chosen = np.sort(first)
+    chosen = np.setdiff1d(np.arange(len(images.files)), [later for _, later in same])
     if len(chosen) > MOST_COMPARED:  # those of val and test, and as many of train as it takes
         order = np.random.default_rng(0).permutation(len(chosen))
         chosen = np.sort(chosen[order[np.argsort(images.splits[chosen[order]] == 0, kind="stable")]][:MOST_COMPARED])
@@ -176,14 +175,17 @@ def check_near(images, near, similarity):
     later = {max(pair, key=lambda i: images.splits[i]) for pair in near if across(images, pair)}
     counts = np.bincount(images.splits[list(later)].astype(int), minlength=len(SPLITS))
     shares = counts / np.bincount(images.splits, minlength=len(SPLITS)).clip(1)
+    among = f" (of {MOST_COMPARED:,} images that were compared)" if len(images.files) > MOST_COMPARED else ""
     if later:
         which = ", ".join(f"{counts[s]:,} of {SPLITS[s]} ({shares[s]:.1%})" for s in np.flatnonzero(counts))
-        text = f"in an earlier split, too, but for small changes: {which}; they look solved: see duplicates.png"
+        text = f"in an earlier split, too, but for small changes: {which}; they look solved: see duplicates.png{among}"
         return Finding(BAD if shares.max() >= MANY else DOUBTFUL, "near copies", text, details)
     if near:
-        text = f"pairs within a split that are one image but for small changes: {len(near):,}; see duplicates.png"
+        text = (
+            f"pairs within a split that are one image but for small changes: {len(near):,}, see duplicates.png{among}"
+        )
         return Finding(DOUBTFUL, "near copies", text, details)
-    return Finding(GOOD, "near copies", "no two images are one but for small changes", details)
+    return Finding(GOOD, "near copies", f"no two images are one but for small changes{among}", details)
 
 
 def check_labels(images, pairs, facts):
@@ -211,9 +213,9 @@ def check_odd(images, facts):
             low, high = np.percentile(these, [25, 75])
             reach = FAR_OUT * max(high - low, 1)
             for i in members[these < low - reach]:
-                reasons.setdefault(int(i), f"little {name}")
+                reasons.setdefault(int(i), f"of little {name}")
             for i in members[these > high + reach]:
-                reasons.setdefault(int(i), f"much {name}")
+                reasons.setdefault(int(i), f"of much {name}")
     details = {"odd": {str(images.files[i]): reason for i, reason in reasons.items()}}
     if not reasons:
         return Finding(GOOD, "odd images", "none of one colour, or far from all others of its class", details)
@@ -269,7 +271,7 @@ def check_originals(facts):
     source = facts.get("source", {})
     try:
         items = folder(source["from"]).load() if source.get("kind") == "folder" else []
-    except UserError:  # it is gone, or another one now
+    except (UserError, OSError):  # it is gone, or another one now
         return []
     headers = np.array([found for found in in_threads(read_header, items, "headers") if found])  # (N, 3)
     if not len(headers):

@@ -9,8 +9,8 @@ COEFFICIENTS, OF_COLOUR = 8, 4  # in each direction: of the brightness, and of t
 SHRINKAGE = 0.1  # of the mean variance, added to each: what hardly varies is noise
 LEAST = 0.75  # similarity of near copies, wherever they lie
 LEAST_OF_FEW, FEW = 0.85, 100  # the same among images that are too few to say how dense they lie
-BY_CHANCE = 1e-7  # other images that may be expected to be so near to an image by chance
-NEIGHBOURS, SAMPLE = 50, 10_000  # that the density is estimated from: so many nearest, of a sample of so many
+BY_CHANCE = 1e-8  # other images that may be expected to be so near to an image by chance
+NEIGHBOURS, SAMPLE = 100, 10_000  # that the density is estimated from: so many nearest, of a sample of so many
 MOST_COMPARED = 100_000  # images; the time grows with their square
 CHUNK = 500  # images that are compared with all others at once
 
@@ -48,7 +48,8 @@ def near_copies(hashes):
     The similarity is the cosine between the hashes, made uncorrelated and of one variance. Where images lie densely (a
     thousand handwritten ones, all alike) more of it is asked for: so much that, by the distances of the nearest
     neighbours and how fast they grow (the local dimension of E. Levina, P. Bickel, "Maximum Likelihood Estimation of
-    Intrinsic Dimension", NIPS 2004), BY_CHANCE images would be expected there.
+    Intrinsic Dimension", NIPS 2004), BY_CHANCE images would be expected there. So an image
+    of which there are more than some fifty near copies, as of a long take, counts as one of many that are alike.
 
     Args:
         hashes: float32 array (N, D), of different images.

@@ -78,7 +78,7 @@ def test_the_digits_are_found_well_and_drawn_and_nothing_else_is_touched(call, d
     before = snapshot(digits)
     found = audited(call, digits)
     marks = {name: finding["mark"] for name, finding in found.items()}
-    assert len(found["near copies"]["pairs"]) < 5  # handwriting is alike, and yet no copy
+    assert len(found["near copies"]["pairs"]) < 15  # handwriting is alike, and yet no copy
     assert {name: mark for name, mark in marks.items() if name != "near copies"} == dict.fromkeys(
         ["files", "copies", "labels", "odd images", "classes", "splits"], "✓"
     )
