@@ -5,9 +5,11 @@ python synthesize_results.py --parent_dir experiments/learning_rate   # those of
 python synthesize_results.py --no_fold                                # each seed and fold in a row of its own
 python synthesize_results.py --metric test_accuracy                   # sort by another metric
 python synthesize_results.py --baseline base_model                    # what differs from it, beyond chance?
+python synthesize_results.py --parent_dir experiments/learning_rate --html     # and a page for the browser
 python synthesize_results.py --parent_dir experiments/learning_rate --watch    # while a sweep runs, until Ctrl-C
 
-The table is written to results.md, results.csv and results.tex in that folder, and pictures to results.png.
+The table is written to results.md, results.csv and results.tex in that folder, and pictures to results.png; with
+--html also to results.html, one file that opens in any browser, without a network.
 """
 
 import argparse
@@ -23,7 +25,7 @@ from tabulate import tabulate
 import utils
 from toolkit.comparison import choose_metric, compare, fold, rank
 from toolkit.results import BEST_METRICS, read_object, read_results, walk
-from toolkit.script import run_script
+from toolkit.script import add_quiet_argument, run_script
 from toolkit.tables import LONGEST_ON_TERMINAL, ResultsTable
 from utils import UserError
 
@@ -82,7 +84,7 @@ def show(table, parent_dir):
     print("", *table.below(), sep="\n", flush=True)
 
 
-def write(table, mode, parent_dir, pictures):
+def write(table, mode, parent_dir, pictures, html):
     """Write the files, and say which."""
     folder = Path(parent_dir)
     markdown = table.as_pipe() + "\n\n" + "\n".join(table.below(longest=1000)) + "\n"
@@ -91,10 +93,17 @@ def write(table, mode, parent_dir, pictures):
         from toolkit.result_plots import plot_results
 
         files["results.png"] = plot_results(table, mode)
+    if html:
+        from toolkit.page import make_page
+
+        files["results.html"], left_out = make_page(table, mode, parent_dir)
     for name, content in files.items():
         content = content if isinstance(content, bytes) else content.encode(errors="backslashreplace")  # odd names
         utils.write_whole(folder / name, content)
-    print(f"\nWritten: {', '.join(str(folder / name) for name in files)}", flush=True)
+    logging.info("\nWritten: %s", ", ".join(str(folder / name) for name in files))
+    if html:
+        missing = f"; not in it, for its size: {'; '.join(left_out)}" if left_out else ""
+        logging.info("results.html has %.1f MB%s", len(files["results.html"]) / 1e6, missing)
 
 
 def watch(args, options):
@@ -121,7 +130,7 @@ def watch(args, options):
                     running = any(row.status == "running" for row in table.results.rows)
                     due = not running or time.monotonic() - pictured >= SECONDS_BETWEEN_PICTURES
                     pictured = time.monotonic() if due else pictured
-                    write(table, mode, args.parent_dir, due and not args.no_plots)
+                    write(table, mode, args.parent_dir, due and not args.no_plots, due and args.html)
             time.sleep(args.watch)
     except KeyboardInterrupt:
         print()
@@ -138,12 +147,15 @@ def parse_arguments(argv):
     parser.add_argument("--no_fold", action="store_true", help="do not fold replicates (seeds, folds) into their mean")
     parser.add_argument("--baseline", metavar="NAME", help="name of a row that the others are compared with")
     parser.add_argument("--no_plots", action="store_true", help="do not draw results.png")
+    parser.add_argument("--html", action="store_true", help="write results.html, a page for the browser, too")
     parser.add_argument("--watch", type=float, nargs="?", const=5, metavar="SECONDS", help="refresh until Ctrl-C")
+    add_quiet_argument(parser)
     return parser.parse_args(argv)
 
 
 def main(argv=None):
     args = parse_arguments(argv)
+    utils.set_logger(quiet=args.quiet)
     options = {"metric": args.metric, "mode": args.mode, "baseline": args.baseline, "no_fold": args.no_fold}
     if args.watch is not None:
         if not 0 < args.watch < 1e6:
@@ -154,7 +166,7 @@ def main(argv=None):
     show(table, args.parent_dir)
     if not table.rows:
         raise UserError(f"{args.parent_dir}: no trained experiment; python train.py --model_dir ... makes one")
-    write(table, mode, args.parent_dir, not args.no_plots)
+    write(table, mode, args.parent_dir, not args.no_plots, args.html)
 
 
 if __name__ == "__main__":

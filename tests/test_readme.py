@@ -53,7 +53,9 @@ def test_the_readme_runs(tmp_path):
     assert (clone / "experiments/wide/metrics_val_last.json").exists()
     assert (clone / "experiments/photos/curves.png").exists()
     assert len(list((clone / "experiments/learning_rate").glob("*/best.pth.tar"))) == 16
-    assert "±" in printed["python synthesize_results.py --parent_dir experiments/learning_rate"]
+    assert "±" in printed["python synthesize_results.py --parent_dir experiments/learning_rate --html"]
+    assert "Reproduced: " in printed["python train.py --reproduce experiments/base_model"]
+    assert "All is well" in printed["python preflight.py --model_dir experiments/base_model"]
 
 
 @pytest.mark.slow
