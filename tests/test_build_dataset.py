@@ -20,7 +20,8 @@ from sklearn.datasets import load_digits
 import build_dataset
 import evaluate
 import train
-from toolkit.dataset import SPLITS
+from toolkit.dataset import SPLITS, load_images
+from utils import UserError
 
 DIGITS = (load_digits().images * (255 / 16)).astype(np.uint8)
 LABELS = load_digits().target
@@ -384,3 +385,14 @@ def test_a_model_of_sentences_says_so_when_it_is_evaluated_on_others(call, tmp_p
     (project / "data" / "other" / "test" / "sentences.txt").write_text("changed by hand\n")
     code, _, err = call(evaluate.main, *arguments, "--other_data")
     assert code == 2 and "test: not what dataset.json says, changed by hand" in err
+
+
+def test_images_changed_by_hand_are_refused_whether_in_memory_or_mapped(tmp_path, digits_dir):
+    data = copy_of(digits_dir, tmp_path / "digits")
+    assert len(load_images(data, "val", cache_above=100)[1]) == 179
+    file = next((data / "val" / "4").iterdir())
+    Image.fromarray(255 - np.asarray(Image.open(file))).save(file)  # as many files, of the same names
+    for cache_above in (100, 0):
+        with pytest.raises(UserError, match="digits/val: images were changed by hand since they were built"):
+            load_images(copy_of(data, tmp_path / f"copy-{cache_above}" / "digits"), "val", cache_above)
+    assert len(load_images(data, "test", cache_above=100)[1]) == 179

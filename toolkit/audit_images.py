@@ -9,8 +9,7 @@ import numpy as np
 from PIL import Image
 
 from toolkit.audit import BAD, DOUBTFUL, GOOD, Finding, some
-from toolkit.builder import digest_of, fingerprint_of
-from toolkit.dataset import FACTS, SPLITS, read_facts
+from toolkit.dataset import FACTS, SPLITS, digest_of, fingerprint_of, read_facts
 from toolkit.duplicates import CHUNK, MOST_COMPARED, near_copies, perceptual_hashes
 from toolkit.images import CorruptImage, decode, in_threads, opened
 from toolkit.sheets import class_sheets, odd_sheet, pair_sheet

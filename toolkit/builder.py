@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from toolkit.dataset import FACTS, SPLITS, list_files, read_facts
+from toolkit.dataset import FACTS, SPLITS, digest_of, fingerprint_of, list_files, read_facts
 from toolkit.folders import whole_folder
 from toolkit.images import CorruptImage, decode, in_threads, resized
 from utils import UserError, write_whole
@@ -234,6 +234,7 @@ def describe(written, source, size, recipe):
     pixels = sum(image.pixels for image in train)
     mean, squares = sum(image.sums for image in train) / pixels / [[255], [255**2]]
     std = np.sqrt(np.maximum(squares - mean**2, 0))
+    digests = [(image.file, image.digest) for image in written]
     return {
         "num_classes": len(source.classes),
         "class_names": source.classes,
@@ -243,17 +244,7 @@ def describe(written, source, size, recipe):
         "mean": [float(m) for m in mean],
         "std": [float(s) for s in std],
         "counts": counts,
-        "fingerprint": fingerprint_of((image.file, image.digest) for image in written),
+        "fingerprint": fingerprint_of(digests),
+        "split_fingerprint": {s: fingerprint_of(d for d in digests if d[0].startswith(f"{s}/")) for s in SPLITS},
         "source": recipe,
     }
-
-
-def digest_of(pixels):
-    """The SHA-256 of an image's pixels, uint8 (height, width, channels), and of their shape, as bytes."""
-    return hashlib.sha256(np.int64(pixels.shape).tobytes() + pixels.tobytes()).digest()
-
-
-def fingerprint_of(images):
-    """The fingerprint of a dataset, in hexadecimal, from pairs: an image's file within the folder, and its digest."""
-    lines = (f"{file} {digest.hex()}\n" for file, digest in sorted(images))
-    return hashlib.sha256(os.fsencode("".join(lines))).hexdigest()
