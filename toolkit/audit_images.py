@@ -177,7 +177,7 @@ def check_near(images, near, similarity):
     among = f" (of {MOST_COMPARED:,} images that were compared)" if len(images.files) > MOST_COMPARED else ""
     if later:
         which = ", ".join(f"{counts[s]:,} of {SPLITS[s]} ({shares[s]:.1%})" for s in np.flatnonzero(counts))
-        text = f"in an earlier split, too, but for small changes: {which}; they look solved: see duplicates.png{among}"
+        text = f"in an earlier split, too, but for small changes: {which}, see duplicates.png{among}"
         return Finding(BAD if shares.max() >= MANY else DOUBTFUL, "near copies", text, details)
     if near:
         text = (
