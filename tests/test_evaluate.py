@@ -149,6 +149,7 @@ def test_the_report_of_other_data_has_names_of_its_own(call, trained):
     assert not (trained.folder / "report_test.json").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_report_that_one_does(call, trained):
     call(evaluate.main, *trained.arguments, "--split", "train")
     rows, report = predictions(trained, "predictions_train.csv"), trained.metrics("report_train.json")

@@ -53,7 +53,9 @@ def test_the_readme_runs(tmp_path):
     assert (clone / "experiments/wide/metrics_val_last.json").exists()
     assert (clone / "experiments/photos/curves.png").exists()
     assert len(list((clone / "experiments/learning_rate").glob("*/best.pth.tar"))) == 16
-    assert "±" in printed["python synthesize_results.py --parent_dir experiments/learning_rate"]
+    assert "±" in printed["python synthesize_results.py --parent_dir experiments/learning_rate --html"]
+    assert "Reproduced: " in printed["python train.py --reproduce experiments/base_model"]
+    assert "All is well" in printed["python preflight.py --model_dir experiments/base_model"]
 
 
 @pytest.mark.slow
@@ -135,6 +137,7 @@ def test_commands_named_in_passing_are_understood():
             Params(ROOT / experiment / "params.json", declared=net.Hyperparameters)
 
 
+@pytest.mark.slow
 def test_the_space_and_the_slurm_script_of_the_docs(tmp_path):
     """The script, as bash runs it: when the time is nearly over it saves, and submitted again it goes on."""
     docs = (ROOT / "docs" / "sweeps.md").read_text(encoding="utf-8")
