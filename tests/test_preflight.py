@@ -379,7 +379,7 @@ FAULTS = {  # name: (check that fails, others that have to, words of the message
         "two runs of one seed",
         [],
         "no seed governs",
-        forward("return super().forward(x + os.urandom(1)[0] / 2550 * self.training)"),
+        forward("return super().forward(x + int.from_bytes(os.urandom(4)) / 2**29 * self.training)"),
         "",
         {},
     ),
