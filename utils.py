@@ -16,9 +16,17 @@ from pydantic import ValidationError
 
 from toolkit.hyperparameters import Hyperparameters
 
-PARTS = ("report_{}*.json", "predictions_{}*.csv", "confusion_{}*.png", "reliability_{}*.png", "mistakes_{}*.png",
-         "mistakes_{}*.html", "residuals_{}*.png")  # fmt: skip
-REPORTS = [part.format(split) for part in PARTS for split in ("train", "val", "test")]  # files of evaluate.py
+REPORT_FILES = (
+    "report_{}.json",
+    "predictions_{}.csv",
+    "confusion_{}.png",
+    "reliability_{}.png",
+    "mistakes_{}.png",
+    "mistakes_{}.html",
+    "residuals_{}.png",
+)  # of evaluate.py, with the name of the split
+REPORTS = [file.format(split + data) for file in REPORT_FILES for split in ("train", "val", "test")
+           for data in ("", "_on_*")]  # fmt: skip
 
 
 class UserError(Exception):

@@ -52,7 +52,8 @@ function show(i) {
 function reportOf(row, report) {
     const digits = value => typeof value === "number" ? value.toFixed(3) : "–", side = make("div", { className: "side" });
     const calibration = report.calibration_error ?? null, { classes, confusion, mistakes } = report;
-    const parts = [make("h3", {}, `Evaluation on ${report.split}`), make("p", { className: "muted" },
+    const of = row.replicates ? `, of ${row.replicates[0][0]}` : "";  // the others have reports of their own
+    const parts = [make("h3", {}, `Evaluation on ${report.split}${of}`), make("p", { className: "muted" },
         `${report.checkpoint}, epoch ${report.epoch}, ${report.samples} samples`,
         calibration === null ? null : ` · calibration error ${digits(calibration)}`)];
     if (Array.isArray(confusion) && confusion.length === classes?.length)

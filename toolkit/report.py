@@ -6,10 +6,10 @@ import warnings
 
 import numpy as np
 import torch
-from tabulate import tabulate
 
 from toolkit.metrics import is_streaming, results_of
 from toolkit.report_samples import are_lengths, names_of, places_in_dataset
+from toolkit.tables import pipe_table
 from toolkit.tally import to_numpy
 from toolkit.trees import tensors, tree_map
 
@@ -253,7 +253,7 @@ class Report:
         if self.classes:
             shown = sorted(self.classes, key=lambda row: row["f1"])[:MOST_CLASSES_SHOWN]
             shown = self.classes if len(shown) == len(self.classes) else shown
-            lines += ["", tabulate(shown, headers="keys", tablefmt="pipe", floatfmt=".4f")]
+            lines += ["", pipe_table(shown)]
             if len(shown) < len(self.classes):
                 lines.append(f"(of {len(self.classes)} classes those with the lowest f1)")
         if self.error is not None:

@@ -130,6 +130,14 @@ class ResultsTable:
         return lines + listed("Not as it should be", self.results.notes, longest)
 
 
+def pipe_table(rows):
+    """A pipe table of rows, dicts of texts and numbers: texts stay as they are, even where they look like numbers."""
+    cells = [{name: f"{value:.4f}" if isinstance(value, float) else printable(str(value)).replace("|", "\\|")
+              for name, value in row.items()} for row in rows]  # fmt: skip
+    sides = ["left" if isinstance(value, str) else "right" for value in rows[0].values()]
+    return tabulate(cells, headers="keys", tablefmt="pipe", disable_numparse=True, colalign=sides)
+
+
 def finished_of(row):
     """(how many of the replicates of a row are finished, how many there are)."""
     replicates = row.replicates or [row]
