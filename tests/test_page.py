@@ -89,6 +89,19 @@ def test_page_holds_the_table_and_its_reports_and_loads_nothing(call, parent):
         assert attribute not in text.split('id="data"')[0]
 
 
+def test_an_interval_is_of_the_value_that_it_stands_beside(call, parent):
+    report = parent / "lr=0.1,width=16" / "report_test.json"
+    report.write_text(report.read_text().replace("best.pth.tar", "last.pth.tar"))
+    for seed in (1, 2):
+        leave(parent / f"seed={seed}", {"learning_rate": 7, "seed": seed}, 0.1)
+    evaluated(parent / "seed=1")
+    rows = {row["cells"][0]: row for row in write_page(call, parent)[1]["rows"]}
+    assert "spreads" not in rows["lr=0.1,width=16"] and "report" in rows["lr=0.1,width=16"]
+    assert rows["lr=0.01,width=16"]["spreads"] == {"test_accuracy": [0.75, 0.85]}
+    folded = next(row for row in rows.values() if "replicates" in row)
+    assert folded["cells"][-2:] == [0.8, 3] and "test_accuracy" not in folded.get("spreads", {})
+
+
 def test_names_and_values_of_experiments_are_text(call, parent):
     for number, evil in enumerate(EVIL):
         leave(parent / f"evil{number}", {evil: evil, "width": number, "note": EVIL[number - 1]}, 0.5)

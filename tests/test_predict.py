@@ -136,6 +136,8 @@ def test_mistakes_end_in_a_line(call, trained, tmp_path):
         (["empty"], "empty: no images in it"),
         (["empty", "--top_k", "0"], "--top_k is 0, should be 1 or more"),
         (["empty", "--output", "no/where.csv"], "--output no/where.csv: should be a file in a folder that is there"),
+        (["gone.png", "--output", "a.png"], "--output a.png: should be a .csv file of its own, which is not to be"),
+        (["x.csv", "--output", "./x.csv"], "--output ./x.csv: should be a .csv file of its own, which is not to be"),
         (["empty", "--restore_file", "first"], "first: no such checkpoint"),
     ):
         code, _, err = call(predict.main, "--model_dir", trained.folder, *arguments)

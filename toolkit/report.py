@@ -185,6 +185,7 @@ class Report:
         self.why_not, self.results = collected.why_not, results
         self.kind, self.intervals, self.resamples, self.samples = "other", {}, 0, None
         self.columns, self.classes, self.confusion, self.error, self.worst = {}, [], None, None, []
+        self.why_other = ""
         if self.why_not:
             return
         self.samples = len(collected.lengths)
@@ -193,6 +194,11 @@ class Report:
         self.names = next((list(map(str, names)) for names in facts if isinstance(names, list)), None)
         num_classes = len(self.names) if self.names else params.values.get("num_classes")
         self.kind, outputs, labels, position = find_kind(collected, num_classes)
+        if self.kind in ("classification", "tagging"):
+            right, stated = (outputs.argmax(dim=1) == labels).double().mean().item(), results.get("accuracy")
+            if stated is not None and min(abs(right - stated), abs(right - stated / 100)) > CLOSE:  # or in percent
+                self.kind = "other"
+                self.why_other = f"accuracy is {stated:.4f}, but {right:.4f} of the largest outputs are the label's"
         if self.kind == "other":
             return
         places = places_in_dataset(dataloader, params.seed, self.samples)
@@ -250,6 +256,8 @@ class Report:
         if not self.intervals:
             few = 0 < self.resamples < FEWEST_RESAMPLES
             lines = [f"no confidence intervals: only {drawn} in {SECONDS:g} seconds"] if few else []
+        if self.why_other:
+            lines += ["", f"no scores of classes: {self.why_other}"]
         if self.classes:
             shown = sorted(self.classes, key=lambda row: row["f1"])[:MOST_CLASSES_SHOWN]
             shown = self.classes if len(shown) == len(self.classes) else shown
