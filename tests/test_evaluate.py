@@ -172,6 +172,18 @@ def test_a_class_is_called_what_it_is_called():
     assert names == ["1e5", "0.50", "x\\|y", "a\\nb"]
 
 
+def test_a_share_of_none_is_not_zero(call, trained):
+    trained.write(learning_rate=1e-12, num_epochs=1)  # one class is predicted, whatever the image
+    call(train.main, *trained.arguments, "--restart")
+    _, out, _ = call(evaluate.main, *trained.arguments)
+    classes = trained.metrics("report_test.json")["classes"]
+    predicted = {row["prediction"] for row in predictions(trained)}
+    assert len(predicted) < 10
+    assert [row["precision"] is None for row in classes] == [row["class"] not in predicted for row in classes]
+    assert all(row["recall"] is not None for row in classes)
+    assert out.count(" - |") == 10 - len(predicted)
+
+
 @pytest.mark.parametrize("items", [5, {}, ["one name"]])
 def test_what_a_dataset_calls_items_may_be_something_else(items):
     dataset = TensorDataset(torch.zeros(3))

@@ -176,7 +176,8 @@ class Report:
         names: those of the classes, a list of str.
         probabilities: float array (R,), of the predicted classes.
         columns: those of predictions_<split>.csv, a dict from name to list.
-        classes: list of dicts with "class", "precision", "recall", "f1" and "support".
+        classes: list of dicts with "class", "precision", "recall", "f1" and "support"; None for a share of none, such as
+            the precision of a class that is never predicted.
         confusion: int array (classes, classes), true ones in rows.
         worst: the rows of the wrong predictions with the highest probability, an int array.
     """
@@ -236,10 +237,12 @@ class Report:
         self.error, self.bins = calibration(self.probabilities, right)
         if len(numbers) <= MOST_CLASSES:
             self.confusion = confusion_matrix(self.labels, self.predictions, labels=numbers)
-            scores = precision_recall_fscore_support(self.labels, self.predictions, labels=numbers, zero_division=0)
+            scores = precision_recall_fscore_support(
+                self.labels, self.predictions, labels=numbers, zero_division=np.nan
+            )
             keys = ("class", "precision", "recall", "f1", "support")
             values = zip(self.names, *(score.tolist() for score in scores), strict=True)
-            self.classes = [dict(zip(keys, row, strict=True)) for row in values]
+            self.classes = [dict(zip(keys, [None if v != v else v for v in row], strict=True)) for row in values]
         self.columns["label"] = [self.names[label] for label in self.labels]
         self.columns["prediction"] = [self.names[prediction] for prediction in self.predictions]
         self.columns["probability"] = self.probabilities.round(6).tolist()
@@ -259,7 +262,7 @@ class Report:
         if self.why_other:
             lines += ["", f"no scores of classes: {self.why_other}"]
         if self.classes:
-            shown = sorted(self.classes, key=lambda row: row["f1"])[:MOST_CLASSES_SHOWN]
+            shown = sorted(self.classes, key=lambda row: 1 if row["f1"] is None else row["f1"])[:MOST_CLASSES_SHOWN]
             shown = self.classes if len(shown) == len(self.classes) else shown
             lines += ["", pipe_table(shown)]
             if len(shown) < len(self.classes):

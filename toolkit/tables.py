@@ -131,9 +131,12 @@ class ResultsTable:
 
 
 def pipe_table(rows):
-    """A pipe table of rows, dicts of texts and numbers: texts stay as they are, even where they look like numbers."""
-    cells = [{name: f"{value:.4f}" if isinstance(value, float) else printable(str(value)).replace("|", "\\|")
-              for name, value in row.items()} for row in rows]  # fmt: skip
+    """A pipe table of rows, dicts of texts, numbers and None: texts stay as they are, though they look like numbers."""
+
+    def as_cell(value):
+        return "-" if value is None else f"{value:.4f}" if isinstance(value, float) else printable(str(value))
+
+    cells = [{name: as_cell(value).replace("|", "\\|") for name, value in row.items()} for row in rows]
     sides = ["left" if isinstance(value, str) else "right" for value in rows[0].values()]
     return tabulate(cells, headers="keys", tablefmt="pipe", disable_numparse=True, colalign=sides)
 
