@@ -176,8 +176,8 @@ class Report:
         names: those of the classes, a list of str.
         probabilities: float array (R,), of the predicted classes.
         columns: those of predictions_<split>.csv, a dict from name to list.
-        classes: list of dicts with "class", "precision", "recall", "f1" and "support"; None for a share of none, such as
-            the precision of a class that is never predicted.
+        classes: list of dicts with "class", "precision", "recall", "f1" and "support"; None is a share of none, as the
+            precision of a class that is never predicted.
         confusion: int array (classes, classes), true ones in rows.
         worst: the rows of the wrong predictions with the highest probability, an int array.
     """
@@ -236,10 +236,9 @@ class Report:
         right, numbers = self.predictions == self.labels, range(len(self.names))
         self.error, self.bins = calibration(self.probabilities, right)
         if len(numbers) <= MOST_CLASSES:
-            self.confusion = confusion_matrix(self.labels, self.predictions, labels=numbers)
-            scores = precision_recall_fscore_support(
-                self.labels, self.predictions, labels=numbers, zero_division=np.nan
-            )
+            pair = self.labels, self.predictions
+            self.confusion = confusion_matrix(*pair, labels=numbers)
+            scores = precision_recall_fscore_support(*pair, labels=numbers, zero_division=np.nan)
             keys = ("class", "precision", "recall", "f1", "support")
             values = zip(self.names, *(score.tolist() for score in scores), strict=True)
             self.classes = [dict(zip(keys, [None if v != v else v for v in row], strict=True)) for row in values]
