@@ -316,7 +316,7 @@ def save_checkpoint(state, is_best, checkpoint):
     torch.save(state, content)
     if is_best:
         write_whole(folder / "best.pth.tar", content.getbuffer(), outdates=["metrics_*_best*.json", *REPORTS])
-    outdates = ["metrics_*_last.json", "metrics_*_previous.json"]  # of evaluate.py
+    outdates = [f"metrics_*_{name}{data}.json" for name in ("last", "previous") for data in ("", "_on_*")]
     write_whole(folder / "last.pth.tar", content.getbuffer(), keep="previous.pth.tar", outdates=outdates)
 
 

@@ -86,7 +86,8 @@ def test_data_with_other_classes_is_refused_in_any_case(call, trained, tmp_path)
 def test_a_result_does_not_outlive_the_checkpoint_it_is_of(call, trained):
     call(evaluate.main, *trained.arguments)
     own = {trained.folder / name for name in ("predictions_test_of_mine.csv", "report_training.json")}
-    for file in [*own, trained.folder / "report_test_on_other.json"]:
+    outdated = {trained.folder / f"{name}_on_other.json" for name in ("report_test", "metrics_test_last")}
+    for file in own | outdated:
         file.write_text("")
     trained.write(num_epochs=3)  # whose third epoch is better
     call(train.main, *trained.arguments)
@@ -94,6 +95,7 @@ def test_a_result_does_not_outlive_the_checkpoint_it_is_of(call, trained):
     assert not (trained.folder / "metrics_test_best.json").exists()
     kept = {file for part in ("report", "predictions", "mistakes") for file in trained.folder.glob(f"{part}_*")}
     assert kept == own
+    assert not any(file.exists() for file in outdated)
 
 
 def test_evaluation_leaves_the_model_alone(call, trained):

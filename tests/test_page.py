@@ -271,6 +271,18 @@ def test_rows_are_chosen_drawn_shown_and_compared(open_page):
 
 
 @pytest.mark.slow
+def test_a_mean_over_replicates_says_whose_evaluation_is_shown(open_page, parent):
+    for seed in (1, 2):
+        leave(parent / f"seed={seed}", {"learning_rate": 7, "seed": seed}, 0.95)
+    evaluated(parent / "seed=1")
+    page = open_page()
+    page.locator("#row-0 .name").click()
+    text = page.locator("#details").inner_text()
+    assert "Evaluation on test, of the first of its replicates" in text
+    assert "command, of the first of its replicates" in text
+
+
+@pytest.mark.slow
 def test_a_box_over_an_axis_filters_the_table(open_page):
     page = open_page()
     assert sum(len(trace["x"]) for trace in drawn(page, "parallel")) == 8 * 4

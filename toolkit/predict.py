@@ -160,7 +160,10 @@ def rows_of(task, outputs, names, params, top_k):
         rows = [dict(zip(heads, row, strict=True)) for row in zip(*columns, strict=True)]
     if len(rows) != len(names):
         raise UserError(f"{file}: describe gave {len(rows)} rows for {len(names)} items")
-    return [{"item": name} | row for name, row in zip(names, rows, strict=True)]
+    items = [
+        str(name).encode(errors="backslashreplace").decode() for name in names
+    ]  # a file may have any bytes as name
+    return [{"item": item} | row for item, row in zip(items, rows, strict=True)]
 
 
 def is_classification(task, outputs, params):

@@ -209,7 +209,11 @@ class Report:
         rows = np.argsort(places[position], kind="stable")
         self.position, self.labels = position.numpy()[rows], labels.numpy()[rows]
         place = places[self.position]
-        items = place.tolist() if names is None else [str(names[i]) for i in place]
+        items = (
+            place.tolist()
+            if names is None
+            else [str(names[i]).encode(errors="backslashreplace").decode() for i in place]
+        )
         if self.kind == "regression":
             self.columns["item"], self.predictions = items, outputs.numpy()[rows]
             self._describe_numbers()
