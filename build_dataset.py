@@ -4,6 +4,7 @@
     python build_dataset.py folder photos --image_size 64            # your own images, to data/photos
     python build_dataset.py folder SIGNS --name signs                # CS230's hand signs, as they are downloaded
     python build_dataset.py fashion_mnist                            # or mnist, cifar10: downloaded
+    python build_dataset.py --audit data/photos                      # copies, odd images, balance, contact sheets
 
 A folder of your own has a subfolder for each class (cat/1.jpg, dog/2.png), or names that begin with the label
 (0_IMG_5864.jpg), and may be split already (train*/, val*/ or dev*/, test*/). What is not split is split 80/10/10.
@@ -18,6 +19,8 @@ from pathlib import Path
 from tabulate import tabulate
 
 import utils
+from toolkit.audit import report, say
+from toolkit.audit_images import audit_build, audit_images
 from toolkit.builder import build
 from toolkit.dataset import SPLITS
 from toolkit.script import add_quiet_argument, run_script
@@ -39,6 +42,7 @@ def parse_arguments(argv):
     parser.add_argument("--skip_corrupt", action="store_true", help="leave out images that cannot be decoded")
     parser.add_argument("--drop_duplicates", action="store_true", help="leave out of train what is in val or test too")
     parser.add_argument("--force", action="store_true", help="replace a dataset of that name")
+    parser.add_argument("--audit", type=Path, metavar="DATASET", help="build nothing, look into a folder under data/")
     add_quiet_argument(parser)
     return parser.parse_args(argv)
 
@@ -46,6 +50,9 @@ def parse_arguments(argv):
 def main(argv=None):
     args = parse_arguments(argv)
     utils.set_logger(quiet=args.quiet)
+    if args.audit:
+        report(args.audit, *audit_images(args.audit))
+        return
     if args.source == "folder" and args.path is None:
         raise UserError("`folder` needs the folder of your images: python build_dataset.py folder <path>")
     if args.source != "folder" and args.path is not None:
@@ -74,10 +81,11 @@ def main(argv=None):
         drop_duplicates=args.drop_duplicates,
     )
     if facts:
-        report(facts, DATA / name)
+        describe(facts, DATA / name)
+        say(audit_build(DATA / name, facts), "build_dataset.py", DATA / name)
 
 
-def report(facts, target):
+def describe(facts, target):
     """Print what the dataset is."""
     rows = [[label, *(facts["counts"][split][label] for split in SPLITS)] for label in facts["class_names"]]
     rows.append(["all", *(sum(facts["counts"][split].values()) for split in SPLITS)])

@@ -13,12 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torchvision
-from conftest import ROOT, run_process, snapshot
+from conftest import ROOT, copy_of, run_process, snapshot
 from PIL import Image
 from sklearn.datasets import load_digits
 
 import build_dataset
-from toolkit.dataset import SPLITS
+import evaluate
+import train
+from toolkit.dataset import SPLITS, load_images
+from utils import UserError
 
 DIGITS = (load_digits().images * (255 / 16)).astype(np.uint8)
 LABELS = load_digits().target
@@ -360,3 +363,36 @@ def test_a_killed_build_leaves_no_dataset_and_the_next_one_is_whole(tmp_path):
     done = run_process(sys.executable, ROOT / "build_dataset.py", "folder", source, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert counts("photos") == {"train": 480, "val": 60, "test": 60}
+
+
+def test_a_model_of_sentences_says_so_when_it_is_evaluated_on_others(call, tmp_path):
+    project = copy_of(ROOT / "examples" / "ner", tmp_path / "ner")
+    (tmp_path / "toolkit").mkdir()  # what the script looks for; PYTHONPATH finds the real one
+    text = copy_of(project / "data" / "sample", tmp_path / "text")
+    for name in ("sentences", "labels"):  # the same words to know, one sentence less to be tested on
+        file = text / "test" / f"{name}.txt"
+        file.write_text("".join(file.read_text().splitlines(keepends=True)[1:]))
+    script, options = project / "build_dataset.py", {"cwd": tmp_path, "env": {"PYTHONPATH": str(ROOT)}}
+    assert run_process("python", script, text, "--name", "other", **options).returncode == 0
+    one = ["--model_dir", project / "experiments" / "one"]
+    code, _, err = call(train.main, *one, "--from", project / "experiments" / "base_model", "num_epochs=1")
+    assert (code, err) == (0, "")
+    arguments = [*one, "--data_dir", project / "data" / "other"]
+    code, _, err = call(evaluate.main, *arguments)
+    assert code == 2 and "was trained on another dataset (of the same kind, other samples)" in err
+    code, out, err = call(evaluate.main, *arguments, "--other_data")
+    assert (code, err) == (0, "") and "was trained on another dataset (of the same kind, other samples)" in out
+    (project / "data" / "other" / "test" / "sentences.txt").write_text("changed by hand\n")
+    code, _, err = call(evaluate.main, *arguments, "--other_data")
+    assert code == 2 and "test: not what dataset.json says, changed by hand" in err
+
+
+def test_images_changed_by_hand_are_refused_whether_in_memory_or_mapped(tmp_path, digits_dir):
+    data = copy_of(digits_dir, tmp_path / "digits")
+    assert len(load_images(data, "val", cache_above=100)[1]) == 179
+    file = next((data / "val" / "4").iterdir())
+    Image.fromarray(255 - np.asarray(Image.open(file))).save(file)  # as many files, of the same names
+    for cache_above in (100, 0):
+        with pytest.raises(UserError, match="digits/val: images were changed by hand since they were built"):
+            load_images(copy_of(data, tmp_path / f"copy-{cache_above}" / "digits"), "val", cache_above)
+    assert len(load_images(data, "test", cache_above=100)[1]) == 179

@@ -52,6 +52,7 @@ def test_it_trains_from_its_own_folder_unchanged(project):
     assert "accuracy" in json.loads((folder / "metrics_test_best.json").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("new_format", [True, False])
 def test_it_goes_on_from_weights_that_the_original_wrote(project, tmp_path, new_format):
     """A .pth.tar of 2018: epoch, state_dict and optim_dict, in torch's format of the time."""

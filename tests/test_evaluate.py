@@ -210,6 +210,7 @@ def test_scores_of_classes_that_contradict_the_accuracy_are_not_given(call, tmp_
     assert utils.read_json(folder / "report_test.json")["kind"] == "other"
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_report_that_one_does(call, trained):
     call(evaluate.main, *trained.arguments, "--split", "train")
     rows, report = predictions(trained, "predictions_train.csv"), trained.metrics("report_train.json")

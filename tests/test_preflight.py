@@ -430,7 +430,10 @@ FAULTS = {  # name: (check that fails, others that have to, words of the message
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+SLOW = {"a slow loader"}
+
+
+@pytest.mark.parametrize("fault", [pytest.param(f, marks=pytest.mark.slow) if f in SLOW else f for f in FAULTS])
 def test_a_fault_fails_the_checks_that_it_concerns_and_no_others(call, small, fault):
     check, others, words, net, data, values = FAULTS[fault]
     code, results, out = small.check(call, net, data, **values)
@@ -526,6 +529,7 @@ def test_each_line_is_printed_when_its_check_is_done_and_ctrl_c_ends_it(experime
     assert not (experiment.folder / "preflight.json").exists()
 
 
+@pytest.mark.slow
 def test_a_terminal_without_the_marks_and_one_that_reads_no_further(experiment):
     command = [sys.executable, str(ROOT / "preflight.py"), *experiment.arguments]
     done = run_process(*command, env={"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"})

@@ -137,6 +137,7 @@ def test_commands_named_in_passing_are_understood():
             Params(ROOT / experiment / "params.json", declared=net.Hyperparameters)
 
 
+@pytest.mark.slow
 def test_the_space_and_the_slurm_script_of_the_docs(tmp_path):
     """The script, as bash runs it: when the time is nearly over it saves, and submitted again it goes on."""
     docs = (ROOT / "docs" / "sweeps.md").read_text(encoding="utf-8")

@@ -264,6 +264,7 @@ def test_two_processes_share_one_sweep(sweep):
     assert len(sweep.trials()) == 6
 
 
+@pytest.mark.slow
 def test_tpe_with_one_worker_goes_the_same_way_again_and_learns(call, tmp_path, digits_dir):
     space = {"learning_rate": {"low": 1e-6, "high": 1e-1, "log": True}}
     rates = []
@@ -343,7 +344,7 @@ def test_a_sweep_can_be_renamed(call, sweep):
     assert "[1/1]" not in out
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("name", ["SIGTERM", pytest.param("SIGHUP", marks=pytest.mark.slow)])
 def test_a_signal_to_all_processes_of_the_sweep_saves_the_trials(sweep, name):
     """As `timeout`, a closed terminal or a scheduler send it."""
     sweep.write({"learning_rate": [0.01, 0.02]}, num_epochs=100_000)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from toolkit.dataset import FACTS, SPLITS, list_files, read_facts
+from toolkit.dataset import FACTS, SPLITS, digest_of, fingerprint_of, list_files, read_facts
 from toolkit.folders import whole_folder
 from toolkit.images import CorruptImage, decode, in_threads, resized
 from utils import UserError, write_whole
@@ -173,10 +173,9 @@ def write_images(items, folder, size, channels, skip_corrupt):
             raise UserError(f"{error} (--skip_corrupt leaves such files out)") from None
         Image.fromarray(pixels[..., 0] if channels == 1 else pixels).save(folder / file, compress_level=1)
         values = pixels.reshape(-1, channels).astype(np.int64)
-        digest = hashlib.sha256(np.int64(pixels.shape).tobytes() + pixels.tobytes()).digest()
         origin = str(item.image) if isinstance(item.image, Path) else file
         sums = np.stack([values.sum(0), (values**2).sum(0)])
-        return Written(item.split, item.label, file, origin, digest, len(values), sums)
+        return Written(item.split, item.label, file, origin, digest_of(pixels), len(values), sums)
 
     results = in_threads(write, jobs, "images")
     for skipped in [r for r in results if isinstance(r, str)]:
@@ -235,9 +234,7 @@ def describe(written, source, size, recipe):
     pixels = sum(image.pixels for image in train)
     mean, squares = sum(image.sums for image in train) / pixels / [[255], [255**2]]
     std = np.sqrt(np.maximum(squares - mean**2, 0))
-    fingerprint = hashlib.sha256()
-    for image in sorted(written, key=lambda image: image.file):
-        fingerprint.update(os.fsencode(f"{image.file} {image.digest.hex()}\n"))
+    digests = [(image.file, image.digest) for image in written]
     return {
         "num_classes": len(source.classes),
         "class_names": source.classes,
@@ -247,6 +244,7 @@ def describe(written, source, size, recipe):
         "mean": [float(m) for m in mean],
         "std": [float(s) for s in std],
         "counts": counts,
-        "fingerprint": fingerprint.hexdigest(),
+        "fingerprint": fingerprint_of(digests),
+        "split_fingerprint": {s: fingerprint_of(d for d in digests if d[0].startswith(f"{s}/")) for s in SPLITS},
         "source": recipe,
     }

@@ -1,6 +1,7 @@
 """A dataset folder of images: its facts, and its pixels in memory or in a mapped file."""
 
 import functools
+import hashlib
 import logging
 import os
 from pathlib import Path
@@ -61,7 +62,7 @@ def load_images(data_dir, split, cache_above):
     shape = (len(files), facts["image_height"], facts["image_width"], facts["image_channels"])
     pixels = mapped_pixels(data_dir, split, facts, files, shape) if np.prod(shape) > cache_above * 1e6 else None
     if pixels is None:
-        pixels = decoded(tuple(files), shape, facts["fingerprint"])
+        pixels = decoded(tuple(files), shape, facts["fingerprint"], split_fingerprint(facts, split))
     return torch.from_numpy(pixels).permute(0, 3, 1, 2), torch.tensor(labels)
 
 
@@ -98,13 +99,17 @@ def list_files(data_dir, split, facts):
 
 
 @functools.lru_cache(maxsize=2 * len(SPLITS))
-def decoded(files, shape, fingerprint):
+def decoded(files, shape, fingerprint, expected):
     """The pixels of image files, a uint8 array of `shape`; decoded once by a process that trains on them repeatedly."""
-    return decode_all(files, np.empty(shape, np.uint8))
+    return decode_all(files, np.empty(shape, np.uint8), expected)
 
 
-def decode_all(files, pixels):
-    """Decode image files into the uint8 array `pixels` of shape (N, height, width, channels), in parallel threads."""
+def decode_all(files, pixels, expected):
+    """Decode image files into the uint8 array `pixels` of shape (N, height, width, channels), in parallel threads.
+
+    Raises:
+        UserError: one is damaged, or was changed since `expected`, their fingerprint, was taken (None: it never was).
+    """
     _, height, width, channels = pixels.shape
 
     def load(index):
@@ -113,9 +118,31 @@ def decode_all(files, pixels):
             found = f"{image.shape[1]}x{image.shape[0]} pixels"
             raise CorruptImage(f"{files[index]}: is {found}, the dataset's are {width}x{height}")
         pixels[index] = image
+        return "/".join(files[index].split(os.sep)[-3:]), digest_of(image)
 
-    in_threads(load, range(len(files)), "decode")
+    digests = in_threads(load, range(len(files)), "decode")
+    if expected is not None and fingerprint_of(digests) != expected:
+        folder = Path(files[0]).parent.parent
+        raise UserError(
+            f"{folder}: images were changed by hand since they were built; build the dataset again with --force"
+        )
     return pixels
+
+
+def split_fingerprint(facts, split):
+    """The fingerprint of a split's images, or None where the dataset was built before there was one."""
+    return facts.get("split_fingerprint", {}).get(split)
+
+
+def digest_of(pixels):
+    """The SHA-256 of an image's pixels, uint8 (height, width, channels), and of their shape, as bytes."""
+    return hashlib.sha256(np.int64(pixels.shape).tobytes() + pixels.tobytes()).digest()
+
+
+def fingerprint_of(images):
+    """The fingerprint of images, in hexadecimal, from pairs: an image's file within the folder, and its digest."""
+    lines = (f"{file} {digest.hex()}\n" for file, digest in sorted(images))
+    return hashlib.sha256(os.fsencode("".join(lines))).hexdigest()
 
 
 def mapped_pixels(data_dir, split, facts, files, shape):
@@ -128,7 +155,7 @@ def mapped_pixels(data_dir, split, facts, files, shape):
     if not cache.exists() or cache.stat().st_size <= np.prod(shape):
         try:
             cache.parent.mkdir(exist_ok=True)
-            write_cache(cache, files, shape)
+            write_cache(cache, files, shape, split_fingerprint(facts, split))
         except CorruptImage:
             raise
         except (OSError, UserError) as error:
@@ -137,7 +164,7 @@ def mapped_pixels(data_dir, split, facts, files, shape):
     return np.load(cache, mmap_mode="c")  # copy on write: torch wants memory that may be written to
 
 
-def write_cache(cache, files, shape):
+def write_cache(cache, files, shape, expected):
     """Decode image files into the .npy file `cache`, an array of `shape`."""
     with open_whole(cache) as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
@@ -145,5 +172,5 @@ def write_cache(cache, files, shape):
         file.truncate(offset + int(np.prod(shape)))
         file.flush()
         pixels = np.memmap(file.name, np.uint8, "r+", offset, shape)
-        decode_all(files, pixels)
+        decode_all(files, pixels, expected)
         pixels.flush()

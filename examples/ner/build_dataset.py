@@ -3,6 +3,7 @@
     python examples/ner/build_dataset.py path/to/conll2003               # a folder of CoNLL files, one for each split
     python examples/ner/build_dataset.py ner_dataset.csv --name kaggle   # Kaggle's, or one CoNLL file: split 70/15/15
     python examples/ner/build_dataset.py path/to/text --min_count 2      # {train,val,test}/{sentences,labels}.txt
+    python examples/ner/build_dataset.py --audit examples/ner/data/kaggle    # copies, unknown words, counts of tags
 
 CoNLL files have a token a line, in any number of columns: the token first, its tag last; a blank line ends a sentence.
 Then name the dataset in params.json: "dataset": "<name>".
@@ -12,8 +13,11 @@ import argparse
 import hashlib
 import json
 import logging
+import os
+import re
 import sys
 from collections import Counter
+from itertools import chain
 from pathlib import Path
 
 from tabulate import tabulate
@@ -25,13 +29,16 @@ sys.path.append(str(next(folder for folder in [HERE, *HERE.parents] if (folder /
 from model.corpora import read_source  # noqa: E402
 
 import utils  # noqa: E402
-from model.data_loader import counts_of, digest  # noqa: E402
+from model.data_loader import counts_of, digest, read_index, read_split  # noqa: E402
+from toolkit.audit import BAD, DOUBTFUL, GOOD, Finding, report, say, some  # noqa: E402
 from toolkit.dataset import FACTS, SPLITS, read_facts  # noqa: E402
 from toolkit.folders import whole_folder  # noqa: E402
 from toolkit.script import add_quiet_argument, run_script  # noqa: E402
 from utils import UserError, write_whole  # noqa: E402
 
 DATA = HERE / "data"
+LONG = 5  # words of a sentence that is hardly the same by chance
+MANY_UNKNOWN, RARE = 0.1, 20  # share of tokens; tokens of a tag in train
 FIRST = ["<padding>", "<unknown>"]  # of the words and of the characters; found by their place, never by their name
 
 
@@ -127,13 +134,96 @@ def build(source, target, *, min_count=1, seed=230, force=False):
     return facts
 
 
+def audit(data_dir):
+    """Check a dataset of sentences.
+
+    Args:
+        data_dir: path of the folder that `build` made.
+
+    Returns:
+        list of Finding.
+
+    Raises:
+        UserError: it is no such folder.
+    """
+    facts = read_facts(data_dir)
+    if not {"tags", "vocabulary", "counts"} <= facts.keys():
+        raise UserError(f"{data_dir}: not a dataset of sentences that this script made, by its {FACTS}")
+    texts = {split: read_split(data_dir / split) for split in SPLITS}
+    changed = [split for split in SPLITS if counts_of(*texts[split]) != facts["counts"][split]]
+    if changed:
+        return [Finding(BAD, "files", f"{', '.join(changed)}: changed since the build; build it again with --force")]
+    sentences = {split: list(zip(*texts[split], strict=True)) for split in SPLITS}
+    known = read_index(data_dir / "words.txt")
+    return [
+        Finding(GOOD, "files", f"{sum(map(len, sentences.values())):,} sentences, as they were built"),
+        check_copies("copies", sentences, " ".join),
+        check_copies("near copies", sentences, lambda words: re.sub(r"\d+", "0", " ".join(words).lower())),
+        check_labels(sentences),
+        check_unknown(sentences, known),
+        check_tags(sentences, facts["tags"]),
+    ]
+
+
+def check_copies(name, sentences, key):
+    """Which sentences of val and test are, by their `key`, in an earlier split, too; short ones may well be."""
+    seen, found = {key(tokens) for tokens, _ in sentences["train"]}, {}
+    for split in ("val", "test"):
+        found[split] = [" ".join(tokens) for tokens, _ in sentences[split] if key(tokens) in seen]
+        seen |= {key(tokens) for tokens, _ in sentences[split]}
+    short = all(copy.count(" ") < LONG - 1 for copies in found.values() for copy in copies)
+    if not any(found.values()):
+        return Finding(GOOD, name, "no sentence of val or test is in an earlier split, too")
+    counts = (
+        f"{len(copies):,} of {split} ({len(copies) / len(sentences[split]):.1%})" for split, copies in found.items()
+    )
+    text = f"in an earlier split, too: {', '.join(counts)}, " + (
+        f"of less than {LONG} words" if short else "remove them"
+    )
+    return Finding(DOUBTFUL if short else BAD, name, text, found)
+
+
+def check_labels(sentences):
+    tagged = {}
+    for tokens, tags in chain(*sentences.values()):
+        tagged.setdefault(tuple(tokens), set()).add(tuple(tags))
+    differ = [" ".join(tokens) for tokens, ways in tagged.items() if len(ways) > 1]
+    if differ:
+        text = f"sentences that are tagged in two ways: {len(differ):,}, {differ[0]!r} for one; which is right?"
+        return Finding(DOUBTFUL, "labels", text, {"sentences": differ})
+    return Finding(GOOD, "labels", "no sentence is tagged in two ways")
+
+
+def check_unknown(sentences, known):
+    rates = {}
+    for split in ("val", "test"):
+        tokens = [token for words, _ in sentences[split] for token in words]
+        rates[split] = sum(token not in known for token in tokens) / len(tokens)
+    text = "tokens that are not in words.txt: " + ", ".join(f"{rate:.1%} of {split}" for split, rate in rates.items())
+    if max(rates.values()) > MANY_UNKNOWN:
+        return Finding(DOUBTFUL, "unknown", f'{text}; their spelling may tell: "char_embedding_dim" in params.json')
+    return Finding(GOOD, "unknown", text)
+
+
+def check_tags(sentences, known):
+    counts = {split: Counter(chain.from_iterable(tags for _, tags in sentences[split])) for split in SPLITS}
+    rare = [f"{tag} {counts['train'][tag]}" for tag in known if counts["train"][tag] < RARE]
+    table = {tag: {split: counts[split][tag] for split in SPLITS} for tag in known}
+    outside = ", ".join(f"{counts[split]['O'] / counts[split].total():.0%} of {split}" for split in SPLITS)
+    text = f"{len(known)}, O is {outside}"
+    if rare:
+        text += f"; too rare in train to be learnt well: {some(rare, 6)}"
+    return Finding(DOUBTFUL if rare else GOOD, "tags", text, {"counts": table})
+
+
 def parse_arguments(argv):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", type=Path, help="a folder or a file, see above")
+    parser.add_argument("source", type=Path, nargs="?", help="a folder or a file, see above")
     parser.add_argument("--name", help="name of the dataset under data/ (default: the source's)")
     parser.add_argument("--min_count", type=int, default=1, help="rarer words of train are unknown ones (default: 1)")
     parser.add_argument("--seed", type=int, default=230, help="seed of the random split of one file (default: 230)")
     parser.add_argument("--force", action="store_true", help="replace a dataset of that name")
+    parser.add_argument("--audit", type=Path, metavar="DATASET", help="build nothing, look into a folder under data/")
     add_quiet_argument(parser)
     return parser.parse_args(argv)
 
@@ -141,6 +231,11 @@ def parse_arguments(argv):
 def main(argv=None):
     args = parse_arguments(argv)
     utils.set_logger(quiet=args.quiet)
+    if args.audit:
+        report(args.audit, audit(args.audit))
+        return
+    if args.source is None:
+        raise UserError("the folder or file of the text is missing: build_dataset.py path/to/text")
     for name, least in (("min_count", 1), ("seed", 0)):
         if getattr(args, name) < least:
             raise UserError(f"--{name}: should be {least} or more")
@@ -153,6 +248,7 @@ def main(argv=None):
         print(tabulate(rows, headers=["split", "sentences", "tokens"], tablefmt="pipe"))
         print(f"\n{facts['vocab_size']} words, {len(facts['tags'])} tags: {' '.join(facts['tags'])}")
         print(f'To train on it: "dataset": {json.dumps(name)} in params.json')
+        say(audit(DATA / name), "examples/ner/build_dataset.py", os.path.relpath(DATA / name))
 
 
 if __name__ == "__main__":

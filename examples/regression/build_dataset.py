@@ -3,6 +3,7 @@
     python examples/regression/build_dataset.py sine                    # 32 noisy points of a sine
     python examples/regression/build_dataset.py diabetes                # scikit-learn's 442 patients
     python examples/regression/build_dataset.py csv houses.csv --target price
+    python examples/regression/build_dataset.py --audit examples/regression/data/houses
 
 A table of your own has a line with the names of its columns, and then numbers only, separated by commas. It is split
 60/20/20. Then name the dataset in params.json: "dataset": "<name>".
@@ -23,7 +24,8 @@ import numpy as np
 # the repository, for utils and toolkit; last, so that nothing of it hides what is beside this file
 sys.path.append(str(next(folder for folder in Path(__file__).resolve().parents if (folder / "toolkit").is_dir())))
 import utils
-from model.data_loader import digest
+from model.data_loader import digest, read_table
+from toolkit.audit import BAD, GOOD, Finding, report, say, some
 from toolkit.dataset import FACTS, SPLITS, read_facts
 from toolkit.folders import whole_folder
 from toolkit.script import add_quiet_argument, run_script
@@ -32,6 +34,7 @@ from utils import UserError
 DATA = Path(__file__).resolve().parent / "data"
 FEWEST_ROWS = 10  # of a table that is split in three
 MOST_LOST = 1e-3  # standard deviations that a value may change by when it becomes a number of 32 bits
+SAME = 0.999  # correlation of an input with the target from which on it is the target in another unit
 SMALLEST = 1e-15  # standard deviation whose square such a number can hold
 
 
@@ -208,9 +211,43 @@ def write_dataset(target, names, tables, facts):
         utils.write_whole(aside / FACTS, json.dumps(facts, indent=2) + "\n")
 
 
+def audit(data_dir):
+    """Check a dataset; gives a list of Finding. Raises UserError where it is none, or was changed by hand."""
+    facts = argparse.Namespace(**read_facts(data_dir))
+    if "target_name" not in facts:
+        raise UserError(f"{data_dir}: not a dataset that this script made, by its {FACTS}")
+    tables = {split: read_table(data_dir, split, facts).double().numpy() for split in SPLITS}
+    names, train = [*facts.input_names, facts.target_name], tables["train"]
+    low, high = train.min(axis=0), train.max(axis=0)  # (columns,) each
+    seen, copies, beyond = set(map(tuple, train[:, :-1])), [], []
+    for split in ("val", "test"):
+        rows = list(map(tuple, tables[split][:, :-1]))
+        if copied := sum(row in seen for row in rows):
+            copies.append(f"{copied} of {split}")
+        seen |= set(rows)
+        beyond.append(f"{((tables[split] < low) | (tables[split] > high)).any(axis=1).mean():.0%} of {split}")
+    varied = np.flatnonzero(low[:-1] < high[:-1])
+    target = [names[i] for i in varied if abs(np.corrcoef(train[:, i], train[:, -1])[0, 1]) > SAME]
+    ranges = [f"{name} {a:g} to {b:g}" for name, a, b in zip(names, low, high, strict=True)]
+    text = f"in train {some(ranges)}; with a value beyond those of train: {', '.join(beyond)}"
+    findings = [
+        Finding(GOOD, "files", f"{sum(map(len, tables.values())):,} rows, as they were built"),
+        Finding(GOOD, "copies", "no row has the inputs of one in an earlier split"),
+        Finding(GOOD, "inputs", f"none is {names[-1]} itself in another unit"),
+        Finding(GOOD, "ranges", text, {"train": ranges}),
+    ]
+    if copies:
+        findings[1] = Finding(BAD, "copies", f"the inputs of {' and '.join(copies)} are in an earlier split, too")
+    if target:
+        findings[2] = Finding(
+            BAD, "inputs", f"{names[-1]} itself in another unit: {some(target)}; leave them out with --ignore"
+        )
+    return findings
+
+
 def parse_arguments(argv):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", choices=["sine", "diabetes", "csv"], help="where the rows come from")
+    parser.add_argument("source", nargs="?", choices=["sine", "diabetes", "csv"], help="where the rows come from")
     parser.add_argument("path", nargs="?", help="with `csv`: the file")
     parser.add_argument("--target", metavar="COLUMN", help="with `csv`: the column to predict")
     parser.add_argument("--ignore", nargs="+", default=[], metavar="COLUMN", help="with `csv`: columns to leave out")
@@ -218,6 +255,7 @@ def parse_arguments(argv):
     parser.add_argument("--name", help="name of the dataset under data/ (default: the source's, or the file's)")
     parser.add_argument("--seed", type=int, default=230, help="seed of the split and the noise (default: 230)")
     parser.add_argument("--force", action="store_true", help="replace a dataset of that name")
+    parser.add_argument("--audit", type=Path, metavar="DATASET", help="build nothing, look into a folder under data/")
     add_quiet_argument(parser)
     return parser.parse_args(argv)
 
@@ -225,6 +263,11 @@ def parse_arguments(argv):
 def main(argv=None):
     args = parse_arguments(argv)
     utils.set_logger(quiet=args.quiet)
+    if args.audit:
+        report(args.audit, audit(args.audit))
+        return
+    if args.source is None:
+        raise UserError("one of sine, diabetes and csv is missing: build_dataset.py sine")
     given = [args.path is not None, args.target is not None]
     if not all(given) if args.source == "csv" else any([*given, args.ignore]):
         raise UserError("`csv`, and nothing else, takes a file and --target: build_dataset.py csv FILE --target COLUMN")
@@ -239,7 +282,7 @@ def main(argv=None):
         names, tables = diabetes(args.seed)
     else:
         names, tables = read_csv(args.path, args.target, args.ignore, args.seed)
-    recipe = {key: value for key, value in vars(args).items() if key not in ("name", "force")}
+    recipe = {key: value for key, value in vars(args).items() if key not in ("name", "force", "audit", "quiet")}
     facts = describe(names, tables, recipe)
     target = DATA / name
     target = target.relative_to(Path.cwd()) if target.is_relative_to(Path.cwd()) else target
@@ -250,6 +293,7 @@ def main(argv=None):
     rows = ", ".join(f"{count['rows']} {split}" for split, count in facts["counts"].items())
     logging.info("%s: %s from %s; %s rows", target, names[-1], ", ".join(names[:-1]), rows)
     logging.info('To train on it: "dataset": %s in params.json', json.dumps(name))
+    say(audit(target), "examples/regression/build_dataset.py", target)
 
 
 if __name__ == "__main__":

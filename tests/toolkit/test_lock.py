@@ -13,6 +13,7 @@ from toolkit.lock import ExperimentLock
 from utils import UserError
 
 
+@pytest.mark.slow
 def test_the_second_process_is_refused_with_host_and_process_id(experiment):
     experiment.write(num_epochs=100_000)
     first = start(*experiment.arguments)

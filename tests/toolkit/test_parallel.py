@@ -88,7 +88,8 @@ def test_random_changes_of_items_are_those_of_one_process(call, tmp_path, digits
     assert_alike(experiment.folder, first)
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 3])
 def test_an_evaluation_counts_each_sample_once(call, twin, count):
     import evaluate
     import train
@@ -135,7 +136,8 @@ def test_a_run_goes_on_with_another_number_of_processes(call, twin, kind):
     assert_alike(many.folder, alone.folder)
 
 
-@pytest.mark.parametrize("kind", ["ddp", pytest.param("fsdp", marks=[needs_fsdp, pytest.mark.slow])])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ddp", pytest.param("fsdp", marks=needs_fsdp)])
 def test_stopped_and_gone_on_with_by_as_many_it_gives_the_same_bits(twin, kind):
     straight, stopped = (twin(name, parallel=kind, checkpoint_minutes=EACH_STEP) for name in ("straight", "stopped"))
     assert group_finished("train", 2, *straight.arguments)[0] == [0, 0]

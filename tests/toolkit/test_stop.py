@@ -20,8 +20,11 @@ def logged(experiment, text):
     return log.exists() and text in log.read_text()
 
 
+OTHERS = [pytest.param(name, code, marks=pytest.mark.slow) for name, code in (("SIGUSR1", 143), ("SIGHUP", 129))]
+
+
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("name, code", [("SIGINT", 130), ("SIGTERM", 143), ("SIGUSR1", 143), ("SIGHUP", 129)])
+@pytest.mark.parametrize("name, code", [("SIGINT", 130), ("SIGTERM", 143), *OTHERS])
 def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(tmp_path, digits_dir, name, code, workers):
     if name in ("SIGUSR1", "SIGHUP") and workers:
         pytest.skip("as SIGTERM")
