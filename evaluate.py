@@ -14,7 +14,6 @@ from pathlib import Path
 import toolkit  # noqa: F401  # isort: skip (before torch, for which it sets how threads wait)
 
 import torch
-from tabulate import tabulate
 
 import utils
 from toolkit import parallel
@@ -29,6 +28,7 @@ from toolkit.report_files import count_look, write_report
 from toolkit.report_samples import Collector
 from toolkit.restore import restore_loss
 from toolkit.script import run_script
+from toolkit.tables import pipe_table
 from toolkit.tally import Tally
 from utils import UserError
 
@@ -68,7 +68,7 @@ def tables_of(split, results, intervals):
         metric, _, part = name.partition("/")
         details.setdefault(part, {"of": part})[metric] = cells[name]
     tables = [[{"split": split} | main], list(details.values())]
-    return "\n\n".join(tabulate(t, headers="keys", tablefmt="pipe", disable_numparse=True) for t in tables if t)
+    return "\n\n".join(pipe_table(table) for table in tables if table)
 
 
 def parse_arguments(argv):

@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import torch
 
-from toolkit.metrics import is_streaming, results_of
+from toolkit.metrics import is_streaming, probabilities_of, results_of
 from toolkit.report_samples import are_lengths, names_of, places_in_dataset
 from toolkit.tables import pipe_table
 from toolkit.tally import to_numpy
@@ -125,17 +125,6 @@ def find_kind(collected, num_classes=None):
     return "tagging" if (lengths != 1).any() else "classification", outputs, labels.long(), sample
 
 
-def most_probable(outputs):
-    """The class of the largest output, int64 array (R,), and its probability, float64 array (R,).
-
-    That is the softmax of the outputs, unless they are probabilities already: none negative, and their sum 1.
-    """
-    top, predictions = outputs.max(dim=1)
-    are_probabilities = bool((outputs >= 0).all()) and torch.allclose(outputs.sum(1), outputs.new_ones(()), atol=1e-3)
-    probabilities = top if are_probabilities else (top - outputs.logsumexp(dim=1)).exp()
-    return predictions.numpy(), probabilities.double().numpy()
-
-
 def calibration(probabilities, right):
     """How far the probabilities of predictions are from how often they are right.
 
@@ -219,7 +208,8 @@ class Report:
             self._describe_numbers()
             return
         self.names = self.names or [str(number) for number in range(outputs.shape[1])]
-        self.predictions, self.probabilities = (values[rows] for values in most_probable(outputs))
+        values, predictions = probabilities_of(outputs).max(dim=1)
+        self.predictions, self.probabilities = predictions.numpy()[rows], values.double().numpy()[rows]
         if self.kind == "tagging":
             self.columns = {"sentence": place.tolist(), "item": words_of(items, self.position)}
             self.has_words = all(isinstance(word, str) for word in self.columns["item"])
