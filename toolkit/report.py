@@ -232,7 +232,8 @@ class Report:
         if len(numbers) <= MOST_CLASSES:
             pair = self.labels, self.predictions
             self.confusion = confusion_matrix(*pair, labels=numbers)
-            scores = precision_recall_fscore_support(*pair, labels=numbers, zero_division=np.nan)
+            scores = precision_recall_fscore_support(*pair, labels=numbers, zero_division=np.nan)[:3]
+            scores += (self.confusion.sum(axis=1),)  # theirs are no integers where nothing is right
             keys = ("class", "precision", "recall", "f1", "support")
             values = zip(self.names, *(score.tolist() for score in scores), strict=True)
             self.classes = [dict(zip(keys, [None if v != v else v for v in row], strict=True)) for row in values]
