@@ -32,7 +32,8 @@ train: setup
 	$(BIN)/python evaluate.py --model_dir $(EXPERIMENT)
 	@echo
 	@echo "What next:"
-	@echo "  look     $(EXPERIMENT)/curves.png, or: $(BIN)/tensorboard --logdir experiments"
+	@echo "  look     $(EXPERIMENT)/curves.png, mistakes_test.png; or: $(BIN)/tensorboard --logdir experiments"
+	@echo "  check    $(BIN)/python preflight.py --model_dir $(EXPERIMENT)"
 	@echo "  try      $(BIN)/python train.py --model_dir experiments/wide --from $(EXPERIMENT) num_channels=64"
 	@echo "  search   $(BIN)/python search_hyperparams.py, then $(BIN)/python synthesize_results.py"
 	@echo "  own data $(BIN)/python build_dataset.py folder path/to/your/images"
