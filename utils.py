@@ -16,15 +16,8 @@ from pydantic import ValidationError
 
 from toolkit.hyperparameters import Hyperparameters
 
-REPORT_FILES = (
-    "report_{}.json",
-    "predictions_{}.csv",
-    "confusion_{}.png",
-    "reliability_{}.png",
-    "mistakes_{}.png",
-    "mistakes_{}.html",
-    "residuals_{}.png",
-)  # of evaluate.py, with the name of the split
+REPORT_FILES = ("report_{}.json", "predictions_{}.csv", "confusion_{}.png", "reliability_{}.png", "mistakes_{}.png",
+                "mistakes_{}.html", "residuals_{}.png")  # of evaluate.py, with the name of the split  # fmt: skip
 REPORTS = [file.format(split + data) for file in REPORT_FILES for split in ("train", "val", "test")
            for data in ("", "_on_*")]  # fmt: skip
 
@@ -210,8 +203,10 @@ class LogFile(logging.FileHandler):
 
 
 def go_on_without(handler):
-    """Stop logging to what cannot be written to any more, and say so where that is possible."""
+    """Stop logging to what cannot be written to any more, and say so, but for a reader that has seen enough."""
     logging.getLogger().removeHandler(handler)
+    if isinstance(sys.exc_info()[1], BrokenPipeError):
+        return
     what = getattr(handler, "baseFilename", "the terminal")
     logging.warning("%s: cannot be written: %s; going on without it", what, sys.exc_info()[1])
 
