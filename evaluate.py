@@ -14,7 +14,6 @@ from pathlib import Path
 import toolkit  # noqa: F401  # isort: skip (before torch, for which it sets how threads wait)
 
 import torch
-from tabulate import tabulate
 
 import utils
 from toolkit import parallel
@@ -29,6 +28,7 @@ from toolkit.report_files import count_look, write_report
 from toolkit.report_samples import Collector
 from toolkit.restore import restore_loss
 from toolkit.script import run_script
+from toolkit.tables import pipe_table
 from toolkit.tally import Tally
 from utils import UserError
 
@@ -68,7 +68,7 @@ def tables_of(split, results, intervals):
         metric, _, part = name.partition("/")
         details.setdefault(part, {"of": part})[metric] = cells[name]
     tables = [[{"split": split} | main], list(details.values())]
-    return "\n\n".join(tabulate(t, headers="keys", tablefmt="pipe", disable_numparse=True) for t in tables if t)
+    return "\n\n".join(pipe_table(table) for table in tables if table)
 
 
 def parse_arguments(argv):
@@ -108,21 +108,24 @@ def main(argv=None):
 
     if not parallel.is_main():
         return
-    path = Path(args.model_dir) / f"metrics_{args.split}_{name_of(checkpoint, args.model_dir)}{other}.json"
+    report = Report(collected, dataloader, results, task.metrics, loss_fn, params)
+    folder, name = Path(args.model_dir), name_of(checkpoint, args.model_dir)
+    source = checkpoint.name if checkpoint.name.startswith(name) else str(checkpoint)  # of another experiment
+    about = {"checkpoint": source, "epoch": state.get("epoch")}
+    path = folder / f"metrics_{args.split}_{name}{other}.json"
     utils.save_dict_to_json(results, path)
+    looks = count_look(folder, source, data_dir.name) if args.split == "test" and same else 0
+    files = write_report(report, folder, args.split + other, dataloader, params.seed, **about)
     if version_of(checkpoint) != version:  # by a training that goes on meanwhile
-        path.unlink()
+        for file in [path, *(folder / file for file in files)]:
+            file.unlink(missing_ok=True)
         raise UserError(
             f"{checkpoint}: was replaced while it was evaluated, nothing is kept of that; evaluate it again"
         )
-    report = Report(collected, dataloader, results, task.metrics, loss_fn, params)
-    looks = count_look(args.model_dir, checkpoint.name, data_dir.name) if args.split == "test" else 0
     print(tables_of(args.split, results, report.intervals))
     print("", *report.lines(), sep="\n")
     if looks:
         print(f"The test split was looked at {looks} time{'s' * (looks != 1)} with this experiment.")
-    about = {"checkpoint": checkpoint.name, "epoch": state.get("epoch")}
-    files = write_report(report, args.model_dir, args.split + other, dataloader, params.seed, **about)
     logging.info("\nWritten to %s", ", ".join([str(path), *files]))
 
 

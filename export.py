@@ -14,13 +14,13 @@ from pathlib import Path
 import toolkit  # noqa: F401  # isort: skip (before torch, for which it sets how threads wait)
 
 import torch
-from tabulate import tabulate
 
 import utils
 from toolkit.cli import set_up
 from toolkit.experiment import check_same_data, dataset_of, find_checkpoint
 from toolkit.export import FORMATS, capture, check_packages, convert, real_inputs
 from toolkit.script import add_quiet_argument, run_script
+from toolkit.tables import pipe_table
 from toolkit.trees import batch_size
 
 
@@ -64,7 +64,7 @@ def main(argv=None):
                      "same prediction": "" if same is None else f"{same:.2%}"})  # fmt: skip
     for name, content in contents.items():  # none before all are as they should be
         utils.write_whole(Path(args.model_dir) / name, content)
-    print(tabulate(rows, headers="keys", tablefmt="pipe", disable_numparse=True))
+    print(pipe_table(rows))
     logging.info("\nWritten to %s", args.model_dir)
 
 

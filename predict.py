@@ -16,15 +16,14 @@ from pathlib import Path
 import toolkit  # noqa: F401  # isort: skip (before torch, for which it sets how threads wait)
 
 import torch
-from tabulate import tabulate
 
 import utils
 from toolkit.cli import add_common_arguments
 from toolkit.memory import memory_errors_in_a_line
 from toolkit.precision import precision_of
 from toolkit.predict import open_checkpoint, read_items, rows_of
-from toolkit.results import printable
 from toolkit.script import run_script
+from toolkit.tables import pipe_table
 from toolkit.tally import to_numpy
 from toolkit.trees import tree_cat, tree_map
 from utils import UserError
@@ -46,11 +45,9 @@ def predict(model, batches, params):
 
 def show(rows, longest):
     """Print a table of the first `longest` rows (None: of all), which are dicts of texts and numbers."""
-    cells = [{k: f"{v:.4f}" if isinstance(v, float) else printable(str(v)).replace("|", "\\|") for k, v in row.items()}
-             for row in rows[:longest]]  # fmt: skip
-    print(tabulate(cells, headers="keys", tablefmt="pipe", disable_numparse=True))
-    if len(cells) < len(rows):
-        print(f"... and {len(rows) - len(cells):,} more; --output predictions.csv keeps them all")
+    print(pipe_table(rows[:longest]))
+    if longest is not None and longest < len(rows):
+        print(f"... and {len(rows) - longest:,} more; --output predictions.csv keeps them all")
 
 
 def write(rows, path):
@@ -80,6 +77,10 @@ def main(argv=None):
         raise UserError(f"--top_k is {args.top_k}, should be 1 or more")
     if args.output and (Path(args.output).is_dir() or not Path(args.output).absolute().parent.is_dir()):
         raise UserError(f"--output {args.output}: should be a file in a folder that is there")
+    if args.output and (
+        not args.output.endswith(".csv") or Path(args.output).resolve() in [Path(f).resolve() for f in args.files]
+    ):
+        raise UserError(f"--output {args.output}: should be a .csv file of its own, which is not to be labelled")
     task, params, checkpoint, state = open_checkpoint(args.model_dir, args.restore_file, args.data_dir, args.device)
     names, batches = read_items(task, args.files, params)
     model = task.make_model(params)

@@ -16,9 +16,10 @@ from pydantic import ValidationError
 
 from toolkit.hyperparameters import Hyperparameters
 
-PARTS = ("report_{}*.json", "predictions_{}*.csv", "confusion_{}*.png", "reliability_{}*.png", "mistakes_{}*.png",
-         "mistakes_{}*.html", "residuals_{}*.png")  # fmt: skip
-REPORTS = [part.format(split) for part in PARTS for split in ("train", "val", "test")]  # files of evaluate.py
+REPORT_FILES = ("report_{}.json", "predictions_{}.csv", "confusion_{}.png", "reliability_{}.png", "mistakes_{}.png",
+                "mistakes_{}.html", "residuals_{}.png")  # of evaluate.py, with the name of the split  # fmt: skip
+REPORTS = [file.format(split + data) for file in REPORT_FILES for split in ("train", "val", "test")
+           for data in ("", "_on_*")]  # fmt: skip
 
 
 class UserError(Exception):
@@ -202,8 +203,10 @@ class LogFile(logging.FileHandler):
 
 
 def go_on_without(handler):
-    """Stop logging to what cannot be written to any more, and say so where that is possible."""
+    """Stop logging to what cannot be written to any more, and say so, but for a reader that has seen enough."""
     logging.getLogger().removeHandler(handler)
+    if isinstance(sys.exc_info()[1], BrokenPipeError):
+        return
     what = getattr(handler, "baseFilename", "the terminal")
     logging.warning("%s: cannot be written: %s; going on without it", what, sys.exc_info()[1])
 
@@ -308,7 +311,7 @@ def save_checkpoint(state, is_best, checkpoint):
     torch.save(state, content)
     if is_best:
         write_whole(folder / "best.pth.tar", content.getbuffer(), outdates=["metrics_*_best*.json", *REPORTS])
-    outdates = ["metrics_*_last.json", "metrics_*_previous.json"]  # of evaluate.py
+    outdates = [f"metrics_*_{name}{data}.json" for name in ("last", "previous") for data in ("", "_on_*")]
     write_whole(folder / "last.pth.tar", content.getbuffer(), keep="previous.pth.tar", outdates=outdates)
 
 

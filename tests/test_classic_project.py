@@ -92,6 +92,7 @@ def test_an_original_last_checkpoint_is_gone_on_from(project, tmp_path):
     for name in ("history.csv", "run.json"):
         (experiment / name).unlink()
     best = (experiment / "best.pth.tar").read_bytes()
+    (experiment / "report_test.json").write_text("{}")
     torch.save({key: state[key] for key in ("state_dict", "optim_dict")} | {"epoch": 2}, experiment / "last.pth.tar")
     params = json.loads((experiment / "params.json").read_text()) | {"ema_decay": 0.9, "lr_schedule": "cosine"}
     (experiment / "params.json").write_text(json.dumps(params))
@@ -102,6 +103,7 @@ def test_an_original_last_checkpoint_is_gone_on_from(project, tmp_path):
     assert (experiment / "best.pth.tar").exists()
     assert (experiment / "replaced-1" / "best.pth.tar").read_bytes() == best  # nobody knows how good it was
     assert (experiment / "replaced-1" / "metrics_val_best_weights.json").exists()
+    assert (experiment / "replaced-1" / "report_test.json").exists()
 
 
 @pytest.mark.slow

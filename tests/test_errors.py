@@ -319,21 +319,24 @@ def test_partial_takes_what_fits_and_lists_the_rest(call, trained, tmp_path):
     assert "--partial is of the checkpoint that --restore_file names" in err
 
 
-def test_an_evaluation_of_a_checkpoint_that_is_replaced_meanwhile_is_not_kept(call, trained, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["evaluate", "write_report"])
+def test_an_evaluation_of_a_checkpoint_that_is_replaced_meanwhile_is_not_kept(
+    call, trained, tmp_path, monkeypatch, name
+):
     folder = copy_of(trained.folder, tmp_path / "experiment")
-    evaluated = evaluate.evaluate
+    before, function = snapshot(folder).keys(), getattr(evaluate, name)
 
-    def and_then_a_better_epoch(*arguments):
-        results = evaluated(*arguments)
+    def and_then_a_better_epoch(*arguments, **options):
+        results = function(*arguments, **options)
         shutil.copy(folder / "best.pth.tar", folder / "new")
         os.replace(folder / "new", folder / "best.pth.tar")
         return results
 
-    monkeypatch.setattr(evaluate, "evaluate", and_then_a_better_epoch)
+    monkeypatch.setattr(evaluate, name, and_then_a_better_epoch)
     code, _, err = call(evaluate.main, "--model_dir", folder, "--data_dir", trained.data_dir)
     assert (code, err.count("\n")) == (2, 1)
     assert "best.pth.tar: was replaced while it was evaluated, nothing is kept of that; evaluate it again" in err
-    assert not (folder / "metrics_test_best.json").exists()
+    assert snapshot(folder).keys() - before == {"test_looks.json"}
 
 
 def read_only(folder):

@@ -2,14 +2,19 @@ import csv
 import json
 
 import pytest
+import torch
 from conftest import copy_of
 from processes import group_finished
+from test_docs import BASE, write_project
+from torch.utils.data import Subset, TensorDataset
 
 import build_dataset
 import evaluate
 import synthesize_results
 import train
 import utils
+from toolkit.report_samples import names_of
+from toolkit.tables import pipe_table
 
 
 @pytest.fixture
@@ -80,10 +85,17 @@ def test_data_with_other_classes_is_refused_in_any_case(call, trained, tmp_path)
 
 def test_a_result_does_not_outlive_the_checkpoint_it_is_of(call, trained):
     call(evaluate.main, *trained.arguments)
+    own = {trained.folder / name for name in ("predictions_test_of_mine.csv", "report_training.json")}
+    outdated = {trained.folder / f"{name}_on_other.json" for name in ("report_test", "metrics_test_last")}
+    for file in own | outdated:
+        file.write_text("")
     trained.write(num_epochs=3)  # whose third epoch is better
     call(train.main, *trained.arguments)
     assert utils.read_checkpoint(trained.folder / "best.pth.tar")["epoch"] == 3
     assert not (trained.folder / "metrics_test_best.json").exists()
+    kept = {file for part in ("report", "predictions", "mistakes") for file in trained.folder.glob(f"{part}_*")}
+    assert kept == own
+    assert not any(file.exists() for file in outdated)
 
 
 def test_evaluation_leaves_the_model_alone(call, trained):
@@ -147,6 +159,55 @@ def test_the_report_of_other_data_has_names_of_its_own(call, trained):
     assert trained.metrics("report_test_on_other.json")["split"] == "test_on_other"
     assert (trained.folder / "predictions_test_on_other.csv").exists()
     assert not (trained.folder / "report_test.json").exists()
+    assert not (trained.folder / "test_looks.json").exists()  # it is another test split
+
+
+def test_the_report_says_which_checkpoint_of_another_experiment_it_is_of(call, trained, tmp_path):
+    other = copy_of(trained.folder, tmp_path / "other")
+    call(evaluate.main, *trained.arguments, "--restore_file", other / "best.pth.tar")
+    assert trained.metrics("report_test.json")["checkpoint"] == str(other / "best.pth.tar")
+
+
+def test_a_class_is_called_what_it_is_called():
+    rows = [{"class": name, "f1": 0.5, "support": 1} for name in ("1e5", "0.50", "x|y", "a\nb")]
+    names = [line.split("|", 1)[1].rsplit("|", 3)[0].strip() for line in pipe_table(rows).splitlines()[2:]]
+    assert names == ["1e5", "0.50", "x\\|y", "a\\nb"]
+
+
+def test_a_share_of_none_is_not_zero(call, trained):
+    trained.write(learning_rate=1e-12, num_epochs=1)  # one class is predicted, whatever the image
+    call(train.main, *trained.arguments, "--restart")
+    _, out, _ = call(evaluate.main, *trained.arguments)
+    classes = trained.metrics("report_test.json")["classes"]
+    predicted = {row["prediction"] for row in predictions(trained)}
+    assert len(predicted) < 10
+    assert [row["precision"] is None for row in classes] == [row["class"] not in predicted for row in classes]
+    assert all(row["recall"] is not None for row in classes)
+    assert out.count(" - |") == 10 - len(predicted)
+
+
+@pytest.mark.parametrize("items", [5, {}, ["one name"]])
+def test_what_a_dataset_calls_items_may_be_something_else(items):
+    dataset = TensorDataset(torch.zeros(3))
+    dataset.items = items
+    assert names_of(dataset) is None
+    assert names_of(Subset(dataset, [0])) is None
+
+
+def test_scores_of_classes_that_contradict_the_accuracy_are_not_given(call, tmp_path):
+    top_2 = (
+        "\n\nmetrics['accuracy'] = lambda outputs, labels: np.mean((-outputs).argsort(1)[:, :2] == labels[:, None]) * 2"
+    )
+    write_project(tmp_path / "my_task", BASE)
+    with open(tmp_path / "my_task" / "model" / "net.py", "a") as file:
+        file.write(top_2)
+    folder = tmp_path / "my_task" / "experiments" / "base_model"
+    call(train.main, "--model_dir", folder, "--max_steps", 3)
+    code, out, err = call(evaluate.main, "--model_dir", folder, "--restore_file", "last")
+    assert (code, err) == (0, "")
+    assert "no scores of classes: accuracy is" in out
+    assert "precision" not in out
+    assert utils.read_json(folder / "report_test.json")["kind"] == "other"
 
 
 @pytest.mark.slow
@@ -177,3 +238,7 @@ def test_the_results_table_says_how_often_the_test_split_was_looked_at(call, tra
     code, _, err = call(evaluate.main, *trained.arguments)
     assert code == 2
     assert "test_looks.json: should be an object" in err
+    (trained.folder / "test_looks.json").write_text('{"looks": 3}')
+    code, _, err = call(evaluate.main, *trained.arguments)
+    assert (code, err.count("\n")) == (2, 1)
+    assert 'test_looks.json: "looks" should be a list' in err

@@ -16,6 +16,8 @@ import export
 import predict
 import train
 from toolkit.dataset import load_images
+from toolkit.export import compare
+from utils import UserError
 
 FILES = {"model.onnx", "model.pt2"}
 # a network that computes something else each time, and one that asks what is in a tensor
@@ -101,6 +103,18 @@ def test_sentences_of_any_length(call, tmp_path, bidirectional):
     session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
     names = [given.shape for given in session.get_inputs()]
     assert names == [["batch", "size_1"], ["batch"], ["size_2", "size_3"]]
+
+
+def test_a_large_output_hides_no_difference_of_a_small_one():
+    def model(x):
+        return {"logits": x, "size": 1e4 * x}
+
+    def other(x):
+        return {"logits": x + 0.1, "size": 1e4 * x}
+
+    with pytest.raises(UserError, match=r"x: differs from the model by up to 0\.1 \(its outputs are up to 1\)"):
+        compare(model, other, [torch.ones(3, 2)], "x")
+    assert compare(model, model, [torch.ones(3, 2)], "x")[2] == 1
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,19 @@ def test_page_holds_the_table_and_its_reports_and_loads_nothing(call, parent):
         assert attribute not in text.split('id="data"')[0]
 
 
+def test_an_interval_is_of_the_value_that_it_stands_beside(call, parent):
+    report = parent / "lr=0.1,width=16" / "report_test.json"
+    report.write_text(report.read_text().replace("best.pth.tar", "last.pth.tar"))
+    for seed in (1, 2):
+        leave(parent / f"seed={seed}", {"learning_rate": 7, "seed": seed}, 0.1)
+    evaluated(parent / "seed=1")
+    rows = {row["cells"][0]: row for row in write_page(call, parent)[1]["rows"]}
+    assert "spreads" not in rows["lr=0.1,width=16"] and "report" in rows["lr=0.1,width=16"]
+    assert rows["lr=0.01,width=16"]["spreads"] == {"test_accuracy": [0.75, 0.85]}
+    folded = next(row for row in rows.values() if "replicates" in row)
+    assert folded["cells"][-2:] == [0.8, 3] and "test_accuracy" not in folded.get("spreads", {})
+
+
 def test_names_and_values_of_experiments_are_text(call, parent):
     for number, evil in enumerate(EVIL):
         leave(parent / f"evil{number}", {evil: evil, "width": number, "note": EVIL[number - 1]}, 0.5)
@@ -258,6 +271,18 @@ def test_rows_are_chosen_drawn_shown_and_compared(open_page):
 
 
 @pytest.mark.slow
+def test_a_mean_over_replicates_says_whose_evaluation_is_shown(open_page, parent):
+    for seed in (1, 2):
+        leave(parent / f"seed={seed}", {"learning_rate": 7, "seed": seed}, 0.95)
+    evaluated(parent / "seed=1")
+    page = open_page()
+    page.locator("#row-0 .name").click()
+    text = page.locator("#details").inner_text()
+    assert "Evaluation on test, of the first of its replicates" in text
+    assert "command, of the first of its replicates" in text
+
+
+@pytest.mark.slow
 def test_a_box_over_an_axis_filters_the_table(open_page):
     page = open_page()
     assert sum(len(trace["x"]) for trace in drawn(page, "parallel")) == 8 * 4
@@ -296,7 +321,6 @@ def test_nothing_in_a_name_is_run_or_becomes_markup(open_page, parent):
         evaluated(parent / name, EVIL)
         (parent / name / "metrics_test_best.json").write_text(json.dumps(dict.fromkeys(EVIL, number)))
     page = open_page()
-    tags = page.evaluate("document.querySelectorAll('img, b, script').length")
     for i in range(len(EVIL)):
         page.locator(f"#row-{i} .pick input").click()
         page.locator(f"#row-{i} .name").click()
@@ -305,7 +329,8 @@ def test_nothing_in_a_name_is_run_or_becomes_markup(open_page, parent):
     for chart in ("curves", "panels", "parallel"):
         drawn(page, chart)
     assert page.evaluate("typeof pwned") == "undefined"
-    assert page.evaluate("document.querySelectorAll('img, b, script').length") == tags + 2  # the library, and a picture
+    tags = page.evaluate("document.querySelectorAll('img, b, script').length")
+    assert tags == 5  # the page's three scripts, the library, and a picture
     assert [name.removeprefix("★ ") for name in column(page, 2)][:2] == [EVIL[0], EVIL[1].replace("/", "_")]
     assert EVIL[0] in page.locator("#panels").text_content() and "&lt;" in page.locator("#panels").text_content()
 
@@ -324,5 +349,3 @@ def test_a_thousand_experiments(open_page, parent):
     assert sum(len(trace["x"]) for trace in drawn(page, "panels")) >= 1008 * 2
     drawn(page, "parallel")
     assert "Drawn are the best 1,000" in page.locator("#parallel-count").inner_text()
-    page.emulate_media(media="print")
-    assert len(page.pdf()) > 10_000

@@ -3,6 +3,7 @@
 import csv
 import importlib.util
 import json
+import os
 import shutil
 import sys
 
@@ -106,11 +107,15 @@ def test_what_is_no_image_is_left_out_and_said(call, trained, tmp_path):
         shutil.copy(digit, mixed / name)
     (mixed / "a.png").write_bytes(b"not an image")
     (mixed / "notes.txt").write_text("not an image")
-    code, out, err = call(predict.main, "--model_dir", trained.folder, mixed, mixed / "no_ending", mixed / "b.png")
+    shutil.copy(digit, os.fsencode(mixed) + b"/\xff.png")  # no UTF-8
+    arguments = ["--model_dir", trained.folder, mixed, mixed / "no_ending", mixed / "b.png", "--output", "out.csv"]
+    code, out, err = call(predict.main, *arguments)
     assert (code, err) == (0, "")
     assert "left out: " in out
     assert "a.png: cannot be read as an image" in out
-    assert "3 labelled by" in out  # b.png once, c.PNG, and no_ending because it is named
+    assert "4 labelled by" in out  # b.png once, c.PNG, \xff.png, and no_ending because it is named
+    with open("out.csv", encoding="utf-8", newline="") as file:
+        assert {"\\udcff.png", "b.png"} < {row["item"].split("/")[-1] for row in csv.DictReader(file)}
     code, _, err = call(predict.main, "--model_dir", trained.folder, mixed / "a.png", mixed / "notes.txt")
     assert code == 2
     assert err == f"error: {mixed / 'a.png'}: cannot be read as an image, nor 1 others\n"
@@ -136,6 +141,8 @@ def test_mistakes_end_in_a_line(call, trained, tmp_path):
         (["empty"], "empty: no images in it"),
         (["empty", "--top_k", "0"], "--top_k is 0, should be 1 or more"),
         (["empty", "--output", "no/where.csv"], "--output no/where.csv: should be a file in a folder that is there"),
+        (["gone.png", "--output", "a.png"], "--output a.png: should be a .csv file of its own, which is not to be"),
+        (["x.csv", "--output", "./x.csv"], "--output ./x.csv: should be a .csv file of its own, which is not to be"),
         (["empty", "--restore_file", "first"], "first: no such checkpoint"),
     ):
         code, _, err = call(predict.main, "--model_dir", trained.folder, *arguments)

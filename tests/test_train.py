@@ -133,11 +133,13 @@ def test_what_code_sets_and_defaults_that_are_spelt_out_are_no_change_of_the_hyp
 
 def test_restart_moves_the_old_results_aside(call, experiment):
     call(train.main, *experiment.arguments)
+    call(evaluate.main, *experiment.arguments)
+    (experiment.folder / "model.onnx").write_text("")
     old = snapshot(experiment.folder)
     code, _, _ = call(train.main, *experiment.arguments, "--restart")
     assert code == 0
-    kept = snapshot(experiment.folder / "replaced-1")
-    assert kept == {name: content for name, content in old.items() if name not in ("params.json", "train.log")}
+    kept, stays = snapshot(experiment.folder / "replaced-1"), ("params.json", "train.log", "test_looks.json")
+    assert kept == {name: content for name, content in old.items() if name not in stays}
     assert len(history(experiment.folder)) == 2
 
 

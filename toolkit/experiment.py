@@ -237,7 +237,7 @@ def take_folder(folder, lock, goes_on, state, unreadable):
         if not goes_on:
             move_results_aside(folder)
         elif not state.params:  # of CS230's template: what it calls best is not known to be worse
-            move_results_aside(folder, ["best.pth.tar", "metrics_*_best*.json"])
+            move_results_aside(folder, ["best.pth.tar", "metrics_*_best*.json", *utils.REPORTS])
     except OSError as error:
         raise UserError(f"{folder}: cannot be written to: {error.strerror}") from None
 

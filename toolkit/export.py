@@ -14,7 +14,7 @@ from toolkit.trees import batch_size, tensors, tree_cat, tree_map
 from utils import UserError
 
 USUAL, OTHERS = 1000, ((1, 8), (7, 56))  # samples in batches of params.json's size; other sizes, and samples in those
-TOLERANCE = 1e-3  # of the largest output; what another order of the same sums in float32 makes is far less
+TOLERANCE = 1e-3  # of the largest value of an output; what another order of the same sums in float32 makes is far less
 
 
 def real_inputs(task, split, data_dir, params):
@@ -119,7 +119,8 @@ def convert(kind, program, dims, metadata, model, batches):
 
     Returns:
         content: the bytes of the file.
-        difference, largest: the largest absolute difference, and the largest absolute output of the model, floats.
+        difference, largest: the largest absolute difference, and the largest absolute output of the model, floats;
+            of several outputs, of the one that differs most for its size.
         same: the share of rows of which both have the largest output in the same place, or None: no such outputs.
 
     Raises:
@@ -154,19 +155,22 @@ def in_a_line(what, way_out):
 
 def compare(model, run, batches, name):
     """The last three of what `convert` returns, for `run`, the exported model as a function of inputs."""
-    difference = largest = same = rows = 0
+    same = rows = 0
+    found = [[0, 0] for _ in tensors(model(batches[0]))]  # difference and largest, of each output on its own
     for inputs in batches:
         pairs = list(zip(tensors(model(inputs)), tensors(run(inputs)), strict=True))
-        for ours, theirs in pairs:
+        for place, (ours, theirs) in enumerate(pairs):
             ours, theirs = ours.double(), theirs.double()
             apart = torch.where(ours == theirs, 0, (ours - theirs).abs())  # 0 where both are infinite
-            difference = max(difference, apart.nan_to_num(torch.inf).max().item())
-            largest = max(largest, torch.where(ours.isfinite(), ours.abs(), 0).max().item())
+            size = torch.where(ours.isfinite(), ours.abs(), 0)
+            seen = apart.nan_to_num(torch.inf).max().item(), size.max().item()
+            found[place] = list(map(max, found[place], seen))
         ours, theirs = pairs[0]
         if ours.ndim > 1 and ours.shape[-1] > 1:
             matches = ours.argmax(-1) == theirs.argmax(-1)
             same, rows = same + matches.sum().item(), rows + matches.numel()
-    if not difference <= TOLERANCE * largest + 1e-6:
+    difference, largest = max(found, key=lambda one: one[0] / (TOLERANCE * one[1] + 1e-6))
+    if difference > TOLERANCE * largest + 1e-6:
         raise UserError(
             f"{name}: differs from the model by up to {difference:.2g} (its outputs are up to {largest:.2g}), so "
             f"nothing is kept; what is random or keeps a state in evaluation mode cannot be exported"

@@ -54,6 +54,15 @@ def as_number(name, value):
         raise UserError(f"metrics[{name!r}] should give one number for the split, not {describe(value)}") from None
 
 
+def probabilities_of(scores):
+    """The probabilities that scores of classes, a float tensor (N, C), stand for: their softmax, or they themselves.
+
+    The latter where they are probabilities already: none negative, and their sum 1.
+    """
+    are_some = bool((scores >= 0).all()) and torch.allclose(scores.sum(1), scores.new_ones(()), atol=1e-3)
+    return scores if are_some else scores.softmax(1)
+
+
 def metric_state(metric):
     """The state of a streaming metric: its attributes, or what its state_dict gives; of an nn.Module, both."""
     if isinstance(metric, torch.nn.Module):

@@ -115,7 +115,8 @@ class Data:
     def spreads_of(self, row, report):
         """The 95% confidence intervals of the metrics: a dict from name to half their width, or to [low, high]."""
         prefix = "test_" if report.get("split") == "test" else ""
-        ends = {f"{prefix}{name}": value for name, value in as_dict(report.get("intervals")).items()}
+        shown = report.get("checkpoint") == "best.pth.tar" and not row.replicates  # what the row's metrics are of
+        ends = {f"{prefix}{name}": value for name, value in as_dict(report.get("intervals")).items() if shown}
         return {name: value for name, value in (ends | row.half_widths).items() if name in self.table.metrics}
 
     def facts_of(self, row):

@@ -29,7 +29,6 @@ async function drawDue() {
     }
     for (const chart of due.filter(chart => chart.due)) {
         chart.due = false;
-        chart.drawn = true;
         chart.draw();
         await new Promise(resolve => setTimeout(resolve));  // keys and clicks in between
     }

@@ -3,6 +3,7 @@
 const entriesOf = (shared, own) => new Map([...Object.entries(shared), ...Object.entries(own)]);
 const paramsOf = i => entriesOf(data.params, rows[i].params);
 const factsOf = i => entriesOf(data.facts, rows[i].facts);
+const ofFirst = i => rows[i].replicates ? ", of the first of its replicates" : "";  // the others have their own
 const metricsOf = i => new Map(rows[i].details ? Object.entries(rows[i].details)
     : columns.flatMap((column, c) => column.kind === "metric" ? [[column.name, rows[i].cells[c]]] : []));
 
@@ -31,7 +32,7 @@ function show(i) {
                 ofClasses ? folded("of each class", metricsTable(i, name => name.includes("/"))) : null),
             make("div", {}, make("h3", {}, "Hyperparameters"), tableOf(["", "value"], Object.entries(row.params)),
                 folded("the same in all", tableOf(["", "value"], Object.entries(data.params))),
-                folded("versions, hardware, data, command", tableOf(["", "value"], facts)))));
+                folded(`versions, hardware, data, command${ofFirst(i)}`, tableOf(["", "value"], facts)))));
     if (row.replicates) section.append(make("h3", {}, "Replicates"), tableOf(["name", "status", data.metric], row.replicates, [2]));
     try {
         if (report) section.append(...reportOf(row, report));
@@ -52,7 +53,7 @@ function show(i) {
 function reportOf(row, report) {
     const digits = value => typeof value === "number" ? value.toFixed(3) : "–", side = make("div", { className: "side" });
     const calibration = report.calibration_error ?? null, { classes, confusion, mistakes } = report;
-    const parts = [make("h3", {}, `Evaluation on ${report.split}`), make("p", { className: "muted" },
+    const parts = [make("h3", {}, `Evaluation on ${report.split}${ofFirst(rows.indexOf(row))}`), make("p", { className: "muted" },
         `${report.checkpoint}, epoch ${report.epoch}, ${report.samples} samples`,
         calibration === null ? null : ` · calibration error ${digits(calibration)}`)];
     if (Array.isArray(confusion) && confusion.length === classes?.length)
@@ -97,7 +98,7 @@ function compare() {
         make("p", { className: "muted" }, `${alike} more are the same.`),
         make("h3", {}, "Metrics"), tableOf([...headers, "difference"],
             metrics.map(([name, x, y]) => [name, textOf(x, "metric"), textOf(y, "metric"), difference(x, y)]), [1, 2, 3]),
-        make("h3", {}, "Code, versions, hardware, data"), facts.length ? tableOf(headers, facts) : make("p", {}, "Nothing."),
+        make("h3", {}, `Code, versions, hardware, data${ofFirst(a) || ofFirst(b)}`), facts.length ? tableOf(headers, facts) : make("p", {}, "Nothing."),
         ...(changes ? [changesOf(...changes.slice(1).map(k => data.changes[k] ?? ""))] : []));
     section.hidden = false;
     section.scrollIntoView();

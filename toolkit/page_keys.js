@@ -1,4 +1,4 @@
-// Of results.html: dark or light, paper, keys, and the beginning.
+// Of results.html: dark or light, keys, and the beginning.
 
 function setTheme(theme) {
     document.documentElement.dataset.theme = theme;
@@ -9,17 +9,6 @@ function changeTheme() {
     setTheme(document.documentElement.dataset.theme === "dark" ? "light" : "dark");
     showChoice();
     redraw("curves", "panels", "parallel", "confusion");
-}
-
-let themeOnScreen = "light";
-
-function arrangeForPaper(wanted, everything) {  // white, with all rows and what has been drawn so far
-    if (everything) themeOnScreen = document.documentElement.dataset.theme;
-    setTheme(wanted);
-    document.body.classList.toggle("printed", everything);
-    showChoice();
-    render(everything);
-    for (const chart of Object.values(charts)) if (chart.drawn) chart.draw();
 }
 
 function clearRanges() {
@@ -107,8 +96,6 @@ function begin() {
     byId("help").addEventListener("click", () => byId("keys").showModal());
     addEventListener("keydown", onKey);
     addEventListener("resize", () => { render(); redraw(...Object.keys(charts)); });
-    addEventListener("beforeprint", () => arrangeForPaper("light", true));
-    addEventListener("afterprint", () => arrangeForPaper(themeOnScreen, false));
 }
 
 begin();

@@ -196,10 +196,10 @@ function makeRow(i, position) {
     return element;
 }
 
-function render(everything = false) {
+function render() {
     const box = byId("box"), count = state.order.length;
-    const first = everything ? 0 : Math.max(0, Math.floor(box.scrollTop / ROW_HEIGHT) - SPARE_ROWS);
-    const last = everything ? count : Math.min(count, first + Math.ceil(box.clientHeight / ROW_HEIGHT) + 2 * SPARE_ROWS);
+    const first = Math.max(0, Math.floor(box.scrollTop / ROW_HEIGHT) - SPARE_ROWS);
+    const last = Math.min(count, first + Math.ceil(box.clientHeight / ROW_HEIGHT) + 2 * SPARE_ROWS);
     state.renderedAt = box.scrollTop;
     const gap = height => make("tr", { className: "gap", "aria-hidden": true },
         make("td", { colSpan: columns.length + 1, style: `height: ${height}px` }));

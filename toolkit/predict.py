@@ -11,6 +11,7 @@ from toolkit.cli import check_names, choose_device, find_data
 from toolkit.dataset import read_facts
 from toolkit.experiment import find_checkpoint
 from toolkit.images import CorruptImage, decode, image_extensions, in_threads
+from toolkit.metrics import probabilities_of
 from toolkit.precision import set_arithmetic
 from toolkit.task import find_task
 from toolkit.trees import describe
@@ -160,7 +161,10 @@ def rows_of(task, outputs, names, params, top_k):
         rows = [dict(zip(heads, row, strict=True)) for row in zip(*columns, strict=True)]
     if len(rows) != len(names):
         raise UserError(f"{file}: describe gave {len(rows)} rows for {len(names)} items")
-    return [{"item": name} | row for name, row in zip(names, rows, strict=True)]
+    items = [
+        str(name).encode(errors="backslashreplace").decode() for name in names
+    ]  # a file may have any bytes as name
+    return [{"item": item} | row for item, row in zip(items, rows, strict=True)]
 
 
 def is_classification(task, outputs, params):
@@ -178,8 +182,7 @@ def most_probable(outputs, class_names, top_k):
         top_k: how many of them.
     """
     scores = torch.from_numpy(outputs).double()
-    is_probability = bool((scores >= 0).all()) and torch.allclose(scores.sum(1), scores.new_ones(()), atol=1e-4)
-    probabilities = scores if is_probability else scores.softmax(1)  # (N, C)
+    probabilities = probabilities_of(scores)  # (N, C)
     # stable: of two that are equal the first comes first, as in argmax, by which the metrics go
     order = scores.argsort(dim=1, descending=True, stable=True)[:, :top_k]  # (N, top_k)
     rows = []

@@ -6,10 +6,10 @@ import warnings
 
 import numpy as np
 import torch
-from tabulate import tabulate
 
-from toolkit.metrics import is_streaming, results_of
+from toolkit.metrics import is_streaming, probabilities_of, results_of
 from toolkit.report_samples import are_lengths, names_of, places_in_dataset
+from toolkit.tables import pipe_table
 from toolkit.tally import to_numpy
 from toolkit.trees import tensors, tree_map
 
@@ -125,17 +125,6 @@ def find_kind(collected, num_classes=None):
     return "tagging" if (lengths != 1).any() else "classification", outputs, labels.long(), sample
 
 
-def most_probable(outputs):
-    """The class of the largest output, int64 array (R,), and its probability, float64 array (R,).
-
-    That is the softmax of the outputs, unless they are probabilities already: none negative, and their sum 1.
-    """
-    top, predictions = outputs.max(dim=1)
-    are_probabilities = bool((outputs >= 0).all()) and torch.allclose(outputs.sum(1), outputs.new_ones(()), atol=1e-3)
-    probabilities = top if are_probabilities else (top - outputs.logsumexp(dim=1)).exp()
-    return predictions.numpy(), probabilities.double().numpy()
-
-
 def calibration(probabilities, right):
     """How far the probabilities of predictions are from how often they are right.
 
@@ -176,7 +165,8 @@ class Report:
         names: those of the classes, a list of str.
         probabilities: float array (R,), of the predicted classes.
         columns: those of predictions_<split>.csv, a dict from name to list.
-        classes: list of dicts with "class", "precision", "recall", "f1" and "support".
+        classes: list of dicts with "class", "precision", "recall", "f1" and "support"; None is a share of none, as the
+            precision of a class that is never predicted.
         confusion: int array (classes, classes), true ones in rows.
         worst: the rows of the wrong predictions with the highest probability, an int array.
     """
@@ -185,6 +175,7 @@ class Report:
         self.why_not, self.results = collected.why_not, results
         self.kind, self.intervals, self.resamples, self.samples = "other", {}, 0, None
         self.columns, self.classes, self.confusion, self.error, self.worst = {}, [], None, None, []
+        self.why_other = ""
         if self.why_not:
             return
         self.samples = len(collected.lengths)
@@ -193,6 +184,11 @@ class Report:
         self.names = next((list(map(str, names)) for names in facts if isinstance(names, list)), None)
         num_classes = len(self.names) if self.names else params.values.get("num_classes")
         self.kind, outputs, labels, position = find_kind(collected, num_classes)
+        if self.kind in ("classification", "tagging"):
+            right, stated = (outputs.argmax(dim=1) == labels).double().mean().item(), results.get("accuracy")
+            if stated is not None and min(abs(right - stated), abs(right - stated / 100)) > CLOSE:  # or in percent
+                self.kind = "other"
+                self.why_other = f"accuracy is {stated:.4f}, but {right:.4f} of the largest outputs are the label's"
         if self.kind == "other":
             return
         places = places_in_dataset(dataloader, params.seed, self.samples)
@@ -202,13 +198,18 @@ class Report:
         rows = np.argsort(places[position], kind="stable")
         self.position, self.labels = position.numpy()[rows], labels.numpy()[rows]
         place = places[self.position]
-        items = place.tolist() if names is None else [str(names[i]) for i in place]
+        items = (
+            place.tolist()
+            if names is None
+            else [str(names[i]).encode(errors="backslashreplace").decode() for i in place]
+        )
         if self.kind == "regression":
             self.columns["item"], self.predictions = items, outputs.numpy()[rows]
             self._describe_numbers()
             return
         self.names = self.names or [str(number) for number in range(outputs.shape[1])]
-        self.predictions, self.probabilities = (values[rows] for values in most_probable(outputs))
+        values, predictions = probabilities_of(outputs).max(dim=1)
+        self.predictions, self.probabilities = predictions.numpy()[rows], values.double().numpy()[rows]
         if self.kind == "tagging":
             self.columns = {"sentence": place.tolist(), "item": words_of(items, self.position)}
             self.has_words = all(isinstance(word, str) for word in self.columns["item"])
@@ -229,11 +230,13 @@ class Report:
         right, numbers = self.predictions == self.labels, range(len(self.names))
         self.error, self.bins = calibration(self.probabilities, right)
         if len(numbers) <= MOST_CLASSES:
-            self.confusion = confusion_matrix(self.labels, self.predictions, labels=numbers)
-            scores = precision_recall_fscore_support(self.labels, self.predictions, labels=numbers, zero_division=0)
+            pair = self.labels, self.predictions
+            self.confusion = confusion_matrix(*pair, labels=numbers)
+            scores = precision_recall_fscore_support(*pair, labels=numbers, zero_division=np.nan)[:3]
+            scores += (self.confusion.sum(axis=1),)  # theirs are no integers where nothing is right
             keys = ("class", "precision", "recall", "f1", "support")
             values = zip(self.names, *(score.tolist() for score in scores), strict=True)
-            self.classes = [dict(zip(keys, row, strict=True)) for row in values]
+            self.classes = [dict(zip(keys, [None if v != v else v for v in row], strict=True)) for row in values]
         self.columns["label"] = [self.names[label] for label in self.labels]
         self.columns["prediction"] = [self.names[prediction] for prediction in self.predictions]
         self.columns["probability"] = self.probabilities.round(6).tolist()
@@ -250,10 +253,12 @@ class Report:
         if not self.intervals:
             few = 0 < self.resamples < FEWEST_RESAMPLES
             lines = [f"no confidence intervals: only {drawn} in {SECONDS:g} seconds"] if few else []
+        if self.why_other:
+            lines += ["", f"no scores of classes: {self.why_other}"]
         if self.classes:
-            shown = sorted(self.classes, key=lambda row: row["f1"])[:MOST_CLASSES_SHOWN]
+            shown = sorted(self.classes, key=lambda row: 1 if row["f1"] is None else row["f1"])[:MOST_CLASSES_SHOWN]
             shown = self.classes if len(shown) == len(self.classes) else shown
-            lines += ["", tabulate(shown, headers="keys", tablefmt="pipe", floatfmt=".4f")]
+            lines += ["", pipe_table(shown)]
             if len(shown) < len(self.classes):
                 lines.append(f"(of {len(self.classes)} classes those with the lowest f1)")
         if self.error is not None:

@@ -9,10 +9,7 @@ from pathlib import Path
 from toolkit.provenance import now
 from toolkit.report_samples import inputs_at
 from toolkit.results import LOOKS
-from utils import read_json, write_whole
-
-NAMES = ("report_{}.json", "predictions_{}.csv", "confusion_{}.png", "reliability_{}.png", "mistakes_{}.png",
-         "mistakes_{}.html", "residuals_{}.png")  # fmt: skip
+from utils import REPORT_FILES, UserError, read_json, write_whole
 
 
 def write_report(report, folder, split, dataloader, seed, **about):
@@ -39,13 +36,13 @@ def write_report(report, folder, split, dataloader, seed, **about):
         writer.writerows(zip(*report.columns.values(), strict=True))
         files["predictions_{}.csv"] = text.getvalue()
         files |= pictures_of(report, split, dataloader, seed)
-    for name in NAMES:
+    for name in REPORT_FILES:
         path = Path(folder) / name.format(split)
         if files.get(name) is not None:
             write_whole(path, files[name])
         else:
             path.unlink(missing_ok=True)
-    return [name.format(split) for name in NAMES if files.get(name) is not None]
+    return [name.format(split) for name in REPORT_FILES if files.get(name) is not None]
 
 
 def pictures_of(report, split, dataloader, seed):
@@ -93,9 +90,14 @@ def count_look(folder, checkpoint, dataset):
 
     Returns:
         How often it was, this time included, an int.
+
+    Raises:
+        UserError: the file is not as it should be.
     """
     path = Path(folder) / LOOKS
-    looks = read_json(path).get("looks", []) if path.exists() else []
+    looks = read_json(path).get("looks") if path.exists() else []
+    if not isinstance(looks, list):
+        raise UserError(f'{path}: "looks" should be a list; mend it, or remove the file to count anew')
     looks.append({"time": now(), "checkpoint": checkpoint, "dataset": dataset})
     write_whole(path, json.dumps({"looks": looks}, indent=1) + "\n")
     return len(looks)

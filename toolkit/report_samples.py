@@ -116,7 +116,8 @@ def names_of(dataset):
         names = names_of(dataset.dataset)
         return None if names is None else [names[index] for index in dataset.indices]
     names = getattr(dataset, "items", getattr(dataset, "filenames", None))
-    return None if callable(names) else names  # a dict has a method of that name
+    # what a dataset calls so may be something else, such as a method
+    return names if isinstance(names, Sequence | np.ndarray) and len(names) == len(dataset) else None
 
 
 class ImageNames(Sequence):

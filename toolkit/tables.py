@@ -130,6 +130,17 @@ class ResultsTable:
         return lines + listed("Not as it should be", self.results.notes, longest)
 
 
+def pipe_table(rows):
+    """A pipe table of rows, dicts of texts, numbers and None: texts stay as they are, though they look like numbers."""
+
+    def as_cell(value):
+        return "-" if value is None else f"{value:.4f}" if isinstance(value, float) else printable(str(value))
+
+    cells = [{name: as_cell(value).replace("|", "\\|") for name, value in row.items()} for row in rows]
+    sides = ["left" if isinstance(value, str) else "right" for value in rows[0].values()]
+    return tabulate(cells, headers="keys", tablefmt="pipe", disable_numparse=True, colalign=sides)
+
+
 def finished_of(row):
     """(how many of the replicates of a row are finished, how many there are)."""
     replicates = row.replicates or [row]

@@ -18,7 +18,8 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from evaluate import evaluate
 from toolkit import report as report_module
-from toolkit.report import Report, calibration, most_probable
+from toolkit.metrics import probabilities_of
+from toolkit.report import Report, calibration
 from toolkit.report_files import count_look, write_report
 from toolkit.report_samples import Collector, inputs_at
 from toolkit.report_text import compare, entities, marked
@@ -144,12 +145,18 @@ def test_the_calibration_error_is_that_computed_by_hand(digits, tmp_path):
     assert calibration(np.array([1.0, 1.0, 0.6]), np.array([True, False, True]))[0] == pytest.approx(0.4667, abs=1e-4)
 
 
+def test_support_is_counted_where_nothing_is_right(digits, tmp_path):
+    model, dataset = digits
+    wrong = TensorDataset(dataset.tensors[0][:50], (model(dataset.tensors[0][:50]).argmax(1) + 1) % 10)
+    _, report = report_of(model, DataLoader(wrong, 20), {"accuracy": accuracy}, tmp_path)
+    supports = [row["support"] for row in report.classes]
+    assert supports == wrong.tensors[1].bincount(minlength=10).tolist() and all(type(n) is int for n in supports)
+
+
 def test_outputs_that_are_probabilities_already_are_taken_as_they_are():
     logits = torch.tensor([[2.0, 0.0, -1.0], [0.1, 0.2, 0.3]])
     for outputs in (logits, logits.softmax(1), logits.log_softmax(1)):
-        predictions, probabilities = most_probable(outputs)
-        assert predictions.tolist() == [0, 2]
-        assert probabilities == pytest.approx(logits.softmax(1).amax(1).numpy(), abs=1e-6)
+        assert torch.allclose(probabilities_of(outputs), logits.softmax(1))
 
 
 def loaders(dataset):
