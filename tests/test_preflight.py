@@ -466,7 +466,9 @@ def test_a_healthy_project_passes(call, small):
     assert (small.experiment / "learning_rate_range.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("kind", ["template", "hard", pytest.param("classic", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "kind", ["template", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("classic", "hard"))]
+)
 def test_projects_of_other_kinds_pass_and_what_they_trained_stays(call, tmp_path, digits_dir, kind):
     experiment, values = project(kind, tmp_path, digits_dir)
     experiment.write(**values | {"num_epochs": 1})
@@ -643,6 +645,7 @@ def test_healthy_projects_of_other_kinds_pass(call, small, kind):
     assert left_out <= ({"scale of the inputs"} if "Embedding" in HEALTHY[kind][0] else set()), out
 
 
+@pytest.mark.slow
 def test_a_val_split_that_is_sorted_by_class_and_slow_to_load(call, small):
     slow = "def slow(items):\n    time.sleep(0.5)\n    return torch.utils.data.default_collate(items)\n\n\n"
     loader = 'shuffle=split == "train", collate_fn=slow if split == "val" else None'

@@ -92,6 +92,7 @@ def test_the_same_command_again_does_nothing_and_more_trials_add(call, sweep):
         assert all(after[name] == content for name, content in before.items() if name != "study.journal")
 
 
+@pytest.mark.slow
 def test_seeds_and_folds_are_trials_of_their_own(call, sweep):
     sweep.write({"learning_rate": [0.01], "num_channels": [2, 4]}, num_epochs=1)
     assert search(call, sweep, "--seeds", 2)[0] == 0
@@ -225,6 +226,7 @@ def test_ctrl_c_saves_the_trials_and_the_same_command_goes_on_with_them(call, sw
         assert len(run["sessions"]) == 1 + (name in done)
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_killed_with_its_workers_ends_as_if_it_had_not_been(call, sweep, tmp_path, digits_dir):
     space = {"learning_rate": {"low": 1e-4, "high": 1e-1, "log": True}, "num_channels": [2, 4]}
     command = ["--method", "random", "--trials", 5]
@@ -321,6 +323,7 @@ def test_results_are_never_taken_for_those_of_another_learning_rate(call, sweep)
     assert snapshot(sweep.folder / "num_channels=2") == before
 
 
+@pytest.mark.slow
 def test_a_finished_trial_whose_folder_was_deleted_is_trained_again(call, sweep):
     sweep.write({"learning_rate": [0.01, 0.02]}, num_epochs=1)
     assert search(call, sweep)[0] == 0
@@ -481,6 +484,7 @@ def test_a_configuration_that_is_drawn_twice_is_trained_once(call, sweep):
     assert all(trial.value == values[trial.user_attrs["experiment"]] for trial in sweep.study())
 
 
+@pytest.mark.slow
 def test_at_random_from_lists_no_configuration_is_drawn_twice(call, sweep):
     sweep.write({"num_channels": [1, 2, 3], "batch_size": [137, 300]}, num_epochs=1)
     assert search(call, sweep, "--method", "random", "--trials", 4)[0] == 0

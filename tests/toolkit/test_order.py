@@ -44,7 +44,8 @@ def drawn(order, epoch, start=0):
 @pytest.mark.parametrize("dataset", [Noise(), NoiseInBatches(), Subset(Noise(), range(20))])
 @pytest.mark.parametrize(
     "options",
-    [{}, {"num_workers": 2}, {"num_workers": 2, "multiprocessing_context": "spawn"},
+    [{}, {"num_workers": 2},
+     pytest.param({"num_workers": 2, "multiprocessing_context": "spawn"}, marks=pytest.mark.slow),
      {"num_workers": 1, "persistent_workers": True}],
 )  # fmt: skip
 def test_batches_are_the_same_from_any_start_and_for_any_workers(dataset, options):

@@ -107,6 +107,7 @@ def test_an_evaluation_counts_each_sample_once(call, twin, count):
         assert together == alone | {"loss": pytest.approx(alone["loss"], rel=1e-6)}
 
 
+@pytest.mark.slow
 def test_averaged_batch_normalisation_is_evaluated_alike_by_all(call, twin):
     import evaluate
 
@@ -184,6 +185,7 @@ def Net(params):
     assert len(sessions) == 2 and "finished" in sessions[1]
 
 
+@pytest.mark.slow
 def test_a_mistake_is_said_once(twin, tmp_path):
     wrong = twin("wrong", optimizer="Sgd")
     codes, _, err = group_finished("train", 2, *wrong.arguments)

@@ -110,6 +110,7 @@ def test_a_schedule_for_other_epochs_is_told(project, call, digits_dir):
     assert "what has a ✗ above is the likely cause" in error
 
 
+@pytest.mark.slow
 def test_code_of_a_session_whose_steps_were_lost_is_not_that_of_the_run(project, digits_dir):
     net = (project / "model" / "net.py").read_text()
     crash = "\n\ncalls = []\nsound = loss_fn\n\n\ndef loss_fn(outputs, labels):\n    calls.append(1)\n"

@@ -17,7 +17,7 @@ import train
 import utils
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", ["template", "classic", "hard"])
 def test_a_run_stopped_anywhere_goes_on_to_the_same_bits(call, tmp_path, digits_dir, kind, workers):
     if kind == "template" and workers:

@@ -23,7 +23,7 @@ def logged(experiment, text):
 OTHERS = [pytest.param(name, code, marks=pytest.mark.slow) for name, code in (("SIGUSR1", 143), ("SIGHUP", 129))]
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name, code", [("SIGINT", 130), ("SIGTERM", 143), *OTHERS])
 def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(tmp_path, digits_dir, name, code, workers):
     if name in ("SIGUSR1", "SIGHUP") and workers:
@@ -71,6 +71,7 @@ def slow(experiment, seconds):
     experiment.write(batch_size=700)
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_leaves_at_once_and_the_last_checkpoint_is_intact(experiment, tmp_path):
     slow(experiment, seconds=2)
     finished(*experiment.arguments, "--max_steps", 1, cwd=tmp_path)
@@ -116,6 +117,7 @@ def test_nohup_is_respected(experiment, tmp_path):
     assert (process.returncode, err) == (0, "")
 
 
+@pytest.mark.slow
 def test_a_terminal_that_is_gone_is_no_reason_to_lose_the_step(experiment, tmp_path):
     """SIGHUP comes when the terminal is closed: nothing can be written to it any more."""
     slow(experiment, seconds=1)
