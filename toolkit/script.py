@@ -5,6 +5,7 @@ import contextlib
 import logging
 import os
 import sys
+import time
 import traceback
 
 from tqdm import tqdm
@@ -49,6 +50,7 @@ def run_script(main):
         print(
             f"process {parallel.rank()}: another process of this run has ended, and so does this one", file=sys.stderr
         )
+        time.sleep(parallel.FOR_MAIN_TO_TELL)  # so that torchrun, which then ends this one, tells of that one
         code = 1
     if main.__module__ == "__main__":  # a script, which is all that its process is for
         end_process(code)
