@@ -143,6 +143,7 @@ def test_images_of_a_fold_have_their_names(call, trained):
     assert all(row["item"].split("/")[1] == row["label"] for row in rows)
 
 
+@pytest.mark.slow
 def test_looks_at_the_test_split_are_counted_and_said(call, trained):
     assert "looked at 1 time with" in call(evaluate.main, *trained.arguments)[1]
     assert "looked at" not in call(evaluate.main, *trained.arguments, "--split", "val")[1]

@@ -79,6 +79,7 @@ def test_without_a_space_the_learning_rates_of_cs230_are_tried_and_every_trial_i
     assert not (sweep.folder / ".sweep").exists()
 
 
+@pytest.mark.slow
 def test_the_same_command_again_does_nothing_and_more_trials_add(call, sweep):
     sweep.write({"learning_rate": {"low": 1e-4, "high": 1e-1, "log": True}})
     assert search(call, sweep, "--method", "random", "--trials", 2)[0] == 0
@@ -133,6 +134,7 @@ def test_a_bad_trial_is_pruned_says_so_and_can_be_continued_by_hand(call, sweep)
     assert sweep.trials()[name]["epochs"] == 4
 
 
+@pytest.mark.slow
 def test_failures_do_not_end_the_sweep_and_are_retried_by_the_same_command(call, sweep):
     sweep.write({"learning_rate": [0.01, 1e6, 0.02]}, num_epochs=1)
     own_model(sweep, "")
@@ -167,6 +169,7 @@ def own_model(sweep, change):
     (model / "net.py").write_text(code.replace(head, f"{head}{change}"))
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_costs_an_attempt_and_its_trial_is_gone_on_with(call, sweep):
     sweep.write({"learning_rate": [0.01, 0.02, 0.03]})
     own_model(sweep, """
@@ -255,6 +258,7 @@ def test_a_sweep_that_is_killed_with_its_workers_ends_as_if_it_had_not_been(call
     assert sorted(finished) == sorted(undisturbed.trials())
 
 
+@pytest.mark.slow
 def test_two_processes_share_one_sweep(sweep):
     sweep.write({"learning_rate": [0.01, 0.02, 0.03, 0.04, 0.05, 0.06]}, num_epochs=5)
     processes = [Script("search_hyperparams", *sweep.arguments("--jobs", 1)) for _ in range(2)]

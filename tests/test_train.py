@@ -179,6 +179,7 @@ def test_the_bundled_dataset_is_built_where_it_is_missing(call, experiment):
     assert made == json.loads((Path(experiment.data_dir) / "dataset.json").read_text())
 
 
+@pytest.mark.slow
 def test_odd_names_of_folders_are_names_and_nothing_else(experiment, tmp_path):
     """Everything that gets a path is given it as it is: scripts, worker processes, git, messages."""
     odd = tmp_path / "it's; touch was-run $(touch was-run) & 'ü'"

@@ -213,6 +213,7 @@ def test_a_mistake_before_they_meet_is_said_once(twin, tmp_path):
     assert done.returncode == 1 and done.stderr.count("error: --device nowhere: not there") == 1, done.stderr
 
 
+@pytest.mark.slow
 def test_a_process_that_fails_alone_says_why_and_the_others_end(twin, tmp_path):
     shutil.copytree(ROOT / "model", tmp_path / "model")
     net = tmp_path / "model" / "net.py"

@@ -93,6 +93,7 @@ def test_a_second_ctrl_c_leaves_at_once_and_the_last_checkpoint_is_intact(experi
     assert not list(experiment.folder.glob(".*"))
 
 
+@pytest.mark.slow
 def test_a_scheduler_that_asks_twice_gets_a_saved_run(experiment, tmp_path):
     slow(experiment, seconds=1)
     process = start(*experiment.arguments, cwd=tmp_path)
