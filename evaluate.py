@@ -23,9 +23,6 @@ from toolkit.experiment import check_same_data, find_checkpoint, name_of, versio
 from toolkit.memory import memory_errors_in_a_line
 from toolkit.precision import precision_of
 from toolkit.provenance import name_of_device
-from toolkit.report import Report
-from toolkit.report_files import count_look, write_report
-from toolkit.report_samples import Collector
 from toolkit.restore import restore_loss
 from toolkit.script import run_script
 from toolkit.tables import pipe_table
@@ -83,6 +80,10 @@ def parse_arguments(argv):
 
 
 def main(argv=None):
+    from toolkit.report import Report  # here, as train.py, which starts without, imports `evaluate` from this file
+    from toolkit.report_files import count_look, write_report
+    from toolkit.report_samples import Collector
+
     args = parse_arguments(argv)
     utils.set_logger(quiet=args.quiet)
     task, params, data_dir = set_up(args.model_dir, args.data_dir, args.device)

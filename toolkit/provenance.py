@@ -5,6 +5,7 @@ import hashlib
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 import sys
 import sysconfig
@@ -54,13 +55,10 @@ def files_of_code(project):
         file's SHA-256.
     """
     model = Path(project).resolve()
-    loaded = {
-        Path(module.__file__).resolve() for module in [*sys.modules.values()] if getattr(module, "__file__", None)
-    }
-    files = {}
-    installed = Path(sysconfig.get_path("stdlib")).resolve()
-    own = [file for file in loaded if not {"site-packages", "dist-packages"} & {*file.parts}]
-    for file in sorted(file for file in own if file.suffix == ".py" and not file.is_relative_to(installed)):
+    loaded = {getattr(module, "__file__", None) or "" for module in [*sys.modules.values()]}
+    own = [file for file in loaded if file.endswith(".py") and not re.search(r"[\\/](site|dist)-packages[\\/]", file)]
+    files, installed = {}, Path(sysconfig.get_path("stdlib")).resolve()
+    for file in sorted(file for file in map(Path.resolve, map(Path, own)) if not file.is_relative_to(installed)):
         for name, place in (("model", model), ("", TEMPLATE), ("model/..", model.parent)):
             if file.is_relative_to(place) and file.is_file():
                 files.setdefault(file, (Path(name) / file.relative_to(place)).as_posix())
