@@ -15,6 +15,7 @@ from projects import differences, outcome
 
 import evaluate
 import train
+from toolkit import report_files
 
 NET = (ROOT / "model" / "net.py").read_text()
 LOADER = (ROOT / "model" / "data_loader.py").read_text()
@@ -319,12 +320,12 @@ def test_partial_takes_what_fits_and_lists_the_rest(call, trained, tmp_path):
     assert "--partial is of the checkpoint that --restore_file names" in err
 
 
-@pytest.mark.parametrize("name", ["evaluate", "write_report"])
+@pytest.mark.parametrize("module, name", [(evaluate, "evaluate"), (report_files, "write_report")])
 def test_an_evaluation_of_a_checkpoint_that_is_replaced_meanwhile_is_not_kept(
-    call, trained, tmp_path, monkeypatch, name
+    call, trained, tmp_path, monkeypatch, module, name
 ):
     folder = copy_of(trained.folder, tmp_path / "experiment")
-    before, function = snapshot(folder).keys(), getattr(evaluate, name)
+    before, function = snapshot(folder).keys(), getattr(module, name)
 
     def and_then_a_better_epoch(*arguments, **options):
         results = function(*arguments, **options)
@@ -332,7 +333,7 @@ def test_an_evaluation_of_a_checkpoint_that_is_replaced_meanwhile_is_not_kept(
         os.replace(folder / "new", folder / "best.pth.tar")
         return results
 
-    monkeypatch.setattr(evaluate, name, and_then_a_better_epoch)
+    monkeypatch.setattr(module, name, and_then_a_better_epoch)
     code, _, err = call(evaluate.main, "--model_dir", folder, "--data_dir", trained.data_dir)
     assert (code, err.count("\n")) == (2, 1)
     assert "best.pth.tar: was replaced while it was evaluated, nothing is kept of that; evaluate it again" in err
