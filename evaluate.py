@@ -25,7 +25,6 @@ from toolkit.precision import precision_of
 from toolkit.provenance import name_of_device
 from toolkit.restore import restore_loss
 from toolkit.script import run_script
-from toolkit.tables import pipe_table
 from toolkit.tally import Tally
 from utils import UserError
 
@@ -57,6 +56,8 @@ def evaluate(model, loss_fn, dataloader, metrics, params):
 
 def tables_of(split, results, intervals):
     """The results as a table, in text; those with a slash in their name, `f1/person`, as one of their own below it."""
+    from toolkit.tables import pipe_table
+
     cells = {name: f"{value:.4f}" for name, value in results.items()}
     cells |= {name: f"{cells[name]} [{low:.4f}, {high:.4f}]" for name, (low, high) in intervals.items()}
     main = {name: cell for name, cell in cells.items() if "/" not in name}

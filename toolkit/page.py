@@ -5,7 +5,6 @@ What comes from experiments is in the page as JSON, which the scripts make text 
 
 import base64
 import contextlib
-import csv
 import gzip
 import hashlib
 import io
@@ -18,7 +17,7 @@ from string import Template
 
 from toolkit.monitor import MODES
 from toolkit.provenance import now
-from toolkit.result_plots import Axis, ticks_of
+from toolkit.result_plots import Axis, curves_of, ticks_of
 from toolkit.results import as_dict, read_or_note
 from toolkit.tables import finished_of, looks_of, plain
 from utils import UserError
@@ -164,7 +163,7 @@ class Data:
         left -= sum(lengths[:kept]) + len(as_json(self.content["picture"]))
         points = min(MOST_POINTS, int(0.5 * left / (8 * len(self.series) * max(kept, 1))))
         for key, what, share, most, read in (
-            ("curves", "learning curves", 1, kept, lambda row, _: curves_of(row, self.series, points)),
+            ("curves", "learning curves", 1, kept, lambda row, _: thinned_curves(row, self.series, points)),
             ("report", "reports of the evaluation", 0.7, kept, lambda _, report: cleaned(report)),
             ("mistakes", "pictures of mistakes", 1, MOST_PICTURES, read_picture),
         ):
@@ -180,7 +179,7 @@ class Data:
         return as_json(self.content)
 
 
-def curves_of(row, series, most):
+def thinned_curves(row, series, most):
     """Learning curves, of replicates the means over the epochs that all have.
 
     Args:
@@ -192,16 +191,7 @@ def curves_of(row, series, most):
         dict: "epochs", how many there were, and "values", a list for each of `series`, empty where there is none; the
         i-th of m values is of the epoch i * (epochs - 1) // (m - 1), counted from 0. None where there is no curve.
     """
-    read = []
-    for one in row.replicates or [row]:
-        if one.status == "finished" or not row.replicates:
-            try:
-                with open(os.path.join(one.folder, "history.csv"), encoding="utf-8", newline="") as file:
-                    lines = list(csv.DictReader(file))
-                read.append([[float(line[name]) for line in lines] if name in lines[0] else [] for name in series])
-            except (OSError, ValueError, LookupError, TypeError, csv.Error):  # missing or broken
-                continue
-    means = [[sum(values) / len(values) for values in zip(*curves, strict=False)] for curves in zip(*read, strict=True)]
+    means = curves_of(row, series)
     epochs = max(map(len, means), default=0)
     if not epochs or most < 2:
         return None

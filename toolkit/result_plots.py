@@ -1,5 +1,6 @@
 """results.png: a metric against each hyperparameter, the learning curves of the best, parallel coordinates."""
 
+import contextlib
 import csv
 import io
 import math
@@ -150,7 +151,7 @@ def draw_curves(part, rows, metric, best):
     name = metric.name.removeprefix("test_")
     panel, drawn = part.subplots(), []
     for place, row in enumerate(rows):
-        values = curve_of(row, f"val_{name}")
+        (values,) = curves_of(row, [f"val_{name}"])
         if values:
             color = BEST if row is best else colormaps["viridis"](0.05 + 0.85 * place / MOST_CURVES)
             label = shorten(row.name, 58) + (" *" if row is best else "")
@@ -170,17 +171,26 @@ def draw_curves(part, rows, metric, best):
         panel.text(0.5, 0.5, "no history.csv", transform=panel.transAxes, ha="center", color="0.5")
 
 
-def curve_of(row, name):
-    """A column of history.csv, of replicates the mean over the epochs that all have; empty where there is none."""
-    curves = []
+def curves_of(row, names):
+    """Columns of history.csv, a list for each of `names`, empty where there is none.
+
+    Of replicates they are the means over the epochs that all have.
+    """
+    tables = []
     for one in row.replicates or [row]:
         if one.status == "finished" or not row.replicates:
-            try:
-                with open(os.path.join(one.folder, "history.csv"), encoding="utf-8", newline="") as file:
-                    curves.append([float(line[name]) for line in csv.DictReader(file)])
-            except (OSError, ValueError, KeyError, TypeError, csv.Error):  # missing, broken, or without that metric
-                continue
-    return [sum(values) / len(values) for values in zip(*curves, strict=False)]
+            path = os.path.join(one.folder, "history.csv")
+            missing = contextlib.suppress(OSError, ValueError, csv.Error)  # or broken
+            with missing, open(path, encoding="utf-8", newline="") as file:
+                tables.append(list(csv.DictReader(file)))
+    curves = []
+    for name in names:
+        columns = []
+        for table in tables:
+            with contextlib.suppress(ValueError, KeyError, TypeError):  # without that metric, or cut short
+                columns.append([float(line[name]) for line in table])
+        curves.append([sum(values) / len(values) for values in zip(*columns, strict=False)])
+    return curves
 
 
 def draw_parallel(part, axes, rows, best):

@@ -151,7 +151,7 @@ def test_a_record_that_is_damaged_or_of_data_without_a_fingerprint_claims_no_mor
     assert code == 2 and "not reproduced: the fresh run ended after epoch 1 of 2" in error
 
 
-def test_another_number_of_threads_is_told_and_is_rounding(project):
+def test_another_number_of_threads_is_told(project):
     done = run("--reproduce", project / "experiment", env={"OMP_NUM_THREADS": "2"})
     assert "✗ machine " in done.stdout and "threads: 1, now " in done.stdout
 
