@@ -3,13 +3,12 @@
 import hashlib
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from model.corpora import lines_of, read_text
-from model.entities import rules, spans
 from toolkit.dataset import read_facts
+from toolkit.report_text import entities
 from utils import UserError
 
 PADDING, UNKNOWN = 0, 1  # the first two words of words.txt, and characters of characters.txt
@@ -193,13 +192,9 @@ def describe(outputs, names, params):
         names: the sentences, a list of str.
         params: `tags`, the names of the tags.
     """
-    tags = tuple(params.tags)
-    types = rules(tags)[2]
-    words = [[*name.split(" "), ""] for name in names]  # with the place that `spans` counts between sentences
-    lengths = np.array([len(sentence) for sentence in words])
-    flat, entities = [word for sentence in words for word in sentence], [[] for _ in names]
-    ends, kinds = np.divmod(spans(outputs.argmax(axis=1), lengths - 1, tags), len(types))
-    for end, begin, kind in zip(*np.divmod(ends, len(flat)), kinds, strict=True):
-        sentence = np.searchsorted(lengths.cumsum(), end, side="right")
-        entities[sentence].append(f"{' '.join(flat[begin : end + 1])} [{types[kind]}]")
-    return [{"entities": ", ".join(found)} for found in entities]
+    tags, rows = iter(outputs.argmax(axis=1)), []
+    for name in names:
+        words = name.split(" ")
+        found = entities([params.tags[next(tags)] for _ in words])
+        rows.append({"entities": ", ".join(f"{' '.join(words[a : b + 1])} [{kind}]" for (a, b), kind in found.items())})
+    return rows
