@@ -1,6 +1,5 @@
 # make train    set up, build the bundled dataset, train and evaluate experiments/base_model
 # make test     set up, run the tests
-# make bench    set up, install benchmarks/requirements.txt too, and measure: writes benchmarks/results.md
 #
 # Setting up is done once: a virtual environment in .venv (VENV=path uses another place) with requirements.txt under
 # constraints.txt. It is done again when one of these two files changes.
@@ -12,10 +11,10 @@ EXPERIMENT ?= experiments/base_model
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed-$(shell cat requirements.txt constraints.txt | cksum | cut -d ' ' -f 1)
 
-.PHONY: help setup train test test-slow bench
+.PHONY: help setup train test test-slow
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 3
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
 setup: $(INSTALLED)
 
@@ -45,6 +44,15 @@ test: setup
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
 
+# of the template alone: make mine removes it
+.PHONY: bench mine
+
+# make bench    set up, install benchmarks/requirements.txt too, and measure: writes benchmarks/results.md
 bench: setup
 	$(BIN)/python -m pip install --disable-pip-version-check -q -r benchmarks/requirements.txt -c constraints.txt
 	$(BIN)/python benchmarks/bench.py
+
+# make mine     make this clone a repository of your own: without examples, benchmarks and history (asks first)
+mine:
+	@$(PYTHON) -m toolkit.mine
+# end

@@ -19,12 +19,13 @@ from pathlib import Path
 from tabulate import tabulate
 
 import utils
-from toolkit.audit import report, say
-from toolkit.audit_images import audit_build, audit_images
-from toolkit.builder import build
-from toolkit.dataset import SPLITS
-from toolkit.script import add_quiet_argument, run_script
-from toolkit.sources import digits, folder, torchvision_set
+from toolkit.datasets.audit import report, say
+from toolkit.datasets.audit_images import audit_build, audit_images
+from toolkit.datasets.builder import build
+from toolkit.datasets.dataset import SPLITS
+from toolkit.datasets.folders import add_build_arguments, target_of
+from toolkit.datasets.sources import digits, folder, torchvision_set
+from toolkit.script import run_script
 from utils import UserError
 
 DATA = Path("data")
@@ -35,15 +36,12 @@ def parse_arguments(argv):
     kinds = ["digits", "folder", "mnist", "fashion_mnist", "cifar10"]
     parser.add_argument("source", nargs="?", default="digits", choices=kinds, help="where the images come from")
     parser.add_argument("path", nargs="?", help="with `folder`: the folder of your images")
-    parser.add_argument("--name", help="name of the dataset under data/ (default: the source's, or the folder's)")
     parser.add_argument("--image_size", type=int, nargs="+", metavar="N", help="one number, or H W (default: 64)")
-    parser.add_argument("--seed", type=int, default=230, help="seed of the random split (default: 230)")
     parser.add_argument("--raw_dir", default=DATA / "raw", help="mnist, ...: the published files (default: data/raw)")
     parser.add_argument("--skip_corrupt", action="store_true", help="leave out images that cannot be decoded")
     parser.add_argument("--drop_duplicates", action="store_true", help="leave out of train what is in val or test too")
-    parser.add_argument("--force", action="store_true", help="replace a dataset of that name")
     parser.add_argument("--audit", type=Path, metavar="DATASET", help="build nothing, look into a folder under data/")
-    add_quiet_argument(parser)
+    add_build_arguments(parser)
     return parser.parse_args(argv)
 
 
@@ -59,30 +57,19 @@ def main(argv=None):
         raise UserError(f"{args.path}: only `folder` takes a path")
     if args.image_size and (len(args.image_size) > 2 or min(args.image_size) < 1):
         raise UserError("--image_size: one number above 0, or two: height and width")
-    if args.seed < 0:
-        raise UserError("--seed: should be 0 or more")
-    size = (args.image_size * 2)[:2] if args.image_size else None
-    name = args.name or (Path(args.path).resolve().name if args.path else args.source)
-    if Path(name).name != name or name.startswith("."):
-        raise UserError(f"--name {name}: should be the name of a folder under {DATA}/, without slashes")
+    target = target_of(args, DATA, Path(args.path).resolve().name if args.path else args.source)
     if args.source == "digits":
         source = digits()
     elif args.source == "folder":
         source = folder(args.path)
     else:
         source = torchvision_set(args.source, args.raw_dir)
-    facts = build(
-        source,
-        DATA / name,
-        seed=args.seed,
-        image_size=size,
-        force=args.force,
-        skip_corrupt=args.skip_corrupt,
-        drop_duplicates=args.drop_duplicates,
-    )
+    size = (args.image_size * 2)[:2] if args.image_size else None  # one number is both
+    facts = build(source, target, seed=args.seed, image_size=size, force=args.force,
+                  skip_corrupt=args.skip_corrupt, drop_duplicates=args.drop_duplicates)  # fmt: skip
     if facts:
-        describe(facts, DATA / name)
-        say(audit_build(DATA / name, facts), "build_dataset.py", DATA / name)
+        describe(facts, target)
+        say(audit_build(target, facts), "build_dataset.py", target)
 
 
 def describe(facts, target):

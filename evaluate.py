@@ -17,15 +17,15 @@ import torch
 
 import utils
 from toolkit import parallel
-from toolkit.batches import batches_on_device
 from toolkit.cli import add_common_arguments, set_up
-from toolkit.experiment import check_same_data, find_checkpoint, name_of, version_of
+from toolkit.loop.batches import batches_on_device
+from toolkit.loop.precision import precision_of
+from toolkit.loop.tally import Tally
 from toolkit.memory import memory_errors_in_a_line
-from toolkit.precision import precision_of
 from toolkit.provenance import name_of_device
-from toolkit.restore import restore_loss
+from toolkit.record.experiment import check_same_data, find_checkpoint, name_of, version_of
+from toolkit.record.restore import restore_loss
 from toolkit.script import run_script
-from toolkit.tally import Tally
 from utils import UserError
 
 
@@ -54,21 +54,6 @@ def evaluate(model, loss_fn, dataloader, metrics, params):
     return tally.compute()
 
 
-def tables_of(split, results, intervals):
-    """The results as a table, in text; those with a slash in their name, `f1/person`, as one of their own below it."""
-    from toolkit.tables import pipe_table
-
-    cells = {name: f"{value:.4f}" for name, value in results.items()}
-    cells |= {name: f"{cells[name]} [{low:.4f}, {high:.4f}]" for name, (low, high) in intervals.items()}
-    main = {name: cell for name, cell in cells.items() if "/" not in name}
-    details = {}
-    for name in [name for name in results if name not in main]:
-        metric, _, part = name.partition("/")
-        details.setdefault(part, {"of": part})[metric] = cells[name]
-    tables = [[{"split": split} | main], list(details.values())]
-    return "\n\n".join(pipe_table(table) for table in tables if table)
-
-
 def parse_arguments(argv):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_common_arguments(parser)
@@ -81,9 +66,10 @@ def parse_arguments(argv):
 
 
 def main(argv=None):
-    from toolkit.report import Report  # here, as train.py, which starts without, imports `evaluate` from this file
-    from toolkit.report_files import count_look, write_report
-    from toolkit.report_samples import Collector
+    # not above: train.py, which imports this file for `evaluate`, starts without what a report needs
+    from toolkit.evaluation.files import count_look, write_report
+    from toolkit.evaluation.report import Report
+    from toolkit.evaluation.samples import Collector
 
     args = parse_arguments(argv)
     utils.set_logger(quiet=args.quiet)
@@ -92,40 +78,39 @@ def main(argv=None):
     version = version_of(checkpoint)
     state = utils.read_checkpoint(checkpoint)
     way_out = "--other_data allows other samples of the same kind"
-    same = check_same_data(state.get("dataset"), params, checkpoint, way_out, args.other_data)
-    other = "" if same else f"_on_{data_dir.name}"
+    is_same = check_same_data(state.get("dataset"), params, checkpoint, way_out, args.other_data)
+
     utils.set_seed(params.seed)
     dataloader = parallel.in_turn(lambda: task.fetch_dataloader([args.split], data_dir, params))[args.split]
     model = parallel.prepared(task.make_model(params), params)
     utils.load_weights(state, checkpoint, model)
     loss_fn = task.loss_fn(params)
     restore_loss(state, checkpoint, loss_fn)
-
     logging.info("Evaluating %s (epoch %s) on the %s split of %s, on %s\n", checkpoint, state.get("epoch"),
                  args.split, data_dir, name_of_device(params.device))  # fmt: skip
     utils.set_seed(params.seed)  # as train.py does before it evaluates
-    collected = Collector()  # the outputs and labels, for the report
+    collector = Collector()  # of all outputs and labels, for the report
     with memory_errors_in_a_line(params):
-        results = evaluate(model, loss_fn, dataloader, task.metrics | {"(report)": collected}, params)
-
+        results = evaluate(model, loss_fn, dataloader, task.metrics | {"(report)": collector}, params)
     if not parallel.is_main():
         return
-    report = Report(collected, dataloader, results, task.metrics, loss_fn, params)
+
+    report = Report(collector, dataloader, results, task.metrics, loss_fn, params)
     folder, name = Path(args.model_dir), name_of(checkpoint, args.model_dir)
     source = checkpoint.name if checkpoint.name.startswith(name) else str(checkpoint)  # of another experiment
-    about = {"checkpoint": source, "epoch": state.get("epoch")}
-    path = folder / f"metrics_{args.split}_{name}{other}.json"
+    data = "" if is_same else f"_on_{data_dir.name}"
+    path = folder / f"metrics_{args.split}_{name}{data}.json"
     utils.save_dict_to_json(results, path)
-    looks = count_look(folder, source, data_dir.name) if args.split == "test" and same else 0
-    files = write_report(report, folder, args.split + other, dataloader, params.seed, **about)
+    looks = count_look(folder, source, data_dir.name) if args.split == "test" and is_same else 0
+    about = {"checkpoint": source, "epoch": state.get("epoch")}
+    files = write_report(report, folder, args.split + data, dataloader, params.seed, **about)
     if version_of(checkpoint) != version:  # by a training that goes on meanwhile
         for file in [path, *(folder / file for file in files)]:
             file.unlink(missing_ok=True)
         raise UserError(
             f"{checkpoint}: was replaced while it was evaluated, nothing is kept of that; evaluate it again"
         )
-    print(tables_of(args.split, results, report.intervals))
-    print("", *report.lines(), sep="\n")
+    print(report.table(args.split), "", *report.lines(), sep="\n")
     if looks:
         print(f"The test split was looked at {looks} time{'s' * (looks != 1)} with this experiment.")
     logging.info("\nWritten to %s", ", ".join([str(path), *files]))

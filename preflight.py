@@ -16,9 +16,9 @@ import toolkit  # noqa: F401  # isort: skip (before torch, for which it sets how
 import utils
 from toolkit import parallel
 from toolkit.cli import add_common_arguments, set_up
-from toolkit.preflight import CHECKS, run_checks
+from toolkit.preflight.checks import CHECKS, run_checks
+from toolkit.preflight.rehearsal import Rehearsal, plot_range_test
 from toolkit.provenance import name_of_device
-from toolkit.rehearsal import Rehearsal, plot_range_test
 from toolkit.script import run_script
 from utils import UserError
 

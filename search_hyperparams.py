@@ -21,8 +21,8 @@ import sys
 from pathlib import Path
 
 import utils
-from toolkit.pool import start_importing
 from toolkit.script import add_quiet_argument, run_script
+from toolkit.sweep.pool import start_importing
 from utils import UserError
 
 DEFAULT_TRIALS = 20  # of a space that is not a grid
@@ -124,15 +124,14 @@ def check(args, params, task, space):
     Raises:
         UserError: that.
     """
-    searched = {dimension.name for dimension in space.dimensions}
-    if args.seeds > 1 and "seed" in searched:
+    if args.seeds > 1 and "seed" in space.dimensions:
         raise UserError(f"--seeds {args.seeds}: {space.source} searches seed already; leave one of the two off")
     if args.folds < 0 or args.folds == 1:
         raise UserError(f"--folds is {args.folds}, should be 2 or more")
     for fact in ("num_folds", "fold") if args.folds else ():
         if not re.search(rf"\bparams\.{fact}\b", task.code()):
             raise UserError(f"--folds: {task.path_of(task.data_loader)} does not read params.{fact}; that of "
-                            f"the template does so with toolkit/folds.py")  # fmt: skip
+                            f"the template does so with toolkit/datasets/folds.py")  # fmt: skip
 
 
 def main(argv=None):
@@ -143,12 +142,12 @@ def main(argv=None):
         raise UserError(f"{parent / 'params.json'}: no such file; it holds what all trials of a sweep share")
     start_importing()  # what workers need, in the background
     from toolkit.cli import set_up
-    from toolkit.monitor import monitored
-    from toolkit.space import read_space
-    from toolkit.storage import reaching
-    from toolkit.study import Study
-    from toolkit.sweep import Sweep
-    from toolkit.trial import try_one_batch
+    from toolkit.loop.monitor import monitored
+    from toolkit.loop.trial import try_one_batch
+    from toolkit.sweep.space import read_space
+    from toolkit.sweep.storage import reaching
+    from toolkit.sweep.study import Study
+    from toolkit.sweep.sweep import Sweep
 
     devices, threads = choose_devices(args.devices, args.jobs, args.gpus_per_trial)
     task, params, data_dir = set_up(parent, args.data_dir, "cpu")

@@ -23,10 +23,10 @@ from pathlib import Path
 from tabulate import tabulate
 
 import utils
-from toolkit.comparison import choose_metric, compare, fold, rank
-from toolkit.results import BEST_METRICS, read_object, read_results, walk
+from toolkit.results.comparison import choose_metric, compare, fold, rank
+from toolkit.results.rows import BEST_METRICS, read_object, read_results, walk
+from toolkit.results.tables import LONGEST_ON_TERMINAL, ResultsTable
 from toolkit.script import add_quiet_argument, run_script
-from toolkit.tables import LONGEST_ON_TERMINAL, ResultsTable
 from utils import UserError
 
 SECONDS_BETWEEN_PICTURES = 60  # while watching
@@ -90,11 +90,11 @@ def write(table, mode, parent_dir, pictures, html):
     markdown = table.as_pipe() + "\n\n" + "\n".join(table.below(longest=1000)) + "\n"
     files = {"results.md": markdown, "results.csv": table.as_csv(), "results.tex": table.as_latex()}
     if pictures and table.metric is not None:
-        from toolkit.result_plots import plot_results
+        from toolkit.results.pictures import plot_results
 
         files["results.png"] = plot_results(table, mode)
     if html:
-        from toolkit.page import make_page
+        from toolkit.results.page import make_page
 
         files["results.html"], left_out = make_page(table, mode, parent_dir)
     for name, content in files.items():
@@ -113,7 +113,7 @@ def watch(args, options):
         while True:
             try:
                 table, mode = make_table(args.parent_dir, **options)
-                content = (table.as_csv(), table.below())
+                content = table.as_csv() + "\n".join(table.below())
             except UserError as error:
                 if not os.path.isdir(args.parent_dir):
                     raise

@@ -17,19 +17,20 @@ from pathlib import Path
 import utils
 from evaluate import evaluate
 from toolkit import parallel
-from toolkit.batches import batches_on_device
 from toolkit.cli import add_common_arguments, parse_overrides, set_up
 from toolkit.declared import params_table
-from toolkit.experiment import has_run
+from toolkit.loop.batches import batches_on_device
+from toolkit.loop.precision import precision_of
+from toolkit.loop.steps import Steps
+from toolkit.loop.tally import Tally
+from toolkit.loop.trial import try_one_batch
 from toolkit.memory import memory_errors_in_a_line
-from toolkit.monitor import monitored
-from toolkit.precision import precision_of
-from toolkit.run import Run
+from toolkit.record.experiment import begins_anew
+from toolkit.record.reproduce import reproduce
+from toolkit.record.run import Run
+from toolkit.record.verify import verify_resume
 from toolkit.script import run_script
-from toolkit.steps import Steps
-from toolkit.tally import Tally
 from toolkit.task import find_task
-from toolkit.trial import try_one_batch
 from utils import UserError
 
 
@@ -54,7 +55,7 @@ def train(model, optimizer, loss_fn, dataloader, metrics, params, *, run=None):
     precision = precision_of(params, model)
     tally = Tally("training", metrics, dataloader, params, optimizer)
     steps = run.steps if run is not None else Steps(model, optimizer, params)  # the optimizer's, as params asks for
-    model = steps.trained  # of several processes, the model with those of the others
+    model = steps.trained  # the same model; of several processes, with what brings their gradients together
     for inputs, labels in batches_on_device(dataloader, model, steps, tally):
         with precision:
             outputs = model(inputs)  # forward
@@ -113,13 +114,12 @@ def train_experiment(task, params, data_dir, model_dir, restore_file=None, *, te
     dataloaders = parallel.in_turn(lambda: task.fetch_dataloader(["train", "val"], data_dir, params))
     utils.set_seed(params.seed)  # again, so that the weights do not depend on what the loaders drew
     model = task.make_model(params)
-    begins = restore_file is None and (options.get("restart") or not parallel.on_main(lambda: has_run(model_dir)))
-    if begins or options.get("partial"):
-        parallel.in_turn(lambda: task.load_pretrained(model, params))
-    model = parallel.prepared(model, params)
+    if begins_anew(model_dir, restore_file, **options):
+        parallel.in_turn(lambda: task.load_pretrained(model, params))  # where net.py has a function of that name
+    model = parallel.prepared(model, params)  # for several processes
     optimizer = task.make_optimizer(model, params)
     loss_fn = task.loss_fn(params)
-    monitored(params, try_one_batch(model, loss_fn, dataloaders, task.metrics, params))
+    try_one_batch(model, loss_fn, dataloaders, task.metrics, params)  # what does not fit together is said now
 
     utils.set_logger(Path(model_dir) / "train.log", terminal)  # nothing was written to the experiment so far
     train_and_evaluate(
@@ -132,7 +132,7 @@ def train_experiment(task, params, data_dir, model_dir, restore_file=None, *, te
         params,
         model_dir,
         restore_file,
-        stateful={"loss": loss_fn.module} if loss_fn.module is not None else {},
+        stateful=loss_fn.stateful,  # a loss may have weights of its own
         **options,
     )
 
@@ -145,35 +145,25 @@ def parse_arguments(argv):
     parser.add_argument("--partial", action="store_true", help="of --restore_file, take the weights that fit")
     parser.add_argument("--restart", action="store_true", help="begin anew; earlier results are moved aside")
     parser.add_argument("--max_steps", type=int, metavar="N", help="stop, as Ctrl-C does, when N steps are done in all")
-    parser.add_argument("--verify_resume", action="store_true", help="prove that this experiment resumes exactly")
-    parser.add_argument("--reproduce", metavar="EXPERIMENT", help="run it again as recorded, and compare the numbers")
+    proof = parser.add_mutually_exclusive_group()
+    proof.add_argument("--verify_resume", action="store_true", help="prove that this experiment resumes exactly")
+    proof.add_argument("--reproduce", metavar="EXPERIMENT", help="run it again as recorded, and compare the numbers")
     parser.add_argument("--from", dest="params_from", metavar="EXPERIMENT", help="take the params.json of another one")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="with --from: values that differ from it")
     parser.add_argument("--list_params", action="store_true", help="print the hyperparameters, and do nothing else")
-    return parser.parse_intermixed_args(argv)
-
-
-def prove(args):
-    """What --verify_resume and --reproduce do; `args`: the command line."""
-    others = [args.params_from, args.restore_file, args.restart, args.partial, args.max_steps is not None]
-    if any(others) or args.overrides or (args.verify_resume and args.reproduce):
+    args = parser.parse_intermixed_args(argv)
+    changes = [args.params_from, args.restore_file, args.restart, args.partial, args.overrides]
+    if (args.verify_resume or args.reproduce) and (any(changes) or args.max_steps is not None):
         raise UserError(
             "--verify_resume and --reproduce are of an experiment as it is: with --data_dir, --device alone"
         )
-    if args.verify_resume:
-        from toolkit.verify import verify_resume
-
-        verify_resume(*set_up(args.model_dir, args.data_dir, args.device), args.model_dir)
-        return
-    from toolkit.reproduce import Record
-
-    record = Record(args.reproduce)
-    task, params, data_dir = set_up(
-        record.fresh, args.data_dir or record.data_dir, args.device or record.device, record.folder, record.overrides()
-    )
-    same = record.check(params)
-    train_experiment(task, params, data_dir, record.fresh, **record.options)
-    parallel.on_main(lambda: record.compare(*same))
+    if args.max_steps is not None and args.max_steps < 1:
+        raise UserError(f"--max_steps is {args.max_steps}, should be 1 or more")
+    if args.partial and not args.restore_file:
+        raise UserError("--partial is of the checkpoint that --restore_file names; name one")
+    if args.overrides and not args.params_from:
+        raise UserError(f"{args.overrides[0]}: values on the command line need --from <experiment>")
+    return args
 
 
 def main(argv=None):
@@ -182,27 +172,25 @@ def main(argv=None):
         print(params_table(find_task(args.model_dir).hyperparameters))
         return
     utils.set_logger(quiet=args.quiet)
-    if args.verify_resume or args.reproduce:
-        return prove(args)
-    if args.max_steps is not None and args.max_steps < 1:
-        raise UserError(f"--max_steps is {args.max_steps}, should be 1 or more")
-    if args.partial and not args.restore_file:
-        raise UserError("--partial is of the checkpoint that --restore_file names; name one")
-    if args.overrides and not args.params_from:
-        raise UserError(f"{args.overrides[0]}: values on the command line need --from <experiment>")
+    if args.verify_resume:
+        return verify_resume(args.model_dir, args.data_dir, args.device)
+    if args.reproduce:
+        return reproduce(args.reproduce, args.data_dir, args.device, train_experiment)
     overrides = parse_overrides(args.overrides)
-    experiment = set_up(args.model_dir, args.data_dir, args.device, args.params_from, overrides)
-    with memory_errors_in_a_line(params=experiment[1]):
+    task, params, data_dir = set_up(args.model_dir, args.data_dir, args.device, args.params_from, overrides)
+    with memory_errors_in_a_line(params):
         train_experiment(
-            *experiment,
+            task,
+            params,
+            data_dir,
             args.model_dir,
             args.restore_file,
-            restart=args.restart and not parallel.was_restarted(),
+            restart=args.restart and not parallel.was_restarted(),  # by torchrun, with the same arguments
             partial=args.partial,
             max_steps=args.max_steps,
         )
-    data = ["--data_dir", args.data_dir] if args.data_dir else []
     if (Path(args.model_dir) / "best.pth.tar").exists():
+        data = ["--data_dir", args.data_dir] if args.data_dir else []
         logging.info("Next: %s", shlex.join(["python", "evaluate.py", "--model_dir", args.model_dir, *data]))
 
 

@@ -9,6 +9,7 @@ import os
 import pickle
 import random
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -33,12 +34,10 @@ class MissingHyperparameter(UserError, AttributeError):
 class Params:
     """The hyperparameters of an experiment, read from the file `json_path`, as attributes.
 
-    ```
-    params = Params("experiments/base_model/params.json")
-    params.learning_rate                 # a declared key: checked, and with a default
-    params.my_own_key                    # any other key that the file has
-    params.num_classes                   # a fact of the dataset (see `add_facts`), not written to the file
-    ```
+        params = Params("experiments/base_model/params.json")
+        params.learning_rate             # a declared key: checked, and with a default
+        params.my_own_key                # any other key that the file has
+        params.num_classes               # a fact of the dataset (see `add_facts`), not written to the file
 
     `declared` is a pydantic model of the keys with a type, bounds and a default, further ones are free; `overrides`, a
     dict, are values from the command line that replace those of the file. What is wrong in them is a UserError.
@@ -48,12 +47,12 @@ class Params:
         defaults = {name: field.get_default() for name, field in declared.model_fields.items()}
         vars(self).update(_path=str(json_path), _declared=declared, _defaults=defaults, _values=dict(defaults),
                           _written={}, _facts={}, _read=set())  # fmt: skip
-        self.take(read_json(json_path, what="params.json"), json_path)
+        self.take(read_json(json_path, what="file; an experiment is a folder with a params.json in it"), json_path)
         self.take(overrides or {}, "on the command line")
 
     def update(self, json_path):
         """Take over the values of another json file."""
-        self._read.update(values := read_json(json_path, what="params.json"))  # who takes them knows of them
+        self._read.update(values := read_json(json_path))  # who takes them knows of them
         self.take(values, json_path)
 
     def save(self, json_path):
@@ -136,7 +135,7 @@ class Params:
             raise AttributeError(name)
         if name not in self._values:
             reader = sys._getframe(1)
-            place = f"{os.path.relpath(reader.f_code.co_filename)}:{reader.f_lineno}"
+            place = f"{relative(reader.f_code.co_filename)}:{reader.f_lineno}"
             near = difflib.get_close_matches(name, self._written, n=1)
             way_out = " or ".join(["add it", *(f"rename {other!r}" for other in near)])
             raise MissingHyperparameter(f"{self._path} has no key {name!r}, which {place} reads; {way_out}")
@@ -146,8 +145,12 @@ class Params:
     def __setattr__(self, name, value):
         self._values[name] = value
 
-    def __delattr__(self, name):
-        del self._values[name]
+
+def relative(path, start=os.curdir):
+    """A path as seen from `start`, the working directory; in full where that is on another drive (of Windows)."""
+    with contextlib.suppress(ValueError):
+        return os.path.relpath(path, start)
+    return str(path)
 
 
 def read_json(path, what="file"):
@@ -192,23 +195,24 @@ class RunningAverage:
         return self.total / float(self.steps)
 
 
-class LogFile(logging.FileHandler):
-    """A log file; one that cannot be opened is handled as one that cannot be written to."""
+class Log(logging.StreamHandler):
+    """The log on the terminal. Where it cannot be written to any more it is given up, and the training goes on."""
 
     def emit(self, record):
         try:
             super().emit(record)
-        except OSError:
+        except OSError:  # a file that cannot be opened
             self.handleError(record)
 
+    def handleError(self, record):
+        logging.getLogger().removeHandler(self)
+        if not isinstance(sys.exc_info()[1], BrokenPipeError):  # else its reader has seen enough
+            what = getattr(self, "baseFilename", "the terminal")
+            logging.warning("%s: cannot be written: %s; going on without it", what, sys.exc_info()[1])
 
-def go_on_without(handler):
-    """Stop logging to what cannot be written to any more, and say so, but for a reader that has seen enough."""
-    logging.getLogger().removeHandler(handler)
-    if isinstance(sys.exc_info()[1], BrokenPipeError):
-        return
-    what = getattr(handler, "baseFilename", "the terminal")
-    logging.warning("%s: cannot be written: %s; going on without it", what, sys.exc_info()[1])
+
+class LogFile(Log, logging.FileHandler):
+    """The log in a file."""
 
 
 def set_logger(log_path=None, terminal=True, *, quiet=None):
@@ -219,21 +223,23 @@ def set_logger(log_path=None, terminal=True, *, quiet=None):
     """
     logger = logging.getLogger()
     logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)  # of several, one talks
-    ours = [handler for handler in logger.handlers if getattr(handler, "ours", False)]
-    level = max(handler.level for handler in ours) if quiet is None and ours else logging.WARNING * bool(quiet)
-    for handler in ours:
-        logger.removeHandler(handler)
-        handler.close()
-    handlers = [(logging.StreamHandler(sys.stdout), level, "%(message)s")] if terminal else []
+    quiet = is_quiet() if quiet is None else quiet
+    for before in [handler for handler in logger.handlers if isinstance(handler, Log)]:
+        logger.removeHandler(before)
+        before.close()
+    if terminal:
+        screen = Log(sys.stdout)
+        screen.setLevel(logging.WARNING if quiet else logging.INFO)
+        logger.addHandler(screen)
     if log_path is not None:
         file = LogFile(log_path, encoding="utf-8", delay=True)
-        handlers.append((file, logging.NOTSET, "%(asctime)s %(levelname)s %(message)s"))
-    for handler, least, layout in handlers:
-        handler.ours = True
-        handler.handleError = lambda record, handler=handler: go_on_without(handler)
-        handler.setLevel(least)
-        handler.setFormatter(logging.Formatter(layout))
-        logger.addHandler(handler)
+        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        logger.addHandler(file)
+
+
+def is_quiet():
+    """Whether `set_logger` was told to be."""
+    return any(isinstance(handler, Log) and handler.level > logging.INFO for handler in logging.root.handlers)
 
 
 @contextlib.contextmanager
@@ -248,7 +254,7 @@ def open_whole(path, mode="wb", *, keep=None, outdates=()):
     path = Path(path)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(aside, mode, **({} if "b" in mode else {"encoding": "utf-8", "newline": ""})) as file:
+        with open(aside, mode, encoding=None if "b" in mode else "utf-8", newline=None if "b" in mode else "") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -319,9 +325,7 @@ def read_checkpoint(path):
     """Read the dict that `save_checkpoint` wrote, with its tensors on the CPU.
 
     Only tensors and plain values are read (torch's `weights_only`): a file with code in it is refused, never run.
-
-    Raises:
-        UserError: missing, cut short, not a checkpoint, or with code in it.
+    Raises UserError where the file is missing, cut short, not a checkpoint, or has code in it.
     """
     import torch
 
@@ -329,7 +333,8 @@ def read_checkpoint(path):
     if not there or not os.access(path, os.R_OK):
         raise UserError(f"{path}: {'cannot be read: permission denied' if there else 'no such checkpoint'}")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of other forms of pickle
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise UserError(f"{path}: refused: it is damaged, or holds code, which loading could run") from None
     except Exception as error:  # torch raises many kinds for a damaged file: RuntimeError, EOFError, KeyError, ...
@@ -353,7 +358,7 @@ def load_checkpoint(checkpoint, model, optimizer=None, *, partial=False):
 
 def load_weights(state, checkpoint, model, optimizer=None, partial=False):
     """As `load_checkpoint`, with the dict `state` that was read from the file `checkpoint`."""
-    from toolkit.parallel import divided_like
+    from toolkit.sharded import divided_like
 
     theirs, ours = state["state_dict"], model.state_dict()
     fitting = {k: v for k, v in theirs.items() if k in ours and shape(v) == shape(ours[k])}
@@ -368,9 +373,8 @@ def load_weights(state, checkpoint, model, optimizer=None, partial=False):
     if partial:
         logging.info("%s: %d of %d weights taken; not taken:", checkpoint, len(fitting), len(ours))
         logging.info("%s", "\n".join(f"  {difference}" for difference in differences or ["none"]))
-    ours.update(
-        {k: divided_like(v, ours[k]) for k, v in fitting.items()}
-    )  # it knows the versions of its layout, too, which some modules ask for
+    # `ours` and not a new dict: it knows the versions of its layout, too, which some modules ask for
+    ours.update({name: divided_like(value, ours[name]) for name, value in fitting.items()})
     model.load_state_dict(ours)
     if optimizer is not None:
         if not state.get("optim_dict"):

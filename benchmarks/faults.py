@@ -36,9 +36,9 @@ from projects import EACH_STEP, differences, outcome, project  # noqa: E402
 from tabulate import tabulate  # noqa: E402
 
 import utils  # noqa: E402
-from toolkit.builder import build  # noqa: E402
-from toolkit.history import unpacked  # noqa: E402
-from toolkit.sources import digits  # noqa: E402
+from toolkit.datasets.builder import build  # noqa: E402
+from toolkit.datasets.sources import digits  # noqa: E402
+from toolkit.record.history import unpacked  # noqa: E402
 
 KINDS = {  # what is trained: see tests/projects.py
     "template": ("template", {"batch_size": 137}),

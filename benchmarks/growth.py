@@ -65,8 +65,8 @@ def build_digits(count, target, size):
 
     Two corners, which are black, number the repetitions: so no two images are the same.
     """
-    from toolkit.builder import build
-    from toolkit.sources import Item, Source, digits
+    from toolkit.datasets.builder import build
+    from toolkit.datasets.sources import Item, Source, digits
 
     source = digits()
     originals = source.load()
@@ -93,7 +93,7 @@ def train_epochs(model_dir, data_dir, values):
     import utils
     from evaluate import evaluate
     from toolkit.cli import set_up
-    from toolkit.run import Run
+    from toolkit.record.run import Run
     from train import train
 
     write_experiment(model_dir, values)

@@ -10,52 +10,17 @@ import cs230
 import torch
 import torch.nn.functional as F
 from beside import comparison, timed
+from epochs import bare_epoch, epochs_of
 from subjects import MANY, experiment, hand_signs, many_pictures, small_digits
 from torch.utils.data import DataLoader, TensorDataset
 
 import utils
 from evaluate import evaluate
 from model.data_loader import BatchIndices
-from toolkit.run import Run
-from train import train
 
 VISION = {"num_channels": 32, "batch_size": 32, "learning_rate": 1e-3}  # CS230's network
 TINY = {"architecture": "TwoLayerNet", "hidden_size": 100, "batch_size": 32, "learning_rate": 1e-3}
 TINY_STEPS = 1500  # in an epoch
-
-
-@contextlib.contextmanager
-def epochs_of(ours):
-    """A function that trains an epoch of an experiment in a run, as train.py does, and returns train()'s seconds.
-
-    Its attribute `run` is the run.
-    """
-    with Run(ours.model, ours.optimizer, ours.params, ours.folder, restart=True) as run:
-        numbers = run.epochs()
-
-        def epoch():
-            number = next(numbers)
-            started = time.perf_counter()
-            results = train(ours.model, ours.optimizer, ours.loss_fn, ours.loaders["train"], ours.task.metrics,
-                            ours.params, run=run)  # fmt: skip
-            seconds = time.perf_counter() - started
-            run.record(number, results, results)
-            run.checkpoints.wait()  # not in the other side's time
-            return seconds
-
-        epoch.run = run
-        yield epoch
-
-
-def bare_epoch(model, optimizer, images, labels, batch_size):
-    """The five lines over tensors in memory."""
-    model.train()
-    for indices in torch.randperm(len(labels)).split(batch_size):
-        outputs = model(images[indices])
-        loss = F.cross_entropy(outputs, labels[indices])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
 
 
 def all_of(experiment):

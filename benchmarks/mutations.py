@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from processes import Script
 
 import utils
-from toolkit.state import TrainState
+from toolkit.record.state import TrainState
 from utils import Hyperparameters
 
 NUMBERS = st.sampled_from([-1, 0, 1, 2, 3, 2**31, 2**63, 10**30, -0.5, 0.5, 1e-30, 1e30])

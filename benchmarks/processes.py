@@ -12,8 +12,8 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 from subjects import MANY, SIZE, hand_signs, many_pictures, small_digits, write_experiment
 
-from toolkit.builder import build
-from toolkit.sources import folder
+from toolkit.datasets.builder import build
+from toolkit.datasets.sources import folder
 
 ROOT = Path(__file__).resolve().parent.parent
 PHOTOS = 12

@@ -8,9 +8,9 @@ from PIL import Image, ImageOps
 from sklearn.datasets import load_digits
 
 import utils
-from toolkit.builder import build
 from toolkit.cli import set_up
-from toolkit.sources import Item, Source, digits, folder
+from toolkit.datasets.builder import build
+from toolkit.datasets.sources import Item, Source, digits, folder
 
 COUNTS = {"train": 864, "val": 216, "test": 120}  # of CS230's hand signs
 SIZE = (64, 64)

@@ -20,8 +20,8 @@ from tabulate import tabulate
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from toolkit.builder import build  # noqa: E402
-from toolkit.sources import digits  # noqa: E402
+from toolkit.datasets.builder import build  # noqa: E402
+from toolkit.datasets.sources import digits  # noqa: E402
 
 EPOCHS = 5
 

@@ -30,9 +30,9 @@ from projects import differences, outcome  # noqa: E402
 from tabulate import tabulate  # noqa: E402
 
 import utils  # noqa: E402
-from toolkit.builder import build  # noqa: E402
-from toolkit.sources import digits  # noqa: E402
-from toolkit.storage import open_storage  # noqa: E402
+from toolkit.datasets.builder import build  # noqa: E402
+from toolkit.datasets.sources import digits  # noqa: E402
+from toolkit.sweep.storage import open_storage  # noqa: E402
 
 TRIALS = 12
 SPACE = {"learning_rate": {"low": 1e-4, "high": 1e-1, "log": True}, "num_channels": [4, 8], "batch_size": [64, 137]}

@@ -1,51 +1,28 @@
-"""How long synthesize_results.py takes for many experiments, and how much memory: a sweep is made up and tabulated.
+"""A made-up sweep of any size, and what a script costs that works on it: seconds and memory. For growth.py."""
 
-python benchmarks/tables.py                       # 10,000 experiments
-python benchmarks/tables.py --experiments 1000
-"""
-
-import argparse
 import csv
 import json
 import random
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
-
-from tabulate import tabulate
 
 ROOT = Path(__file__).resolve().parent.parent
 EPOCHS = 10
-NAIVE = """
-import csv, glob, json, sys
-from tabulate import tabulate
-rows = []
-for path in glob.glob(sys.argv[1] + "/**/params.json", recursive=True):
-    row = json.load(open(path))
-    folder = path.removesuffix("params.json")
-    for name in ("run.json", "metrics_val_best_weights.json"):
-        row |= {k: v for k, v in json.load(open(folder + name)).items() if not isinstance(v, (dict, list))}
-    row["curve"] = len(list(csv.DictReader(open(folder + "history.csv"))))
-    rows.append(row)
-rows.sort(key=lambda row: -row["accuracy"])
-open(sys.argv[1] + "/results.md", "w").write(tabulate(rows, headers="keys", tablefmt="pipe"))
-"""  # what one would write down at once: no folding, no statuses, no pictures, and stopped by the first broken file
 
 
-def make_experiments(parent, count, replicates=1):
+def make_experiments(parent, count):
     """Make the folders of a random search, with files of the sizes that train.py's have."""
     generator = random.Random(0)
     diff = "+ a line of a change that has not been committed\n" * 65  # run.json has 4 KB
     space = {"learning_rate": {"low": 1e-4, "high": 1e-1, "log": True}, "num_channels": [16, 32, 64]}
     (parent / "search_space.json").write_text(json.dumps(space))
     for number in range(count):
-        if number % replicates == 0:
-            rate, channels = 10 ** generator.uniform(-4, -1), generator.choice([16, 32, 64])
-            dropout = generator.uniform(0, 0.8)
+        rate, channels = 10 ** generator.uniform(-4, -1), generator.choice([16, 32, 64])
+        dropout = generator.uniform(0, 0.8)
         accuracy = 0.95 - 0.1 * abs(3 + (rate > 0.02) - 0.02 * channels**0.5 - dropout) / 3 + generator.gauss(0, 0.01)
         params = {"dataset": "digits", "learning_rate": rate, "num_channels": channels, "dropout_rate": dropout,
-                  "num_epochs": EPOCHS, "batch_size": 64, "seed": number % replicates}  # fmt: skip
+                  "num_epochs": EPOCHS, "batch_size": 64, "seed": 230}  # fmt: skip
         curve = [accuracy * (1 - 0.5 / epoch) for epoch in range(1, EPOCHS + 1)]
         history = [{"epoch": epoch, "learning_rate": rate, "train_loss": 1 - value, "train_accuracy": value,
                     "val_loss": 1 - value, "val_accuracy": value} for epoch, value in enumerate(curve, 1)]  # fmt: skip
@@ -54,7 +31,7 @@ def make_experiments(parent, count, replicates=1):
         session |= {"finished": "2026-01-01T00:10:00+00:00"} if number % 50 else {"failed": "x", "error": "no memory"}
         run = {"params": params | {"num_workers": 0, "class_names": list("0123456789"), "mean": [0.5]}, "best": best,
                "epochs": EPOCHS, "steps": 1000, "sessions": [session]}  # fmt: skip
-        folder = parent / f"learning_rate={rate:.6g},num_channels={channels},trial={number // replicates},seed={number}"
+        folder = parent / f"learning_rate={rate:.6g},num_channels={channels},trial={number}"
         folder.mkdir()
         (folder / "params.json").write_text(json.dumps(params, indent=4))
         (folder / "run.json").write_text(json.dumps(run, indent=2))
@@ -78,27 +55,3 @@ print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN).
     done = subprocess.run([sys.executable, "-c", code, sys.executable, *command], check=True, stdout=subprocess.PIPE)
     seconds, memory = map(float, done.stdout.split())
     return seconds, memory / (2**20 if sys.platform == "darwin" else 2**10)
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--experiments", type=int, default=10_000)
-    args = parser.parse_args()
-    rows = []
-    for replicates in (1, 5):
-        with tempfile.TemporaryDirectory() as folder:
-            make_experiments(Path(folder), args.experiments, replicates)
-            script = ["synthesize_results.py", "--parent_dir", folder]
-            for what, command in {
-                "everything": script,
-                "without pictures": [*script, "--no_plots"],
-                "a naive script: one table": ["-c", NAIVE, folder],
-            }.items():
-                seconds, memory = min(measure(*command) for _ in range(3))
-                rows.append([f"{args.experiments:,}", replicates, what, f"{seconds:.2f}", f"{memory:.0f}"])
-    headers = ["experiments", "seeds of each configuration", "what", "seconds", "peak memory, MB"]
-    print(tabulate(rows, headers, tablefmt="pipe", disable_numparse=True))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,11 +1,10 @@
 """The data: `fetch_dataloader` gives batches of (images, labels) for each split. Change it to feed data of your own."""
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
-from toolkit.dataset import fits_on, load_images
-from toolkit.folds import fold_of
-from toolkit.report_samples import ImageNames
+from toolkit.datasets.dataset import BatchIndices, ImageNames, fits_on, load_images
+from toolkit.datasets.folds import fold_of
 
 
 class Images(Dataset):
@@ -40,24 +39,6 @@ class Images(Dataset):
         """The images, uint8 (B, C, H, W), and labels, int64 (B,), at `indices`, int64 (B,)."""
         pixels = self.images.permute(0, 2, 3, 1)  # (N, H, W, C), as they lie in memory: an image is one piece of it
         return pixels.index_select(0, indices).permute(0, 3, 1, 2), self.labels[indices]
-
-
-class BatchIndices(Sampler):
-    """The indices of each batch, a tensor; in a new random order every epoch where `shuffle` is set.
-
-    The order comes from torch's generator, which train.py seeds with (seed, epoch) when an epoch begins, and is the
-    same on any `device`, to which it is moved once an epoch.
-    """
-
-    def __init__(self, length, batch_size, shuffle, device="cpu"):
-        self.length, self.batch_size, self.shuffle, self.device = length, batch_size, shuffle, device
-
-    def __iter__(self):
-        order = torch.randperm(self.length) if self.shuffle else torch.arange(self.length)
-        return iter(order.to(self.device).split(self.batch_size))
-
-    def __len__(self):
-        return -(-self.length // self.batch_size)
 
 
 def fetch_dataloader(types, data_dir, params):

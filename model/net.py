@@ -45,33 +45,30 @@ class PixelInput(nn.Module):
 
     def __init__(self, params):
         super().__init__()
-        self.random_shift = params.random_shift
-        self.random_flip = params.random_flip
-        std = torch.tensor(params.std)
-        self.register_buffer("mean", torch.tensor(params.mean).view(-1, 1, 1))
-        self.register_buffer("std", torch.where(std > 0, std, 1.0).view(-1, 1, 1))
+        self.random_shift, self.random_flip = params.random_shift, params.random_flip
+        self.register_buffer("mean", torch.tensor(params.mean).view(-1, 1, 1))  # (C, 1, 1)
+        self.register_buffer("std", torch.tensor(params.std).clamp(min=1 / 255).view(-1, 1, 1))  # 0 if all are alike
 
     def forward(self, images):
-        if self.training and (self.random_shift or self.random_flip):
-            images = self.augment(images)
+        if self.training and self.random_shift:
+            images = shifted(images, self.random_shift)
+        if self.training and self.random_flip:
+            mirrored = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
+            images = torch.where(mirrored, images.flip(3), images)  # (B, C, H, W)
         # channels_last (the channels of a pixel side by side in memory) is how convolutions are fastest
-        pixels = images.to(torch.float32, memory_format=torch.channels_last)  # (B, C, H, W)
+        pixels = images.to(torch.float32, memory_format=torch.channels_last)
         return (pixels / 255 - self.mean) / self.std
 
-    def augment(self, images):
-        """Images of the same shape and type, (B, C, H, W), each with its own shift and flip; what moves in is black."""
-        count, _, height, width = images.shape
-        shift, device = self.random_shift, images.device
-        down, right = torch.randint(0, 2 * shift + 1, (2, count, 1), device=device)  # (B, 1) each
-        rows = torch.arange(height, device=device) + down  # (B, H)
-        cols = torch.arange(width, device=device) + right  # (B, W)
-        if self.random_flip:
-            flipped = torch.rand(count, 1, device=device) < 0.5
-            cols = torch.where(flipped, cols.flip(1), cols)
-        padded = F.pad(images, (shift,) * 4)  # (B, C, H + 2 shift, W + 2 shift)
-        sample = torch.arange(count, device=device).view(-1, 1, 1)
-        moved = padded.permute(0, 2, 3, 1)[sample, rows.unsqueeze(2), cols.unsqueeze(1)]  # (B, H, W, C)
-        return moved.permute(0, 3, 1, 2)  # (B, C, H, W)
+
+def shifted(images, most):
+    """Images (B, C, H, W), each moved by up to `most` pixels up or down, left or right; what comes in is black."""
+    count, _, height, width = images.shape
+    down, right = torch.randint(0, 2 * most + 1, (2, count, 1), device=images.device)  # (B, 1) each
+    rows = torch.arange(height, device=images.device) + down  # (B, H)
+    columns = torch.arange(width, device=images.device) + right  # (B, W)
+    sample = torch.arange(count, device=images.device).view(-1, 1, 1)
+    padded = F.pad(images, (most,) * 4).permute(0, 2, 3, 1)  # (B, H + 2 most, W + 2 most, C)
+    return padded[sample, rows.unsqueeze(2), columns.unsqueeze(1)].permute(0, 3, 1, 2)  # (B, C, H, W)
 
 
 class ConvNet(nn.Module):
@@ -161,7 +158,7 @@ class TwoLayerNet(nn.Module):
 
 
 def loss_fn(outputs, labels, params=None):
-    """Cross entropy, the mean over the batch; in training as `label_smoothing` and `balanced` say.
+    """Cross entropy, the mean over the batch; in training, and there alone, as `label_smoothing` and `balanced` say.
 
     Args:
         outputs: logits, float (B, num_classes).
@@ -171,23 +168,21 @@ def loss_fn(outputs, labels, params=None):
     Returns:
         Scalar tensor.
     """
-    is_training = params is not None and outputs.requires_grad  # the loss of an evaluation is the plain one
-    if is_training and (params.label_smoothing or params.balanced):
-        losses = F.cross_entropy(outputs, labels, reduction="none", label_smoothing=params.label_smoothing)  # (B,)
-        if params.balanced:
-            counts = tuple(params.counts["train"][name] for name in params.class_names)
-            losses = losses * class_weights(counts, labels.device)[labels]
-        return losses.mean()
-    return F.cross_entropy(outputs, labels)
+    is_training = params is not None and outputs.requires_grad
+    if not is_training or not (params.label_smoothing or params.balanced):
+        return F.cross_entropy(outputs, labels)
+    losses = F.cross_entropy(outputs, labels, reduction="none", label_smoothing=params.label_smoothing)  # (B,)
+    weights = class_weights(params, labels.device)[labels] if params.balanced else 1
+    return (weights * losses).mean()
 
 
-@functools.cache  # on the device once, and not in each step, which would wait for it
-def class_weights(counts, device):
-    """What an image of each class counts, float (num_classes,): in inverse proportion to `counts`, of mean 1.
+@functools.lru_cache(maxsize=1)  # on the device once, and not in each step, which would wait for it
+def class_weights(params, device):
+    """What an image of each class counts, float (num_classes,): in inverse proportion to those in train, of mean 1.
 
     They do not depend on the batch: so the loss is a mean over images, whatever the batches are.
     """
-    counts = torch.tensor(counts, dtype=torch.float32)
+    counts = torch.tensor([params.counts["train"][name] for name in params.class_names], dtype=torch.float32)
     return (counts.sum() / (counts > 0).sum() / counts.clamp(min=1)).to(device)
 
 
@@ -216,11 +211,9 @@ def macro_f1(outputs, labels):
     Returns:
         float in [0, 1].
     """
-    num_classes = outputs.shape[1]
     predictions = outputs.argmax(axis=1)
-    predicted = np.bincount(predictions, minlength=num_classes)  # (num_classes,)
-    actual = np.bincount(labels, minlength=num_classes)
-    correct = np.bincount(labels[predictions == labels], minlength=num_classes)
+    hits = labels[predictions == labels]
+    predicted, actual, correct = (np.bincount(c, minlength=outputs.shape[1]) for c in (predictions, labels, hits))
     occurs = predicted + actual > 0
     return np.mean(2 * correct[occurs] / (predicted + actual)[occurs])
 

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from toolkit.builder import build
+from toolkit.datasets.builder import build
+from toolkit.datasets.sources import digits
 from toolkit.script import run_script
-from toolkit.sources import digits
 from toolkit.task import import_model_package
 
 ROOT = Path(__file__).resolve().parent.parent
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # or torch warns where the machine's own name is not to be found
 SMALL = {"num_channels": 4, "num_epochs": 2, "batch_size": 64, "learning_rate": 0.01}
 
 
@@ -68,7 +69,7 @@ def call(capsys):
             run_script(lambda: main([str(a) for a in arguments]))
         except SystemExit as end:
             code = end.code
-        return code, *capsys.readouterr()
+        return code, *(text.replace(os.sep, "/") for text in capsys.readouterr())
 
     return call
 

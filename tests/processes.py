@@ -1,6 +1,6 @@
 """Scripts in processes of their own that are forked from one that has imported everything.
 
-As real to kill as those that a shell starts, and started in a tenth of the time.
+As real to kill as those that a shell starts, and started in a tenth of the time (on Linux; elsewhere they are spawned).
 """
 
 import ctypes
@@ -14,12 +14,13 @@ import tempfile
 import time
 from pathlib import Path
 
-from toolkit.pool import PRELOADED
+from toolkit.sweep.pool import PRELOADED
 
 ROOT = Path(__file__).resolve().parent.parent
 
-context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload([*PRELOADED, "evaluate"])
+context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+if sys.platform == "linux":  # on macOS a process that has numbers computed may not be forked
+    context.set_forkserver_preload([*PRELOADED, "evaluate"])
 
 
 class Script:
@@ -30,7 +31,7 @@ class Script:
         arguments: of the command line.
         cwd: the folder it runs in.
         ignored: names of signals that it begins with being ignored.
-        fault: arguments of fault_arm of benchmarks/faults.c, where that is preloaded: (folder, after, error, once).
+        fault: arguments of fault_arm, where a library with that is preloaded: (folder, after, error, once).
         environment: variables that it has besides this process's.
     """
 
@@ -86,13 +87,15 @@ def run(script, arguments, cwd, files, ignored, fault, environment):
 
     from toolkit.script import run_script
 
-    os.setsid()
+    if hasattr(os, "setsid"):
+        os.setsid()
     os.chdir(cwd)
     os.environ.update(environment)
     for name, number in zip(files, (1, 2), strict=True):
         os.dup2(os.open(name, os.O_WRONLY | os.O_APPEND), number)
     for name in ("SIGTERM", "SIGUSR1", "SIGHUP", *ignored):  # a sweep's fork server, which this may be, ignores them
-        signal.signal(getattr(signal, name), signal.SIG_IGN if name in ignored else signal.SIG_DFL)
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN if name in ignored else signal.SIG_DFL)
     multiprocessing.set_start_method(None, force=True)  # for its workers: the platform's, not this one's
     torch.set_num_threads(1)
     sys.path.insert(0, str(ROOT))

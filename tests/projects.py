@@ -8,7 +8,7 @@ from conftest import ROOT, Experiment
 from PIL import Image
 
 import utils
-from toolkit.verify import as_bits, pairs
+from toolkit.record.verify import as_bits, pairs
 
 EACH_STEP = 1e-9  # minutes between checkpoints
 
@@ -34,7 +34,7 @@ def photos(folder):
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    for split, indices in (("train", range(161)), ("val", range(161, 200))):
+    for split, indices in (("train", range(161)), ("val", range(161, 200)), ("test", range(200, 240))):
         place = folder / f"{split}_signs"
         place.mkdir(parents=True)
         for i in indices:

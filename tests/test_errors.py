@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import re
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ from projects import differences, outcome
 
 import evaluate
 import train
-from toolkit import report_files
+from toolkit.evaluation import files as report_files
 
 NET = (ROOT / "model" / "net.py").read_text()
 LOADER = (ROOT / "model" / "data_loader.py").read_text()
@@ -97,6 +98,7 @@ MISTAKES = {
     "values without --from": (NO_CHANGE, ["num_channels=3"], "values on the command line need --from"),
     "not key=value": (NO_CHANGE, ["--from", "experiment", "wide"], "wide: should be key=value"),
     "wrong value with --from": (NO_CHANGE, ["--from", "experiment", "num_epochs=0"], "num_epochs is 0, should be greater"),
+    "mistyped with --from": (NO_CHANGE, ["--from", "experiment", "num_epoch=3"], "on the command line: nothing knows the key num_epoch (did you mean num_epochs?)"),
     "--from nowhere": (NO_CHANGE, ["--from", "none"], "none/params.json: no such file"),
     "no such checkpoint": (NO_CHANGE, ["--restore_file", "best"], "best: no such checkpoint, neither in "),
     "no Net": (net("def Net(", "def Network("), [], "model/net.py: there is no Net, but train.py needs a class or function Net"),
@@ -153,6 +155,10 @@ BAD_CHECKPOINTS = {
     "empty": (lambda f: f.write_bytes(b""), "best.pth.tar: cannot be read, it may be cut short"),
     "code": (
         lambda f: torch.save({"state_dict": {}, "x": Evil()}, f),
+        "best.pth.tar: refused: it is damaged, or holds code",
+    ),
+    "code in a bare pickle": (
+        lambda f: f.write_bytes(pickle.dumps({"state_dict": {}, "x": Evil()})),
         "best.pth.tar: refused: it is damaged, or holds code",
     ),
     "no checkpoint": (lambda f: torch.save({"epoch": 3}, f), 'not a checkpoint: it has no "state_dict"'),

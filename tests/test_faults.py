@@ -6,6 +6,8 @@ import sys
 import pytest
 from conftest import ROOT, run_process
 
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="kills by signals that Windows does not have")
+
 
 @pytest.mark.slow
 def test_whatever_goes_wrong_nothing_is_lost():

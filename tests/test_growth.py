@@ -6,6 +6,7 @@ import pytest
 from conftest import ROOT, run_process
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="memory is measured by what Unix has")
 @pytest.mark.slow
 def test_the_growth_of_everything_is_measured_and_drawn(tmp_path):
     done = run_process(sys.executable, ROOT / "benchmarks" / "growth.py", "--largest", 100, "--output", tmp_path)

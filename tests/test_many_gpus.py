@@ -1,7 +1,7 @@
 """docs/many_gpus.md: its commands, with two processes on the CPU for eight GPUs, and its Slurm script."""
 
+import json
 import os
-import re
 import shlex
 import signal
 import subprocess
@@ -10,12 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, run_process
-from test_readme import commands, fresh_copy
+from conftest import run_process
+from pages import blocks, commands, fresh_copy, read_page
 
 import utils
 
-PAGE = (ROOT / "docs" / "many_gpus.md").read_text(encoding="utf-8")
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="torch has no NCCL, and Slurm no Windows")
+PAGE = read_page("docs/many_gpus.md")
 SMALL = [("--nproc_per_node=8", "--nproc_per_node=2"), ("host1:29500", "127.0.0.1:29511")]
 
 
@@ -29,6 +30,9 @@ def small(text):
 def test_the_commands_run(tmp_path):
     clone = fresh_copy(tmp_path / "clone")
     assert run_process("python", "build_dataset.py", cwd=clone).returncode == 0
+    for experiment in ("base_model", "learning_rate"):  # all of it, for few epochs
+        file = clone / "experiments" / experiment / "params.json"
+        file.write_text(json.dumps(utils.read_json(file) | {"num_epochs": 3}))
     for command in commands(PAGE):
         if "search_hyperparams" in command:
             command += " --devices cpu"
@@ -64,7 +68,7 @@ def test_the_slurm_script_saves_and_queues_itself_again_when_its_time_is_over(tm
     for name, text in played.items():
         (tmp_path / "bin" / name).write_text(text)
         (tmp_path / "bin" / name).chmod(0o755)
-    (script,) = re.findall(r"^```sh\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    (script,) = blocks(PAGE, "sh")
     (clone / "train.sh").write_text(small(script).replace(":29500", ":29512"))
     slurm = {"SLURM_JOB_NODELIST": "here", "SLURM_NNODES": "1", "SLURM_JOB_ID": "7", "CUDA_VISIBLE_DEVICES": ""}
     slurm["PATH"] = f"{tmp_path}/bin{os.pathsep}{environment()['PATH']}"

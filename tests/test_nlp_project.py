@@ -21,12 +21,15 @@ SPECIAL = ["UNK", "PAD"]
 
 @pytest.fixture
 def project(tmp_path):
-    """The project, with the words of the README, a line a sentence, each tagged as a number, capitalised, or other."""
+    """The project, with the words of a page of docs, a line a sentence, each tagged as a number, capitalised, or other."""
     folder = tmp_path / "project"
     shutil.copytree(ROOT / "tests" / "nlp_project", folder)
-    lines = [re.findall(r"\w+|[^\w\s]", line) for line in (ROOT / "README.md").read_text().splitlines()]
+    lines = [
+        re.findall(r"\w+|[^\w\s]", line)
+        for line in (ROOT / "docs" / "your_own_task.md").read_text(encoding="utf-8").splitlines()
+    ]
     lines = [line for line in lines if line]
-    data = folder / "data" / "readme"
+    data = folder / "data" / "page"
     for split, part in (("train", lines[24:125]), ("val", lines[:12]), ("test", lines[12:24])):
         (data / split).mkdir(parents=True)
         (data / split / "sentences.txt").write_text("".join(" ".join(line) + "\n" for line in part))
@@ -44,7 +47,7 @@ def tag(word):
 
 
 def arguments(project):
-    return ["--model_dir", project / "experiments" / "base_model", "--data_dir", project / "data" / "readme"]
+    return ["--model_dir", project / "experiments" / "base_model", "--data_dir", project / "data" / "page"]
 
 
 def test_it_trains_and_evaluates_unchanged(project, call):
@@ -63,7 +66,7 @@ def by_hand(project, split):
     """The loss and the accuracy of the best checkpoint, of all words of a split, one sentence after the other."""
     folder = project / "experiments" / "base_model"
     task, params = find_task(folder), utils.Params(folder / "params.json")
-    params.cuda, data_dir = False, str(project / "data" / "readme")
+    params.cuda, data_dir = False, str(project / "data" / "page")
     loader = task.data_loader.DataLoader(data_dir, params)
     data = loader.load_data([split], data_dir)[split]
     model = task.Net(params)
@@ -79,7 +82,7 @@ def by_hand(project, split):
 def test_no_sentence_is_left_out_and_each_epoch_has_its_order(project):
     folder = project / "experiments" / "base_model"
     task, params = find_task(folder), utils.Params(folder / "params.json")
-    params.cuda, data_dir = False, str(project / "data" / "readme")
+    params.cuda, data_dir = False, str(project / "data" / "page")
     loader = task.fetch_dataloader(["train"], data_dir, params)["train"]
     sentences = task.data_loader.DataLoader(data_dir, params).load_data(["train"], data_dir)["train"]["data"]
     assert len(sentences) % params.batch_size == 1  # the last batch is of one: what the original would drop

@@ -17,10 +17,12 @@ from projects import differences, outcome
 
 import search_hyperparams
 import synthesize_results
+import toolkit.sweep.pool
 import train
-from toolkit.storage import open_storage
+from toolkit.sweep.storage import open_storage
 from utils import Params
 
+POSIX = pytest.mark.skipif(sys.platform == "win32", reason="sends signals that Windows does not have")
 TINY = SMALL | {"num_epochs": 3}
 
 
@@ -139,9 +141,9 @@ def test_failures_do_not_end_the_sweep_and_are_retried_by_the_same_command(call,
     sweep.write({"learning_rate": [0.01, 1e6, 0.02]}, num_epochs=1)
     own_model(sweep, "")
     net = sweep.folder / "model" / "net.py"
-    code = net.read_text()
+    code = net.read_text(encoding="utf-8")
     diverges = "F.cross_entropy(outputs * max(1, params.learning_rate) ** 7, labels)"  # 1e42 is infinite
-    net.write_text(code.replace("F.cross_entropy(outputs, labels)", diverges))
+    net.write_text(code.replace("F.cross_entropy(outputs, labels)", diverges), encoding="utf-8")
     for attempt in (1, 2):
         code, out, err = search(call, sweep)
         assert (code, err) == (1, "")
@@ -163,12 +165,13 @@ def own_model(sweep, change):
     """The sweep with a model/ of its own, in which `change` is done at the beginning of Net."""
     model = sweep.folder / "model"
     shutil.copytree(ROOT / "model", model)
-    code = (model / "net.py").read_text()
+    code = (model / "net.py").read_text(encoding="utf-8")
     head = 'def Net(params):\n    """The network that `params.architecture` names."""\n'
     assert head in code
-    (model / "net.py").write_text(code.replace(head, f"{head}{change}"))
+    (model / "net.py").write_text(code.replace(head, f"{head}{change}"), encoding="utf-8")
 
 
+@POSIX
 @pytest.mark.slow
 def test_a_worker_that_dies_costs_an_attempt_and_its_trial_is_gone_on_with(call, sweep):
     sweep.write({"learning_rate": [0.01, 0.02, 0.03]})
@@ -190,6 +193,16 @@ def test_a_worker_that_dies_costs_an_attempt_and_its_trial_is_gone_on_with(call,
     assert sweep.how("learning_rate=0.01") == {"finished"}
 
 
+@pytest.mark.slow
+def test_workers_that_are_spawned_train_like_those_that_are_forked(call, sweep, monkeypatch):
+    """As they are on macOS and Windows."""
+    monkeypatch.setattr(toolkit.sweep.pool, "METHOD", "spawn")
+    sweep.write({"learning_rate": [0.01, 0.02, 0.03]}, num_epochs=1)
+    code, out, err = search(call, sweep, "--pruner", "median")
+    assert (code, err) == (0, "")
+    assert "3 finished" in out
+
+
 def test_what_a_trial_prints_is_in_its_log_and_an_error_of_its_code_with_the_traceback(call, sweep):
     sweep.write({"learning_rate": [0.01, 0.02]})
     own_model(sweep, """
@@ -208,6 +221,7 @@ def test_what_a_trial_prints_is_in_its_log_and_an_error_of_its_code_with_the_tra
     assert logs["0.01"].count("val_accuracy") == 1
 
 
+@POSIX
 def test_ctrl_c_saves_the_trials_and_the_same_command_goes_on_with_them(call, sweep):
     sweep.write({"learning_rate": [0.01, 0.02, 0.03]}, num_epochs=100_000)
     process = Script("search_hyperparams", *sweep.arguments())
@@ -229,6 +243,7 @@ def test_ctrl_c_saves_the_trials_and_the_same_command_goes_on_with_them(call, sw
         assert len(run["sessions"]) == 1 + (name in done)
 
 
+@POSIX
 @pytest.mark.slow
 def test_a_sweep_that_is_killed_with_its_workers_ends_as_if_it_had_not_been(call, sweep, tmp_path, digits_dir):
     space = {"learning_rate": {"low": 1e-4, "high": 1e-1, "log": True}, "num_channels": [2, 4]}
@@ -258,6 +273,7 @@ def test_a_sweep_that_is_killed_with_its_workers_ends_as_if_it_had_not_been(call
     assert sorted(finished) == sorted(undisturbed.trials())
 
 
+@POSIX
 @pytest.mark.slow
 def test_two_processes_share_one_sweep(sweep):
     sweep.write({"learning_rate": [0.01, 0.02, 0.03, 0.04, 0.05, 0.06]}, num_epochs=5)
@@ -287,7 +303,10 @@ def test_a_process_with_data_workers_can_train_a_trial(call, sweep):
     sweep.write({"learning_rate": [0.01]}, num_epochs=1, num_workers=1)
     own_model(sweep, "")
     loader = sweep.folder / "model" / "data_loader.py"
-    loader.write_text(loader.read_text().replace("pin_memory=pinned)", "num_workers=params.num_workers)"))
+    loader.write_text(
+        loader.read_text(encoding="utf-8").replace("pin_memory=pinned)", "num_workers=params.num_workers)"),
+        encoding="utf-8",
+    )
     code, _, err = search(call, sweep)
     assert (code, err) == (0, "")
 
@@ -351,6 +370,7 @@ def test_a_sweep_can_be_renamed(call, sweep):
     assert "[1/1]" not in out
 
 
+@POSIX
 @pytest.mark.parametrize("name", ["SIGTERM", pytest.param("SIGHUP", marks=pytest.mark.slow)])
 def test_a_signal_to_all_processes_of_the_sweep_saves_the_trials(sweep, name):
     """As `timeout`, a closed terminal or a scheduler send it."""
@@ -387,24 +407,23 @@ SPACES = {
     '{"learning_rate": [0.01}': "search_space.json: not valid JSON at line 1",
     "{}": 'search_space.json: nothing is searched; for example {"learning_rate": [1e-4, 1e-3, 1e-2]}',
     '{"_note": [1]}': "nothing is searched",
-    '{"learning_rate": []}': "learning_rate has no values; list one or more",
-    '{"learning_rate": 0.01}': "learning_rate is 0.01, should be a list of values, or {",
+    '{"learning_rate": []}': "learning_rate: values should have at least 1 item",
+    '{"learning_rate": 0.01}': "learning_rate: values should be a valid list; it should be a list of values, or {",
     '{"learning_rate": [0.01, "0.1"]}': "learning_rate is '0.1', should be a valid number",
-    '{"learning_rate": [0.01, 0.01]}': "learning_rate has 0.01 twice",
-    '{"learning_rate": {"low": 0.1}}': "learning_rate has no high; it should be a list of values, or {",
-    '{"learning_rate": {"low": "a", "high": 1}}': "learning_rate should have numbers for low, high and step",
-    '{"loss": [NaN, 1]}': "loss has NaN or Infinity, should have numbers",
+    '{"learning_rate": {"low": 0.1}}': "learning_rate: high Field required; it should be a list of values, or {",
+    '{"learning_rate": {"low": "a", "high": 1}}': "learning_rate: low should be a valid number",
+    '{"loss": [NaN, 1]}': "loss: NaN is no value to search",
     '{"monitor": ["accuracy", "loss"]}': "monitor is not searched; it says what trials are compared by",
-    '{"hidden_size": {"values": [9], "when": {"architecture": []}}}': 'hidden_size has "when" architecture without a value',
+    '{"hidden_size": {"values": [9], "when": {"architecture": []}}}': "hidden_size is searched when architecture is nothing",
     json.dumps(
         {name: list(range(1, 41)) for name in ("seed", "batch_size", "num_channels", "hidden_size")}
     ): "a grid of more than 100,000 configurations; list fewer values",
-    '{"learning_rate": {"low": 0.1, "high": 0.01}}': "learning_rate has low 0.1 and high 0.01; low should be the smaller",
-    '{"learning_rate": {"low": 0, "high": 1, "log": true}}': "learning_rate has low 0 and log; a logarithmic range begins",
+    '{"learning_rate": {"low": 0.1, "high": 0.01}}': "learning_rate: `low <= high` must hold",
+    '{"learning_rate": {"low": 0, "high": 1, "log": true}}': "learning_rate: `low > 0` must hold for `log=True`",
     '{"learning_rate": {"low": -1, "high": 1}}': "learning_rate is -1.0, should be greater than 0",
-    '{"learning_rate": {"low": 0.1, "high": 1, "lgo": true}}': "learning_rate has 'lgo'; it should be a list of values",
-    '{"learning_rate": {"low": 0.1, "high": 1, "log": 1}}': "learning_rate has log 1, should be true or false",
-    '{"learning_rate": {"low": 0.1, "high": 1, "step": 2}}': "learning_rate has step 2, should be above 0 and at most",
+    '{"learning_rate": {"low": 0.1, "high": 1, "lgo": true}}': "learning_rate: lgo Extra inputs are not permitted; it should be a list of values",
+    '{"learning_rate": {"low": 0.1, "high": 1, "log": 1}}': "learning_rate: log should be a valid boolean",
+    '{"learning_rate": {"low": 0.1, "high": 1, "step": 2}}': "learning_rate: a step is at most as large as the range",
     '{"num_channels": {"low": 4, "high": 8.5}}': "num_channels is an integer; low, high and step should be, too",
     '{"num_channels": [4, 0]}': "num_channels is 0, should be greater than or equal to 1",
     '{"num_channles": [4, 8]}': "nothing knows the hyperparameter num_channles (did you mean num_channels?)",
@@ -412,8 +431,8 @@ SPACES = {
     '{"fold": [0, 1]}': "fold is not searched; --folds does that",
     '{"hidden_size": {"values": [9], "when": {"architecture": "TwoLayerNet"}}}': "hidden_size is searched when "
     'architecture is "TwoLayerNet", which it never is',
-    '{"hidden_size": {"values": [9], "when": {"no_key": 1}}}': 'hidden_size has "when" no_key, which neither stands',
-    '{"hidden_size": {"values": [9], "when": 3}}': 'hidden_size: "when" should be like {"architecture": "DenseNet"}',
+    '{"hidden_size": {"values": [9], "when": {"no_key": 1}}}': 'hidden_size has "when" no_key, which is neither a list of values',
+    '{"hidden_size": {"values": [9], "when": 3}}': "hidden_size: when should be a valid dictionary",
 }
 
 
@@ -505,7 +524,9 @@ def test_a_part_of_the_loss_can_be_searched_for(call, sweep):
     own_model(sweep, "")
     net = sweep.folder / "model" / "net.py"
     parts = 'return {"loss": F.cross_entropy(outputs, labels), "penalty": outputs.pow(2).mean()}'
-    net.write_text(net.read_text().replace("return F.cross_entropy(outputs, labels)", parts))
+    net.write_text(
+        net.read_text(encoding="utf-8").replace("return F.cross_entropy(outputs, labels)", parts), encoding="utf-8"
+    )
     code, out, err = search(call, sweep)
     assert (code, err) == (0, "")
     values = {name: run["best"]["value"] for name, run in sweep.trials().items()}
@@ -520,3 +541,12 @@ def test_a_folder_with_an_odd_params_file_is_only_a_failed_trial(call, sweep):
     assert (code, err) == (1, "")
     assert "learning_rate=0.01/params.json: is there already, with another , batch_size" in out
     assert "1 finished, 1 failed" in out
+
+
+def test_of_equally_good_trials_the_first_by_name_is_the_best_as_it_is_in_the_table(call, sweep):
+    sweep.write({"save_summary_steps": [70, 50]}, num_epochs=1)  # of which no result depends
+    code, out, err = search(call, sweep)
+    assert (code, err) == (0, "")
+    assert re.search(rf"Best accuracy on val: [\d.]+, {re.escape(str(sweep.folder))}.save_summary_steps=50\n", out)
+    _, out, _ = call(synthesize_results.main, "--parent_dir", sweep.folder)
+    assert "| save_summary_steps=50 *" in out

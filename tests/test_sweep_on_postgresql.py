@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, SMALL, run_process
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="starts PostgreSQL as Unix does")]
 START_SECONDS = 60
 
 

@@ -6,19 +6,16 @@ import time
 
 from tqdm import tqdm
 
+from utils import is_quiet
+
 SECONDS_BETWEEN_LINES = 60  # where there is no terminal
 LAYOUT = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
 
 
-def is_quiet():
-    """Whether a script was told to be (--quiet): its logger lets warnings and errors alone through to the terminal."""
-    return any(getattr(handler, "ours", False) and handler.level > logging.INFO for handler in logging.root.handlers)
-
-
-def progress_bar(name, total, **options):
+def progress_bar(name, total, silent=False, leave=False, **options):
     """A tqdm bar called `name`; without a terminal, or with --quiet, one that draws nothing."""
-    silent = sys.stderr is None or is_quiet() or None  # None: where there is no terminal
-    return tqdm(desc=name, total=total, **{"leave": False, "disable": silent, "dynamic_ncols": True} | options)
+    disable = silent or sys.stderr is None or is_quiet() or None  # None: where there is no terminal
+    return tqdm(desc=name, total=total, leave=leave, disable=disable, dynamic_ncols=True, **options)
 
 
 class EpochBar:
@@ -33,7 +30,7 @@ class EpochBar:
 
     def __init__(self, name, total, unit="samples", silent=False):
         self.name, self.total, self.unit, self.silent = name, total, unit, silent or is_quiet()
-        self.bar = progress_bar(name, total, bar_format=LAYOUT, **({"disable": True} if silent else {}))
+        self.bar = progress_bar(name, total, silent, bar_format=LAYOUT)
         self.batches = self.samples = self.earlier = 0
         self.started = self.told = time.monotonic()
 

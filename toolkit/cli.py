@@ -11,8 +11,8 @@ import torch
 
 import utils
 from toolkit import parallel
-from toolkit.dataset import read_facts
-from toolkit.precision import set_arithmetic
+from toolkit.datasets.dataset import read_facts
+from toolkit.loop.precision import set_arithmetic
 from toolkit.script import add_quiet_argument
 from toolkit.task import find_model, find_task
 from utils import Params, UserError
@@ -47,14 +47,12 @@ def set_up(model_dir, data_dir=None, device=None, params_from=None, overrides=No
         UserError: something is missing or wrong.
     """
     json_path = Path(params_from or model_dir) / "params.json"
-    if not os.path.isfile(json_path):
-        raise UserError(f"{json_path}: no such file; an experiment is a folder with a params.json in it")
     if params_from is not None and find_model(params_from) != find_model(model_dir):
-        theirs, ours = (os.path.relpath(find_model(folder)) for folder in (params_from, model_dir))
+        theirs, ours = (utils.relative(find_model(folder)) for folder in (params_from, model_dir))
         logging.warning("%s is of %s, but an experiment in %s uses %s", params_from, theirs, model_dir, ours)
     task = find_task(model_dir)
     params = Params(json_path, declared=task.hyperparameters, overrides=overrides)
-    check_names(params, task, json_path)
+    check_names(params, task, json_path, overrides or {})
     if params_from is not None:
         derive(params, model_dir, params_from)
     check_writable(model_dir)
@@ -63,7 +61,7 @@ def set_up(model_dir, data_dir=None, device=None, params_from=None, overrides=No
     set_arithmetic(params)
     data_dir = parallel.in_turn(lambda: find_data(task, params, data_dir))
     params.add_facts({"device": str(chosen), "cuda": chosen.type == "cuda"})
-    params.add_facts({"data_dir": str(data_dir), "model_folder": os.path.relpath(task.folder)})
+    params.add_facts({"data_dir": str(data_dir), "model_folder": utils.relative(task.folder)})
     needs_none = data_dir.resolve() == task.project.resolve() / "data"  # its loader makes or downloads its data
     facts = {} if needs_none and not data_dir.is_dir() else read_facts(data_dir)
     if not isinstance(facts.get("num_classes", 2), int) or facts.get("num_classes", 2) < 2:
@@ -105,16 +103,18 @@ def find_data(task, params, data_dir):
     path = next((place for place in places if place.exists()), places[-1 if named == "digits" else 0])
     path = Path(os.path.relpath(path)) if path.is_relative_to(Path.cwd()) else path
     if named == "digits" and not path.exists():
-        from toolkit.builder import build
-        from toolkit.sources import digits
+        from toolkit.datasets.builder import build
+        from toolkit.datasets.sources import digits
 
         logging.info("%s is not there yet: building it from scikit-learn's digits", path)
         build(digits(), path)
     return path
 
 
-def check_names(params, task, json_path):
+def check_names(params, task, json_path, overrides=()):
     """Refuse a key that looks like a declared one mistyped, and that the code of `task` never mentions.
+
+    It is said to be in the file `json_path`, or on the command line where it is among `overrides`.
 
     Raises:
         UserError: there is such a key.
@@ -123,9 +123,8 @@ def check_names(params, task, json_path):
     for name in params.unread:
         mentioned = re.search(rf"\b{re.escape(name)}\b", code)
         if name not in task.hyperparameters.model_fields and not mentioned and params.meant(name):
-            raise UserError(
-                f"{json_path}: nothing knows the key {name}{params.meant(name)}; --list_params lists the keys"
-            )
+            place = "on the command line" if name in overrides else json_path
+            raise UserError(f"{place}: nothing knows the key {name}{params.meant(name)}; --list_params lists the keys")
 
 
 def parse_overrides(words):
@@ -150,7 +149,7 @@ def derive(params, model_dir, params_from, may_change=()):
     """
     schema, path = params.written.get("$schema"), Path(model_dir) / "params.json"
     if isinstance(schema, str) and (Path(params_from) / schema).exists():  # a path relative to the file
-        setattr(params, "$schema", Path(os.path.relpath(Path(params_from) / schema, model_dir)).as_posix())
+        setattr(params, "$schema", Path(utils.relative(Path(params_from) / schema, model_dir)).as_posix())
     if path.exists():
         there, values = utils.read_json(path), params.written
         names = [name for name in there.keys() | values.keys() if not name.startswith(("$", "_"))]  # else notes

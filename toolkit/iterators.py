@@ -30,8 +30,8 @@ def fetch_from_iterators(loader_class, file, types, data_dir, params):
         if not isinstance(data, dict) or not isinstance(data.get("size"), numbers.Integral):
             raise UserError(f'{file}: load_data should give {split!r} as a dict with "size", not {describe(data)}')
         batches = IteratorBatches(loader, data, params, file)
-        sampler = RandomSampler(batches) if split == "train" and len(batches) else SequentialSampler(batches)
-        sampler = BatchSampler(sampler, params.batch_size, drop_last=False)
+        order = RandomSampler(batches) if split == "train" and len(batches) else SequentialSampler(batches)
+        sampler = BatchSampler(order, params.batch_size, drop_last=False)
         dataloaders[split] = DataLoader(batches, sampler=sampler, batch_size=None)
     return dataloaders
 

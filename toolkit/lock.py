@@ -5,17 +5,17 @@ import json
 import logging
 import os
 import socket
+import sys
 import uuid
 from pathlib import Path
 
 from toolkit.provenance import now
 from utils import UserError
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
+if sys.platform == "win32":
     import msvcrt
+else:
+    import fcntl
 
 FAR_BEHIND = 2**30  # the byte that is locked on Windows, so that what is written in the file can be read
 
@@ -32,10 +32,11 @@ class ExperimentLock:
 
     Args:
         folder: the experiment's folder.
+        name: of the file, for a lock on something else in it.
     """
 
-    def __init__(self, folder):
-        self.folder, self.path = Path(folder), Path(folder) / ".lock"
+    def __init__(self, folder, name=".lock"):
+        self.folder, self.path = Path(folder), Path(folder) / name
         self.file = None
 
     def acquire(self, quietly=False):
@@ -80,8 +81,11 @@ class ExperimentLock:
     def release(self):
         """Give the lock back, if it is held."""
         if self.file is not None:
-            if self.is_held:
-                with contextlib.suppress(OSError):
+            is_held, on_windows = self.is_held, sys.platform == "win32"
+            with contextlib.suppress(OSError):
+                if on_windows:  # which removes no file that is open; elsewhere another process could take it meanwhile
+                    self.file.close()
+                if is_held:
                     os.unlink(self.path)
             with contextlib.suppress(OSError):
                 self.file.close()
@@ -153,11 +157,11 @@ def take(file):
         OSError: the disk has no locks.
     """
     try:
-        if fcntl:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock: worker processes would hold that, too
-        else:
+        if sys.platform == "win32":
             file.seek(FAR_BEHIND)
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock: worker processes would hold that, too
     except PermissionError as error:  # what some systems say
         raise BlockingIOError from error
 
@@ -183,6 +187,8 @@ def is_alive(owner):
     """Whether the owner of a lock is running, as far as can be told from here."""
     if owner is None or owner["host"] != socket.gethostname():
         return owner is not None
+    if sys.platform == "win32":  # os.kill would end it
+        return True
     try:
         os.kill(int(owner["pid"]), 0)
     except (ProcessLookupError, ValueError, OverflowError, TypeError):

@@ -5,6 +5,7 @@ Without torchrun there is one process, which is the main one, and nothing here d
 
 import os
 import time
+from typing import Any
 
 import torch
 from torch import distributed, nn
@@ -13,7 +14,7 @@ from utils import UserError
 
 MAIN = 0  # the process that reads and writes the experiment's folder, and talks
 FOR_MAIN_TO_TELL = 5  # seconds in which torchrun ends the other processes if the main one has failed, too
-control = None  # a group of its own for what is not tensors on the device
+control: Any = None  # the process group for what is not tensors on the device
 
 
 def was_launched():
@@ -84,35 +85,34 @@ def on_main(function):
     """What `function()` gives in the main process, which alone calls it; a UserError of it is raised in all."""
     if count() == 1:
         return function()
-    outcome = [None]
+    outcome: list[Any] = [None, None]  # what it gave, or what it raised
     if is_main():
         try:
-            outcome = [(function(), None)]
+            outcome[0] = function()
         except UserError as error:
-            outcome = [(None, error)]
+            outcome[1] = error
     distributed.broadcast_object_list(outcome, src=MAIN, group=control)
-    value, error = outcome[0]
-    if error is not None:
-        error.is_told = not is_main()
-        raise error
-    return value
+    if outcome[1] is not None:
+        outcome[1].is_told = not is_main()
+        raise outcome[1]
+    return outcome[0]
 
 
 def in_turn(function):
     """What `function()` gives; called by one process of each machine first, so that files are made by one."""
-    first = int(os.environ.get("LOCAL_RANK", 0)) == 0
-    value = function() if first or count() == 1 else None
-    if count() > 1:
-        distributed.barrier(group=control)
-        value = value if first else function()
-    return value
+    if count() == 1:
+        return function()
+    is_first = int(os.environ.get("LOCAL_RANK", 0)) == 0
+    value = function() if is_first else None
+    distributed.barrier(group=control)
+    return value if is_first else function()
 
 
 def is_of_another(error):
     """Whether an exception says that another process has ended, which then says why."""
     # of NCCL's only these: others say what is wrong in this process
-    words = ("Connection closed by peer", "Connection reset by peer", "Connection refused", "Broken pipe")
-    words += ("ncclRemoteError", "NCCL communicator was aborted")
+    words = ["Connection closed by peer", "Connection reset by peer", "Connection refused", "Broken pipe"]
+    words += ["ncclRemoteError", "NCCL communicator was aborted"]
     return count() > 1 and isinstance(error, RuntimeError) and any(word in str(error) for word in words)
 
 
@@ -245,25 +245,3 @@ def after_forward(model):
     """To be called after forward passes without a backward pass, which leave all of the parameters in each process."""
     if hasattr(model, "reshard"):
         model.reshard()
-
-
-def local(tensor):
-    """The part of a tensor that this process holds: all of it, unless it is a DTensor."""
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
-
-
-def whole(tensor):
-    """A tensor, or of a DTensor all of it, in the main process; in others nothing of it. All processes call it."""
-    if not hasattr(tensor, "full_tensor"):
-        return tensor
-    full = tensor.full_tensor()
-    return full.cpu() if is_main() else full.new_empty(0)
-
-
-def divided_like(tensor, model):
-    """`tensor`, all of which is there, as it is divided among the processes where `model`, a tensor, is."""
-    if not hasattr(model, "full_tensor"):
-        return tensor
-    from torch.distributed.tensor import distribute_tensor
-
-    return distribute_tensor(tensor.to(model.device), model.device_mesh, model.placements)

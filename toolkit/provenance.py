@@ -88,7 +88,9 @@ def git_state(project):
 
     def git(*arguments, folder=project, check=True):
         command = ["git", "-C", str(folder), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=20, check=check).stdout
+        return subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=20, check=check
+        ).stdout
 
     try:
         top, commit = git("rev-parse", "--show-toplevel", "HEAD").splitlines()

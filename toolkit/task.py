@@ -14,10 +14,11 @@ import torch
 
 import utils
 from toolkit import parallel
-from toolkit.dataset import SPLITS
+from toolkit.datasets.dataset import SPLITS
 from toolkit.iterators import fetch_from_iterators
-from toolkit.metrics import is_streaming, takes_params
-from toolkit.optim import optimizer_of, without_compiler
+from toolkit.loop.metrics import is_streaming, takes_params
+from toolkit.loop.optim import optimizer_of, without_compiler
+from toolkit.loop.order import UnpackedBatches
 from toolkit.trees import describe
 from utils import UserError
 
@@ -47,7 +48,7 @@ class Task:
         self.project = self.folder.parent
         for name in ("net.py", "data_loader.py"):
             if not (self.folder / name).is_file():
-                raise UserError(f"{os.path.relpath(self.folder / name)}: is missing; a model/ folder needs it")
+                raise UserError(f"{utils.relative(self.folder / name)}: is missing; a model/ folder needs it")
         import_model_package(self.folder)
         self.net = importlib.import_module("model.net")
         self.data_loader = importlib.import_module("model.data_loader")
@@ -82,7 +83,7 @@ class Task:
 
     def path_of(self, module):
         """The path of a module's file as the user would write it."""
-        return os.path.relpath(module.__file__)
+        return utils.relative(module.__file__)
 
     def _need(self, module, name, fits, expected):
         found = getattr(module, name, None)
@@ -129,32 +130,11 @@ class Task:
             self.net.load_pretrained(model, params)
 
     def loss_fn(self, params):
-        """The task's loss as a function of (outputs, labels) that gives a scalar tensor.
-
-        A third argument of the user's `loss_fn` gets `params`. Of a dict of losses the entry "loss" is returned; the
-        others are its attribute `parts` (a dict from name to scalar tensor), and are logged. Its attribute `module` is
-        the user's loss where that has a state to save, else None.
-        """
+        """The task's loss as a function of (outputs, labels), a Loss of its own for each run."""
         fn = self._loss_fn
         if isinstance(fn, torch.nn.Module):
             fn = copy.deepcopy(fn).to(params.device)  # what it learns is of one run
-        extra = [params] if takes_params(fn) else []
-        file = self.path_of(self.net)
-
-        def loss_fn(outputs, labels):
-            loss = fn(outputs, labels, *extra)
-            if isinstance(loss, dict):
-                if "loss" not in loss:
-                    raise UserError(f'{file}: loss_fn gave a dict without "loss", the entry to minimise: {list(loss)}')
-                parts = {name: torch.as_tensor(value).detach() for name, value in loss.items() if name != "loss"}
-                loss = loss["loss"]
-                check_loss(loss, file)
-                loss.parts = parts
-            check_loss(loss, file)
-            return loss
-
-        loss_fn.module = fn if isinstance(fn, torch.nn.Module) and fn.state_dict() else None
-        return loss_fn
+        return Loss(fn, params, self.path_of(self.net))
 
     def fetch_dataloader(self, types, data_dir, params):
         """The task's data loaders, a dict from each of `types` ('train', 'val', 'test') to one.
@@ -190,31 +170,50 @@ class Task:
         return {split: UnpackedBatches(loader, unpack) if unpack else loader for split, loader in loaders.items()}
 
 
-class UnpackedBatches:
-    """A data loader whose batches have gone through the task's `unpack_batch(batch) -> (inputs, labels)`."""
+class Loss:
+    """The loss of a task, called with (outputs, labels); gives a scalar tensor.
 
-    def __init__(self, dataloader, unpack_batch):
-        self.dataloader = dataloader
-        self.unpack_batch = unpack_batch
+    A third argument of the user's function gets `params`. Of a dict of losses the entry "loss" is returned; the others
+    are its attribute `parts` (a dict from name to scalar tensor), and are logged.
 
-    def __iter__(self):
-        return unpacked(self.dataloader, self.unpack_batch)
+    Args:
+        fn: the user's `loss_fn`, a function or an nn.Module.
+        params: hyperparameters.
+        file: where `fn` stands, for messages.
 
-    def __len__(self):
-        return len(self.dataloader)
+    Attributes:
+        module: the user's loss where that has a state to save, else None.
+    """
+
+    def __init__(self, fn, params, file):
+        self.fn, self.file, self.extra = fn, file, [params] if takes_params(fn) else []
+        self.module = fn if isinstance(fn, torch.nn.Module) and fn.state_dict() else None
+
+    def __call__(self, outputs, labels):
+        loss = self.fn(outputs, labels, *self.extra)
+        if not isinstance(loss, dict):
+            self._check(loss)
+            return loss
+        if "loss" not in loss:
+            raise UserError(f'{self.file}: loss_fn gave a dict without "loss", the entry to minimise: {list(loss)}')
+        parts = {name: torch.as_tensor(value).detach() for name, value in loss.items() if name != "loss"}
+        loss = loss["loss"]
+        self._check(loss)
+        loss.parts = parts
+        return loss
 
     @property
-    def dataset(self):
-        return self.dataloader.dataset
+    def stateful(self):
+        """What of it a checkpoint is to hold, a dict from name to object."""
+        return {"loss": self.module} if self.module is not None else {}
 
-
-def unpacked(batches, unpack_batch):
-    """Yield `unpack_batch(batch)` of each of `batches`."""
-    for batch in batches:
-        pair = unpack_batch(batch)
-        if not isinstance(pair, tuple | list) or len(pair) != 2:
-            raise UserError(f"unpack_batch(batch) should give a pair (inputs, labels), not {describe(pair)}")
-        yield pair
+    def _check(self, loss):
+        if not isinstance(loss, torch.Tensor) or loss.ndim:
+            what = f"a scalar tensor (a mean over the batch), not {describe(loss)}"
+            raise UserError(f"{self.file}: loss_fn must give {what}")
+        if torch.is_grad_enabled() and not loss.requires_grad:
+            why = "it is not computed from the model's outputs by torch alone"
+            raise UserError(f"{self.file}: the loss has no gradient: {why}")
 
 
 def find_task(model_dir):
@@ -246,6 +245,7 @@ def import_model_package(folder):
     init = folder / "__init__.py"
     if init.exists():
         spec = importlib.util.spec_from_file_location("model", init, submodule_search_locations=[str(folder)])
+        assert spec is not None and spec.loader is not None
         sys.modules["model"] = package = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(package)
     else:
@@ -253,18 +253,6 @@ def import_model_package(folder):
         package.__path__ = [str(folder)]
     sys.path.append(str(folder.parent))
     os.environ[MODEL_FOLDER] = str(folder)
-
-
-def check_loss(loss, file):
-    """Make sure that a loss can be minimised.
-
-    Raises:
-        UserError: it is not a scalar tensor, or no gradient can be computed from it.
-    """
-    if not isinstance(loss, torch.Tensor) or loss.ndim:
-        raise UserError(f"{file}: loss_fn must give a scalar tensor (a mean over the batch), not {describe(loss)}")
-    if torch.is_grad_enabled() and not loss.requires_grad:
-        raise UserError(f"{file}: the loss has no gradient: it is not computed from the model's outputs by torch alone")
 
 
 def is_dict(value):

@@ -24,7 +24,12 @@ def tensors(tree):
     if isinstance(tree, torch.Tensor):
         return [tree]
     found = []
-    tree_map(lambda tensor: found.append(tensor) or tensor, tree)
+
+    def note(tensor):
+        found.append(tensor)
+        return tensor
+
+    tree_map(note, tree)
     return found
 
 
@@ -72,7 +77,7 @@ def to_plain(tree):
     if isinstance(tree, dict):
         return {to_plain(key): to_plain(value) for key, value in tree.items()}
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        return {"$namedtuple": type(tree).__name__, "fields": {k: to_plain(v) for k, v in tree._asdict().items()}}
+        return {"$namedtuple": type(tree).__name__, "fields": to_plain(dict(zip(tree._fields, tree, strict=True)))}
     if type(tree) in (tuple, list):
         return type(tree)(to_plain(value) for value in tree)
     raise TypeError(f"a {type(tree).__name__}")

@@ -8,6 +8,7 @@ The images are random bytes (the speed does not depend on what is on them).
 """
 
 import argparse
+import contextlib
 import json
 import logging
 import shutil
@@ -26,13 +27,14 @@ import toolkit  # noqa: E402, F401  # isort: skip (before torch, for which it se
 import networks  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from beside import Comparison, measure  # noqa: E402
+from beside import Comparison, measure, timed  # noqa: E402
+from epochs import epochs_of  # noqa: E402
 from hardware import environment, memory_of, peak_of  # noqa: E402
-from networks import bare, epochs_of, subject, synchronize, train_once  # noqa: E402
+from networks import bare, subject, synchronize, train_once  # noqa: E402
 from tabulate import tabulate  # noqa: E402
 
-from toolkit.builder import build  # noqa: E402
-from toolkit.sources import Item, Source  # noqa: E402
+from toolkit.datasets.builder import build  # noqa: E402
+from toolkit.datasets.sources import Item, Source  # noqa: E402
 from utils import write_whole  # noqa: E402
 
 TO_FIRST_STEP = """
@@ -71,10 +73,10 @@ def steps(place, device, small):
             both = [
                 subject(place / f"{name}-{side}", device, shape, 32 * count, batch_size=32, **values) for side in "ab"
             ]
-            with epochs_of(both[0]) as (epoch, _):
+            with epochs_of(both[0]) as epoch:
                 yield epoch, bare(both[1])
 
-        about = Comparison(what, "a bare loop", 1.1, "s", True, networks.contextmanager(two_ways))
+        about = Comparison(what, "a bare loop", 1.1, "s", True, contextlib.contextmanager(two_ways))
         result = measure(about, place, rounds(small))
         for side in ("ours", "theirs"):
             yield {"what": f"{what}: {'train()' if side == 'ours' else 'a bare loop'}", "unit": "steps/s",
@@ -142,17 +144,17 @@ def matmul_rate(device, small):
             one @ other
         synchronize(device)
 
-    return max(rates_of({"": networks.timed(ten)}, 10 * 2 * size**3, small)[""])
+    return max(rates_of({"": timed(ten)}, 10 * 2 * size**3, small)[""])
 
 
 def checkpoint(place, device, small):
     """What a checkpoint after each step delays a step of base_model's ConvNet by."""
     count = 4 if small else 50
     ours = subject(place / "checkpoint", device, (64, 64, 3), 32 * count, batch_size=32)
-    with epochs_of(ours) as (epoch, run):
+    with epochs_of(ours) as epoch:
 
         def epoch_with(seconds):
-            run.checkpoints.seconds = seconds  # between two checkpoints
+            epoch.run.checkpoints.seconds = seconds  # between two checkpoints
             return epoch()
 
         epoch_with(1e9)
@@ -184,7 +186,7 @@ def start(place, device, small):
         "train.py, from its start to the end of its first step": train_py,
         "Python, from its start to the first tensor on the device": ["-c", TO_FIRST_TENSOR, device],
     }.items():
-        run = networks.timed(lambda command=command: python(*command))
+        run = timed(lambda command=command: python(*command))
         yield {"what": what, "unit": "s", **spread([run() for _ in range(rounds(small))])}
 
 
@@ -221,7 +223,7 @@ def cifar10(place, device, small):
         return
     copy = shutil.copytree(example, place / "cifar10")
     common = ["--model_dir", copy / "experiments" / "base_model", "--data_dir", data, "--device", device]
-    seconds = networks.timed(lambda: python("train.py", *common, "--restart"))()
+    seconds = timed(lambda: python("train.py", *common, "--restart"))()
     python("evaluate.py", *common, "--restore_file", "last")
     folder = copy / "experiments" / "base_model"
     training = json.loads((folder / "run.json").read_text())["sessions"][-1]["seconds"]

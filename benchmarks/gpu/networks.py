@@ -2,15 +2,13 @@
 
 import functools
 import json
-import time
-from contextlib import contextmanager
 from types import SimpleNamespace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 import torchvision
 from beside import timed
+from epochs import bare_epoch
 from torch import nn
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
@@ -18,8 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import utils
 from model.data_loader import BatchIndices, Images
 from model.net import PixelInput
-from toolkit.dataset import fits_on
-from toolkit.run import Run
+from toolkit.datasets.dataset import fits_on
 from toolkit.task import find_task
 from train import train
 
@@ -92,7 +89,7 @@ def subject(folder, device, shape, count, *, network=None, mapped=False, **value
     loader = DataLoader(dataset, sampler=batches, batch_size=None, pin_memory=pinned)  # as model/data_loader.py does
     task.Net = task.Net if network is None else functools.partial(Classifier, network)
     model = task.make_model(params)
-    return SimpleNamespace(folder=folder, task=task, params=params, loader=loader, model=model,
+    return SimpleNamespace(folder=folder, task=task, params=params, loaders={"train": loader}, model=model,
                            optimizer=task.make_optimizer(model, params), loss_fn=task.loss_fn(params))  # fmt: skip
 
 
@@ -104,42 +101,16 @@ def synchronize(device):
 
 def train_once(ours):
     """A function that trains an epoch, and returns its seconds."""
-    arguments = ours.model, ours.optimizer, ours.loss_fn, ours.loader, ours.task.metrics, ours.params
+    arguments = ours.model, ours.optimizer, ours.loss_fn, ours.loaders["train"], ours.task.metrics, ours.params
     return timed(lambda: train(*arguments))  # reads the losses when it ends, and so waits for the device
-
-
-@contextmanager
-def epochs_of(ours):
-    """A function that trains an epoch in a run, as train.py does, and returns train()'s seconds; and the run."""
-    with Run(ours.model, ours.optimizer, ours.params, ours.folder) as run:
-        numbers = run.epochs()
-
-        def epoch():
-            number = next(numbers)
-            started = time.perf_counter()
-            results = train(
-                ours.model, ours.optimizer, ours.loss_fn, ours.loader, ours.task.metrics, ours.params, run=run
-            )
-            seconds = time.perf_counter() - started
-            run.record(number, results, results)
-            run.checkpoints.wait()  # not in the other side's time
-            return seconds
-
-        yield epoch, run
 
 
 def bare(other):
     """A function that goes once over the images in a bare loop, all of it on the device, and returns the seconds."""
-    images, labels = other.loader.dataset.images, other.loader.dataset.labels
-    model, optimizer = other.model.train(), other.optimizer
+    images, labels = other.loaders["train"].dataset.images, other.loaders["train"].dataset.labels
 
     def epoch():
-        for indices in torch.randperm(len(labels), device=labels.device).split(other.params.batch_size):
-            outputs = model(images[indices])
-            loss = F.cross_entropy(outputs, labels[indices])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+        bare_epoch(other.model, other.optimizer, images, labels, other.params.batch_size)
         synchronize(labels.device)
 
     return timed(epoch)
@@ -147,7 +118,7 @@ def bare(other):
 
 def operations_of_a_step(ours):
     """Floating-point operations of a step, forward and backward (a multiplication and an addition are two)."""
-    images, labels = next(iter(ours.loader))
+    images, labels = next(iter(ours.loaders["train"]))
     counter = FlopCounterMode(display=False)
     with counter:
         ours.loss_fn(ours.model(images.to(ours.params.device)), labels.to(ours.params.device)).backward()

@@ -13,7 +13,6 @@ import argparse
 import hashlib
 import json
 import logging
-import os
 import re
 import sys
 from collections import Counter
@@ -22,21 +21,17 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-HERE = Path(__file__).resolve().parent
-# utils and toolkit are the repository's; last on the path, so that `model` is the one beside this file
-sys.path.append(str(next(folder for folder in [HERE, *HERE.parents] if (folder / "toolkit").is_dir())))
+sys.path.append(str(Path(__file__).resolve().parent / "../.."))  # the repository, for utils and toolkit
+import utils
+from model import corpora
+from model.data_loader import FILES, counts_of, digest, read_index, read_split
+from toolkit.datasets.audit import BAD, DOUBTFUL, GOOD, Finding, report, say, some
+from toolkit.datasets.dataset import FACTS, SPLITS, read_facts
+from toolkit.datasets.folders import add_build_arguments, is_there, target_of, whole_folder
+from toolkit.script import run_script
+from utils import UserError
 
-from model.corpora import read_source  # noqa: E402
-
-import utils  # noqa: E402
-from model.data_loader import counts_of, digest, read_index, read_split  # noqa: E402
-from toolkit.audit import BAD, DOUBTFUL, GOOD, Finding, report, say, some  # noqa: E402
-from toolkit.dataset import FACTS, SPLITS, read_facts  # noqa: E402
-from toolkit.folders import whole_folder  # noqa: E402
-from toolkit.script import add_quiet_argument, run_script  # noqa: E402
-from utils import UserError, write_whole  # noqa: E402
-
-DATA = HERE / "data"
+DATA = Path(__file__).resolve().parent / "data"
 LONG = 5  # words of a sentence that is hardly the same by chance
 MANY_UNKNOWN, RARE = 0.1, 20  # share of tokens; tokens of a tag in train
 FIRST = ["<padding>", "<unknown>"]  # of the words and of the characters; found by their place, never by their name
@@ -77,9 +72,7 @@ def describe(splits, words, characters, first_rare, recipe):
         raise UserError(f"all tokens have the same tag, {known[0]}; there is nothing to learn")
     for split in ("val", "test"):
         if unseen := sorted(tags[split] - tags["train"]):
-            logging.warning(
-                "%s has tags that train does not have, and that cannot be learnt: %s", split, ", ".join(unseen)
-            )
+            logging.warning("%s has tags that train lacks, and that cannot be learnt: %s", split, ", ".join(unseen))
     counts = {split: counts_of(*zip(*sentences, strict=True)) for split, sentences in splits.items()}
     content = [[count["sha256"] for count in counts.values()], words, characters, known]
     return {
@@ -98,7 +91,7 @@ def build(source, target, *, min_count=1, seed=230, force=False):
     """Make the dataset folder `target`; it appears whole or not at all.
 
     Args:
-        source: path of what `read_source` reads.
+        source: path of what `corpora.read_source` reads.
         target: path of the folder.
         min_count: occurrences in train that a word of the vocabulary needs.
         seed: of the random split of one file.
@@ -110,28 +103,25 @@ def build(source, target, *, min_count=1, seed=230, force=False):
     Raises:
         UserError: the source is wrong, or another dataset is there.
     """
-    splits = read_source(source, seed)
+    splits = corpora.read_source(source, seed)
     words, characters, first_rare = vocabulary_of(splits["train"], min_count)
     recipe = {"from": source.resolve().name, "min_count": min_count, "seed": seed}
     facts = describe(splits, words, characters, first_rare, recipe)
-    if target.exists():
-        theirs = read_facts(target)
-        if "source" not in theirs:  # it may be somebody's only copy of the text
-            raise UserError(f"{target}: is there and was not made by this script; choose another --name")
-        if theirs.get("fingerprint") == facts["fingerprint"] and not force:
-            logging.info("%s is there already, made from the same text: nothing to do", target)
-            return None
-        if not force:
-            raise UserError(f"{target}: holds another dataset; --force replaces it, --name chooses another place")
-    with whole_folder(target) as aside:
+    if is_there(target, recipe, force, facts["fingerprint"]):
+        return None
+    with whole_folder(target) as folder:
         for split, sentences in splits.items():
-            (aside / split).mkdir()
-            for name, lines in zip(("sentences", "labels"), zip(*sentences, strict=True), strict=True):
-                write_whole(aside / split / f"{name}.txt", "".join(" ".join(line) + "\n" for line in lines))
-        write_whole(aside / "words.txt", "\n".join(words) + "\n")
-        write_whole(aside / "characters.txt", "\n".join(characters) + "\n")
-        write_whole(aside / FACTS, json.dumps(facts, indent=2) + "\n")
+            (folder / split).mkdir()
+            for name, lines in zip(FILES, zip(*sentences, strict=True), strict=True):
+                write(folder / split / f"{name}.txt", "".join(" ".join(line) + "\n" for line in lines))
+        write(folder / "words.txt", "\n".join(words) + "\n")
+        write(folder / "characters.txt", "\n".join(characters) + "\n")
+        write(folder / FACTS, json.dumps(facts, indent=2) + "\n")
     return facts
+
+
+def write(file, text):
+    file.write_text(text, encoding="utf-8", newline="\n")
 
 
 def audit(data_dir):
@@ -144,23 +134,17 @@ def audit(data_dir):
         list of Finding.
 
     Raises:
-        UserError: it is no such folder.
+        UserError: it is no such folder, or was changed by hand.
     """
     facts = read_facts(data_dir)
     if not {"tags", "vocabulary", "counts"} <= facts.keys():
         raise UserError(f"{data_dir}: not a dataset of sentences that this script made, by its {FACTS}")
-    texts = {split: read_split(data_dir / split) for split in SPLITS}
-    changed = [split for split in SPLITS if counts_of(*texts[split]) != facts["counts"][split]]
-    if changed:
-        return [Finding(BAD, "files", f"{', '.join(changed)}: changed since the build; build it again with --force")]
-    sentences = {split: list(zip(*texts[split], strict=True)) for split in SPLITS}
-    known = read_index(data_dir / "words.txt")
+    texts = {split: read_split(data_dir / split, facts["counts"][split]) for split in SPLITS}
+    sentences = {split: list(zip(*text, strict=True)) for split, text in texts.items()}
     return [
-        Finding(GOOD, "files", f"{sum(map(len, sentences.values())):,} sentences, as they were built"),
         check_copies("copies", sentences, " ".join),
         check_copies("near copies", sentences, lambda words: re.sub(r"\d+", "0", " ".join(words).lower())),
-        check_labels(sentences),
-        check_unknown(sentences, known),
+        check_unknown(sentences, read_index(data_dir / "words.txt")),
         check_tags(sentences, facts["tags"]),
     ]
 
@@ -171,27 +155,13 @@ def check_copies(name, sentences, key):
     for split in ("val", "test"):
         found[split] = [" ".join(tokens) for tokens, _ in sentences[split] if key(tokens) in seen]
         seen |= {key(tokens) for tokens, _ in sentences[split]}
-    short = all(copy.count(" ") < LONG - 1 for copies in found.values() for copy in copies)
     if not any(found.values()):
         return Finding(GOOD, name, "no sentence of val or test is in an earlier split, too")
-    counts = (
-        f"{len(copies):,} of {split} ({len(copies) / len(sentences[split]):.1%})" for split, copies in found.items()
-    )
-    text = f"in an earlier split, too: {', '.join(counts)}, " + (
-        f"of less than {LONG} words" if short else "remove them"
-    )
-    return Finding(DOUBTFUL if short else BAD, name, text, found)
-
-
-def check_labels(sentences):
-    tagged = {}
-    for tokens, tags in chain(*sentences.values()):
-        tagged.setdefault(tuple(tokens), set()).add(tuple(tags))
-    differ = [" ".join(tokens) for tokens, ways in tagged.items() if len(ways) > 1]
-    if differ:
-        text = f"sentences that are tagged in two ways: {len(differ):,}, {differ[0]!r} for one; which is right?"
-        return Finding(DOUBTFUL, "labels", text, {"sentences": differ})
-    return Finding(GOOD, "labels", "no sentence is tagged in two ways")
+    counts = [f"{len(same):,} of {split} ({len(same) / len(sentences[split]):.1%})" for split, same in found.items()]
+    text = f"in an earlier split, too: {', '.join(counts)}"
+    if any(len(copy.split(" ")) >= LONG for same in found.values() for copy in same):
+        return Finding(BAD, name, f"{text}, remove them", found)
+    return Finding(DOUBTFUL, name, f"{text}, of less than {LONG} words", found)
 
 
 def check_unknown(sentences, known):
@@ -219,12 +189,9 @@ def check_tags(sentences, known):
 def parse_arguments(argv):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, nargs="?", help="a folder or a file, see above")
-    parser.add_argument("--name", help="name of the dataset under data/ (default: the source's)")
     parser.add_argument("--min_count", type=int, default=1, help="rarer words of train are unknown ones (default: 1)")
-    parser.add_argument("--seed", type=int, default=230, help="seed of the random split of one file (default: 230)")
-    parser.add_argument("--force", action="store_true", help="replace a dataset of that name")
     parser.add_argument("--audit", type=Path, metavar="DATASET", help="build nothing, look into a folder under data/")
-    add_quiet_argument(parser)
+    add_build_arguments(parser)
     return parser.parse_args(argv)
 
 
@@ -236,19 +203,14 @@ def main(argv=None):
         return
     if args.source is None:
         raise UserError("the folder or file of the text is missing: build_dataset.py path/to/text")
-    for name, least in (("min_count", 1), ("seed", 0)):
-        if getattr(args, name) < least:
-            raise UserError(f"--{name}: should be {least} or more")
-    name = args.name or args.source.resolve().stem
-    if Path(name).name != name or name.startswith("."):
-        raise UserError(f"--name {name}: should be the name of a folder, without slashes")
-    facts = build(args.source, DATA / name, min_count=args.min_count, seed=args.seed, force=args.force)
+    target = target_of(args, DATA, args.source.resolve().stem)
+    facts = build(args.source, target, min_count=args.min_count, seed=args.seed, force=args.force)
     if facts:
         rows = [[split, facts["counts"][split]["sentences"], facts["counts"][split]["tokens"]] for split in SPLITS]
         print(tabulate(rows, headers=["split", "sentences", "tokens"], tablefmt="pipe"))
         print(f"\n{facts['vocab_size']} words, {len(facts['tags'])} tags: {' '.join(facts['tags'])}")
-        print(f'To train on it: "dataset": {json.dumps(name)} in params.json')
-        say(audit(DATA / name), "examples/ner/build_dataset.py", os.path.relpath(DATA / name))
+        print(f'To train on it: "dataset": {json.dumps(target.name)} in params.json')
+        say(audit(target), "examples/ner/build_dataset.py", target)
 
 
 if __name__ == "__main__":

@@ -13,15 +13,13 @@ from pathlib import Path
 
 import torch
 
-# the repository, for utils and toolkit; last, so that nothing of it hides what is beside this file
-sys.path.append(str(next(folder for folder in Path(__file__).resolve().parents if (folder / "toolkit").is_dir())))
+sys.path.append(str(Path(__file__).resolve().parent / "../.."))  # the repository, for utils and toolkit
 import utils
 from toolkit.cli import set_up
-from toolkit.experiment import check_same_data, find_checkpoint
+from toolkit.record.experiment import check_same_data, find_checkpoint
 from toolkit.script import run_script
 
 COLORS = {"train": "tab:gray", "test": "tab:orange"}
-SIZES = {"train": 8, "test": 4}  # points, where there is one input
 
 
 def draw(model, splits, params, metrics):
@@ -42,11 +40,9 @@ def draw(model, splits, params, metrics):
     axes = figure.subplots()
     for split, (inputs, labels) in splits.items():
         outputs = model(inputs)
-        figures = f"RMSE {metrics['rmse'](outputs.numpy(), labels.numpy()):.3g}"
-        figures += f", R² {metrics['r2'](outputs.numpy(), labels.numpy()):.3f}"
+        rmse, r2 = (metrics[name](outputs.numpy(), labels.numpy()) for name in ("rmse", "r2"))
         x, y = (inputs[:, 0], labels) if params.num_inputs == 1 else (labels, outputs)
-        size = SIZES[split] if params.num_inputs == 1 else 6
-        axes.plot(x, y, ".", color=COLORS[split], label=f"{split}: {figures}", markersize=size)
+        axes.plot(x, y, ".", color=COLORS[split], label=f"{split}: RMSE {rmse:.3g}, R² {r2:.3f}")
     every_input, every_label = (torch.cat(parts) for parts in zip(*splits.values(), strict=True))
     if params.num_inputs == 1:
         x = torch.linspace(every_input.min(), every_input.max(), 500)

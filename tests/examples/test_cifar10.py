@@ -12,9 +12,9 @@ from conftest import ROOT
 
 import evaluate
 import train
-from toolkit.builder import build
 from toolkit.cli import set_up
-from toolkit.sources import digits
+from toolkit.datasets.builder import build
+from toolkit.datasets.sources import digits
 
 EXAMPLE = ROOT / "examples" / "cifar10"
 SHIPPED = sorted(path.parent.name for path in EXAMPLE.glob("experiments/*/params.json"))

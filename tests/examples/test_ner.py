@@ -163,14 +163,15 @@ def test_the_vocabulary_is_of_train_alone_and_the_rare_words_come_last(build, tm
     assert facts_of(tmp_path / "data" / "two")["first_rare"] == 5 == facts_of(tmp_path / "data" / "two")["vocab_size"]
     assert facts_of(tmp_path / "data" / "x")["fingerprint"] != facts_of(tmp_path / "data" / "two")["fingerprint"]
     data_loader = importlib.import_module("model.data_loader")
-    test = data_loader.Sentences(tmp_path / "data" / "x", "test", params_of(tmp_path / "data" / "x"))
+    params = params_of(tmp_path / "data" / "x")
+    test = data_loader.fetch_dataloader(["test"], tmp_path / "data" / "x", params)["test"].dataset
     assert test.words.tolist() == [1, 1]  # a token that is called like the unknown word is no more than unknown
 
 
 def test_a_tag_that_train_lacks_counts_as_missed(build, tmp_path):
     code, out, err = build(conll_folder(tmp_path, test="x B-NEW\ny O\n"), "--name", "x")
     assert (code, err) == (0, "")
-    assert "test has tags that train does not have, and that cannot be learnt: B-NEW" in out
+    assert "test has tags that train lacks, and that cannot be learnt: B-NEW" in out
     assert "B-NEW" in facts_of(tmp_path / "data" / "x")["tags"]
 
 
@@ -219,7 +220,7 @@ def test_a_dataset_is_not_replaced_unless_asked_for(build, tmp_path):
     assert code == 0 and "nothing to do" in out  # only the line endings are others
     (folder / "train.txt").write_text(SENTENCE.replace("Bob", "Eve"))
     code, out, err = build(folder, "--name", "x")
-    assert code == 2 and "holds another dataset; --force replaces it" in err
+    assert code == 2 and "holds another dataset (the files were changed since); --force replaces it" in err
     assert snapshot(tmp_path / "data") == before
     assert build(folder, "--name", "x", "--force")[0] == 0
     assert lines(tmp_path / "data" / "x")[0] == ["Anna saw Rome", "Eve ran"]
@@ -234,7 +235,7 @@ def test_a_folder_that_may_be_the_only_copy_of_the_text_is_never_replaced(build,
     before = snapshot(corpus)
     for extra in ([], ["--force"]):
         code, out, err = build(corpus / "mine", *extra)
-        assert code == 2 and "was not made by this script; choose another --name" in err
+        assert code == 2 and "was not made by build_dataset.py; choose another --name" in err
     assert snapshot(corpus) == before
 
 
@@ -262,7 +263,7 @@ def test_a_dataset_that_was_changed_by_hand_is_not_trained_on(tmp_path):
     fetch = importlib.import_module("model.data_loader").fetch_dataloader
     file.write_bytes(file.read_bytes().replace(b"\n", b"\r\n"))  # as git on Windows may have it
     fetch(["train"], str(data_dir), params)
-    file.write_text(file.read_text().replace("B-LOC", "B-ORG", 1))
+    file.write_bytes(file.read_bytes().replace(b"B-LOC", b"B-ORG", 1))
     with pytest.raises(
         Exception, match="train: not what dataset.json says, changed by hand; build it again with --force"
     ):
@@ -281,7 +282,7 @@ def test_words_in_another_order_are_another_kind_of_data(build, call, tmp_path):
     words.write_text("\n".join([*others, last, last_but_one]) + "\n")
     with pytest.raises(UserError, match=r"words.txt: not what dataset.json says, changed by hand"):
         importlib.import_module("model.data_loader").fetch_dataloader(
-            ["train"], tmp_path / "data" / "x", params_of(SAMPLE)
+            ["train"], tmp_path / "data" / "x", params_of(tmp_path / "data" / "x")
         )
 
 

@@ -149,7 +149,7 @@ def test_a_download_that_fails_says_what_to_do_and_the_file_put_there_is_used(
     shutil.copy(published[0], folder / "shufflenet-0123456789.pth")
     code, out, err = run(call, model_dir, digits_dir, weights="imagenet")
     assert (code, err) == (0, ""), err
-    assert "its head is of 1000 classes; the new one begins at random" in out
+    assert "Its head is of 1000 classes; the new one begins at random" in out
     assert "no effect" not in out
 
 
@@ -174,16 +174,19 @@ def test_going_on_and_evaluating_need_neither_network_nor_file(make, call, tmp_p
         ({"backbone": "squeezenet1_1"}, "squeezenet1_1 has no linear layer to replace; choose another backbone"),
         ({"backbone": "googlenet"}, "googlenet gives further outputs in training; choose another backbone"),
         ({"backbone": "densenet121", "input_size": 0}, "densenet121 takes no images of size 8×8 ("),
-        ({"weights": "nowhere.pth"}, "nowhere.pth: no such file, or no permission"),
-        ({"weights": "damaged.pth"}, "damaged.pth: holds no weights: it is damaged, cut short, or of another kind"),
-        ({"weights": "list.pth"}, "list.pth: holds no weights: it should be a state dict"),
+        (
+            {"weights": "nowhere.pth"},
+            "weights nowhere.pth: cannot be read, or are damaged: [Errno 2] No such file or directory",
+        ),
+        ({"weights": "damaged.pth"}, "weights damaged.pth: cannot be read, or are damaged: "),
+        ({"weights": "list.pth"}, "list.pth: no weights: it should be a state dict"),
         (
             {"weights": "published.pth", "backbone": "shufflenet_v2_x1_0"},
-            "published.pth: not the weights of ",
+            "weights published.pth: not those of ",
         ),
         (
             {"weights": "published.pth", "backbone": "mobilenet_v3_small"},
-            "published.pth: not the weights of ",
+            "weights published.pth: not those of ",
         ),
     ],
     ids=lambda value: None if isinstance(value, str) else "-".join(map(str, value.values())),

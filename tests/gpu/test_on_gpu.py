@@ -19,13 +19,13 @@ from torch.utils.data import DataLoader, TensorDataset
 import evaluate
 import train
 import utils
-from toolkit.batches import batches_on_device
-from toolkit.builder import build
 from toolkit.cli import set_up
+from toolkit.datasets.builder import build
+from toolkit.datasets.sources import Item, Source, digits
+from toolkit.loop.batches import batches_on_device
+from toolkit.loop.tally import Tally
 from toolkit.memory import memory_errors_in_a_line, peak_memory
-from toolkit.run import Run
-from toolkit.sources import Item, Source, digits
-from toolkit.tally import Tally
+from toolkit.record.run import Run
 from toolkit.task import import_model_package
 from utils import UserError
 

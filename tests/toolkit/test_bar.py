@@ -1,24 +1,24 @@
 """What is shown while an epoch is under way: a bar on a terminal, lines elsewhere, nothing with --quiet."""
 
 import contextlib
-import fcntl
 import logging
 import os
-import pty
 import re
 import struct
 import subprocess
 import sys
-import termios
 
 import pytest
 import torch
 from conftest import ROOT, run_process
 
 from toolkit import bar
-from toolkit.tally import Tally
+from toolkit.loop.tally import Tally
 from train import main as train
 from utils import Params, set_logger
+
+fcntl = pytest.importorskip("fcntl", reason="Windows has no such terminals")
+pty, termios = pytest.importorskip("pty"), pytest.importorskip("termios")
 
 
 def on_a_terminal(*command):

@@ -1,10 +1,7 @@
 import json
-import re
 
 import pytest
-from conftest import ROOT
 
-import train
 from toolkit.cli import check_names, choose_device
 from toolkit.task import find_task
 from utils import Params, UserError
@@ -15,6 +12,8 @@ def test_a_mistyped_key_is_refused_unless_some_code_reads_it(tmp_path):
     params = Params(tmp_path / "params.json")
     with pytest.raises(UserError, match="nothing knows the key learning_rte .did you mean learning_rate"):
         check_names(params, find_task("."), tmp_path / "params.json")
+    with pytest.raises(UserError, match="^on the command line: nothing knows the key learning_rte"):
+        check_names(params, find_task("."), tmp_path / "params.json", {"learning_rte": 0.1})
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "net.py").write_text("Net = loss_fn = lambda params: params.learning_rte\nmetrics = {}\n")
     (tmp_path / "model" / "data_loader.py").write_text("def fetch_dataloader(types, data_dir, params):\n    pass\n")
@@ -25,10 +24,3 @@ def test_a_mistyped_key_is_refused_unless_some_code_reads_it(tmp_path):
 def test_a_device_that_is_not_there(name):
     with pytest.raises(UserError, match=f"--device {name}: not there; this machine has .*cpu"):
         choose_device(name)
-
-
-def test_what_is_derived_from_an_experiment_of_another_model_says_so(call, tmp_path):
-    origin = ROOT / "examples" / "regression" / "experiments" / "base_model"
-    code, out, err = call(train.main, "--model_dir", tmp_path / "new", "--from", origin)
-    assert re.search("base_model is of .*examples/regression/model, but an experiment in .*new uses ", out)
-    assert (code, "batch_size is None, should be a valid integer" in err) == (2, True)

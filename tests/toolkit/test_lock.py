@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import sys
 
 import pytest
 from conftest import snapshot
@@ -14,6 +15,7 @@ from utils import UserError
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
 def test_the_second_process_is_refused_with_host_and_process_id(experiment):
     experiment.write(num_epochs=100_000)
     first = start(*experiment.arguments)
@@ -35,6 +37,7 @@ def test_the_second_process_is_refused_with_host_and_process_id(experiment):
     assert not (experiment.folder / ".lock").exists()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
 def test_workers_that_outlive_a_killed_run_do_not_hold_its_lock(tmp_path, digits_dir):
     from projects import project
 

@@ -17,6 +17,7 @@ import utils
 NET = {"architecture": "DenseNet", "hidden_sizes": [32], "dropout_rate": 0, "batch_size": 50}  # 1439 = 28 * 50 + 39
 
 
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="not every torch for Windows can let processes meet")
 needs_fsdp = pytest.mark.skipif(not hasattr(torch.cpu.Stream, "record_event"), reason="this torch has no FSDP2 on CPUs")
 KINDS = ["ddp", pytest.param("fsdp", marks=needs_fsdp)]
 

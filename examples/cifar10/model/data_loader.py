@@ -4,24 +4,17 @@ import logging
 
 import torch
 import torch.nn.functional as F
-from torch.utils.data import DataLoader, Sampler, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
-from toolkit.dataset import load_images
-from toolkit.report_samples import ImageNames
+from toolkit.datasets.dataset import BatchIndices, ImageNames, load_images
 
 
-class BatchIndices(Sampler):
-    """The indices of each batch, a tensor on the device; in a new random order every epoch where `shuffle` is set."""
+class Images(TensorDataset):
+    """The images and labels of a split; `items`, the names of the images, are for the report of an evaluation."""
 
-    def __init__(self, length, params, shuffle):
-        self.length, self.batch_size, self.device, self.shuffle = length, params.batch_size, params.device, shuffle
-
-    def __iter__(self):
-        order = torch.randperm(self.length) if self.shuffle else torch.arange(self.length)
-        return iter(order.to(self.device).split(self.batch_size))
-
-    def __len__(self):
-        return -(-self.length // self.batch_size)
+    def __init__(self, images, labels, items):
+        super().__init__(images, labels)
+        self.items = items
 
 
 def fetch_dataloader(types, data_dir, params):
@@ -41,10 +34,9 @@ def fetch_dataloader(types, data_dir, params):
         images, labels = load_images(data_dir, split, params.cache_above_mb)
         if split == "train":
             images, labels = training_images(images, labels, data_dir, params)
-        dataset = TensorDataset(images.to(params.device), labels.to(params.device))
-        if split != "train":  # which may be another choice of images
-            dataset.items = ImageNames(data_dir, [split])  # for the report of an evaluation
-        batches = BatchIndices(len(dataset), params, shuffle=split == "train")
+        items = ImageNames(data_dir, [split]) if split != "train" else None  # train may be another choice of images
+        dataset = Images(images.to(params.device), labels.to(params.device), items)
+        batches = BatchIndices(len(dataset), params.batch_size, shuffle=split == "train", device=params.device)
         # batch_size=None: the dataset is indexed with a whole batch at once
         dataloaders[split] = DataLoader(dataset, sampler=batches, batch_size=None)
     return dataloaders

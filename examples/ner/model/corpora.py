@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from toolkit.dataset import SPLITS
+from toolkit.datasets.dataset import SPLITS
 from utils import UserError
 
 SPLIT_NAMES = {"train": "train", "testa": "val", "dev": "val", "val": "val", "test": "test"}  # as a file name has them
@@ -115,13 +115,10 @@ def read_pair(folder):
     Raises:
         UserError: a line of one has other tokens than the line of the other has tags.
     """
-    texts, labels = (lines_of(read_text(folder / name)) for name in ("sentences.txt", "labels.txt"))
-    texts, labels = ([line.strip(" ") for line in lines] for lines in (texts, labels))
-    longest = max(len(texts), len(labels))
-    texts, labels = (lines + [""] * (longest - len(lines)) for lines in (texts, labels))
+    lines = (lines_of(read_text(folder / name)) for name in ("sentences.txt", "labels.txt"))
     sentences = []
-    for number, (text, line) in enumerate(zip(texts, labels, strict=True), 1):
-        tokens, tags = (row.split(" ") if row else [] for row in (text, line))
+    for number, pair in enumerate(itertools.zip_longest(*lines, fillvalue=""), 1):
+        tokens, tags = (line.strip(" ").split(" ") if line.strip(" ") else [] for line in pair)
         if len(tokens) != len(tags) or "" in tags:
             raise UserError(
                 f"{folder / 'sentences.txt'}, line {number}: {len(tokens)} tokens, but {len(tags)} tags in labels.txt; "
@@ -169,10 +166,10 @@ def read_source(source, seed):
 
 def divide(sentences, source, seed):
     """`sentences` split 70/15/15 at random; those of the same tokens stay together, so that none is learnt by heart."""
-    groups = {}
+    same = {}
     for sentence in sentences:
-        groups.setdefault(tuple(sentence[0]), []).append(sentence)
-    groups = list(groups.values())
+        same.setdefault(tuple(sentence[0]), []).append(sentence)
+    groups = list(same.values())
     if len(groups) < FEWEST:
         raise UserError(f"{source}: {len(groups)} different sentences are too few to split; {FEWEST} are needed")
     shuffled = [groups[i] for i in np.random.default_rng(seed).permutation(len(groups))]

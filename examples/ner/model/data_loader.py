@@ -7,45 +7,34 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from model.corpora import lines_of, read_text
-from toolkit.dataset import read_facts
-from toolkit.report_text import entities
+from toolkit.evaluation.marked_text import entities
 from utils import UserError
 
 PADDING, UNKNOWN = 0, 1  # the first two words of words.txt, and characters of characters.txt
+FILES = ("sentences", "labels")
 POOL = 50  # batches that are sorted by length together: more waste less, fewer mix better
 LONGEST_WORD = 32  # characters of a word that are looked at, so that a long web address does not slow a batch down
 
 
 class Sentences(Dataset):
-    """The sentences of one split, in memory as flat tensors, so that a batch is some index operations.
+    """Sentences, in memory as flat tensors, so that a batch is some index operations.
 
     Args:
-        data_dir: dataset folder that build_dataset.py made.
-        split: "train", "val" or "test".
-        params: hyperparameters; `char_embedding_dim` says whether characters are looked at.
+        sentences, labels: the tokens and their tags, two lists of lists of str.
+        data_dir: dataset folder that build_dataset.py made, by whose words.txt the network knows words.
+        params: hyperparameters and facts of the dataset; `char_embedding_dim` says whether characters are looked at.
 
     Raises:
-        UserError: the folder is not such a dataset, or was changed by hand.
+        UserError: words.txt was changed by hand.
     """
 
-    def __init__(self, data_dir, split, params):
-        data_dir = Path(data_dir)
-        facts = read_facts(data_dir)
-        if not {"tags", "vocabulary", "counts"} <= facts.keys():
-            raise UserError(f"{data_dir}: not a dataset of sentences; make one with examples/ner/build_dataset.py")
-        sentences, labels = read_split(data_dir / split)
-        if facts["counts"].get(split) != counts_of(sentences, labels):
-            raise changed_by_hand(data_dir / split)
-        numbers = {tag: number for number, tag in enumerate(facts["tags"])}
-        self.tags = torch.tensor([numbers[tag] for tags in labels for tag in tags])  # (tokens,)
-        self.take(sentences, data_dir, facts["vocabulary"], params)
-
-    def take(self, sentences, data_dir, expected, params):
-        """Keep sentences, a list of lists of str, as numbers of the words in `data_dir`, whose digest is `expected`."""
+    def __init__(self, sentences, labels, data_dir, params):
         tokens = [token for sentence in sentences for token in sentence]
-        vocabulary, alphabet = (read_index(data_dir / name) for name in ("words.txt", "characters.txt"))
-        if expected != digest(vocabulary, alphabet):
-            raise changed_by_hand(data_dir / "words.txt")
+        vocabulary, alphabet = (read_index(Path(data_dir) / name) for name in ("words.txt", "characters.txt"))
+        if params.vocabulary != digest(vocabulary, alphabet):
+            raise changed_by_hand(Path(data_dir) / "words.txt")
+        numbers = {tag: number for number, tag in enumerate(params.tags)}
+        self.tags = torch.tensor([numbers[tag] for tags in labels for tag in tags])  # (tokens,)
         self.words = torch.tensor([vocabulary.get(token, UNKNOWN) for token in tokens])  # (tokens,)
         self.items = [" ".join(sentence) for sentence in sentences]  # for the report of an evaluation
         self.lengths = torch.tensor([len(sentence) for sentence in sentences])  # (sentences,)
@@ -67,7 +56,7 @@ class Sentences(Dataset):
         "tags", int64 (tokens,), and where they are looked at "characters", int64 (tokens, C), padded.
         """
         lengths = self.lengths[indices]  # (B,)
-        places = torch.arange(lengths.max())  # (T,)
+        places = torch.arange(int(lengths.max()))  # (T,)
         real = places < lengths.unsqueeze(1)  # (B, T)
         tokens = (self.starts[indices].unsqueeze(1) + places)[real]  # (tokens,)
         words = torch.full(real.shape, PADDING)
@@ -77,14 +66,6 @@ class Sentences(Dataset):
             characters = self.spellings[self.spelling[tokens]]  # (tokens, C)
             batch["characters"] = characters[:, : (characters != PADDING).sum(1).max()]
         return batch
-
-
-class NewSentences(Sentences):
-    """Sentences without tags, a list of lists of str; their words are numbered as in the dataset of `params`."""
-
-    def __init__(self, sentences, params):
-        self.tags = torch.zeros(sum(map(len, sentences)), dtype=torch.int64)
-        self.take(sentences, Path(params.data_dir), params.vocabulary, params)
 
 
 class LengthBuckets(Sampler):
@@ -108,10 +89,16 @@ class LengthBuckets(Sampler):
         return -(-len(self.lengths) // self.batch_size)
 
 
-def read_split(folder):
-    """The sentences and the labels of a split, two lists of lists of str."""
-    files = [folder / "sentences.txt", folder / "labels.txt"]
-    return tuple([line.split(" ") for line in read_lines(file)] for file in files)
+def read_split(folder, counts):
+    """The sentences and the labels of a split, two lists of lists of str; `counts`: what dataset.json says of it.
+
+    Raises:
+        UserError: it is something else.
+    """
+    sentences, labels = ([line.split(" ") for line in read_lines(folder / f"{name}.txt")] for name in FILES)
+    if counts != counts_of(sentences, labels):
+        raise changed_by_hand(folder)
+    return sentences, labels
 
 
 def counts_of(sentences, labels):
@@ -155,9 +142,12 @@ def fetch_dataloader(types, data_dir, params):
         dict from split to a DataLoader of batches as `Sentences` gives them. No sentence is dropped; one batch may be
         smaller.
     """
+    if not hasattr(params, "vocabulary"):
+        raise UserError(f"{data_dir}: not a dataset of sentences; make one with examples/ner/build_dataset.py")
     dataloaders = {}
     for split in types:
-        dataset = Sentences(data_dir, split, params)
+        sentences, labels = read_split(Path(data_dir) / split, params.counts[split])
+        dataset = Sentences(sentences, labels, data_dir, params)
         batches = LengthBuckets(dataset.lengths, params.batch_size, shuffle=split == "train")
         # batch_size=None: the dataset gives whole batches, so the loader has nothing to put together
         dataloaders[split] = DataLoader(dataset, sampler=batches, batch_size=None, pin_memory=params.cuda)
@@ -178,7 +168,8 @@ def read_items(files, params):
         raise UserError(f"{files[0]}: no sentences in it; a line should be one" if files else "no files are given")
     if not (Path(params.data_dir) / "words.txt").exists():
         raise UserError(f"{params.data_dir}: has no words.txt, whose lines the model knows words by; see --data_dir")
-    dataset = NewSentences(sentences, params)
+    no_tags = [params.tags[:1] * len(sentence) for sentence in sentences]
+    dataset = Sentences(sentences, no_tags, params.data_dir, params)
     batches = [dataset[indices] for indices in torch.arange(len(dataset)).split(params.batch_size)]
     inputs = [{name: tensor for name, tensor in batch.items() if name != "tags"} for batch in batches]
     return [" ".join(sentence) for sentence in sentences], inputs

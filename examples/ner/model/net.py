@@ -92,8 +92,8 @@ class Net(nn.Module):
             return x.gather(1, turned.expand(-1, -1, x.shape[2]))
 
         for forth, back in zip(self.lstm.all_weights[::2], self.lstm.all_weights[1::2], strict=True):  # of each layer
-            ahead = torch.lstm(x, state, forth, True, 1, 0.0, False, False, True)[0]  # (B, T, lstm_hidden_dim)
-            behind = torch.lstm(turn(x), state, back, True, 1, 0.0, False, False, True)[0]
+            ahead = torch.lstm(x, state, tuple(forth), True, 1, 0.0, False, False, True)[0]  # (B, T, lstm_hidden_dim)
+            behind = torch.lstm(turn(x), state, tuple(back), True, 1, 0.0, False, False, True)[0]
             x = torch.cat([ahead, turn(behind)], dim=2)  # (B, T, 2 lstm_hidden_dim)
         return x
 

@@ -2,13 +2,14 @@
 
 import csv
 import hashlib
+import math
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sampler, SequentialSampler, TensorDataset
 
-from toolkit.folds import fold_of
+from toolkit.datasets.folds import fold_of
 from utils import UserError
 
 
@@ -28,10 +29,9 @@ def fetch_dataloader(types, data_dir, params):
     for split in types:
         table = load_split(data_dir, split, params)
         dataset = TensorDataset(table[:, :-1], table[:, -1])
+        order: Sampler = SequentialSampler(dataset)
         if split == "train":
             order = RandomSampler(dataset, num_samples=params.passes_per_epoch * len(dataset))
-        else:
-            order = SequentialSampler(dataset)
         batches = BatchSampler(order, params.batch_size or len(dataset), drop_last=False)
         # batch_size=None: the dataset is indexed with a whole batch at once
         dataloaders[split] = DataLoader(dataset, sampler=batches, batch_size=None, pin_memory=params.cuda)
@@ -76,20 +76,45 @@ def read_items(files, params):
     Raises:
         UserError: a file cannot be read, a column is missing, or a cell is not a number.
     """
-    names, rows = [], []
-    for file in files:
-        try:
-            reader = csv.DictReader(Path(file).read_text(encoding="utf-8-sig").splitlines())
-        except (OSError, ValueError) as error:
-            raise UserError(f"{file}: cannot be read: {error}") from None
-        if missing := [name for name in params.input_names if name not in (reader.fieldnames or ())]:
-            raise UserError(f"{file}, line 1: there is no column {missing[0]!r}, which the model takes")
-        for row in reader:
-            try:
-                rows.append([float(row[name]) for name in params.input_names])
-            except (TypeError, ValueError) as error:
-                raise UserError(f"{file}, line {reader.line_num}: not a number in each column: {error}") from None
-            names.append(f"{file}:{reader.line_num}")
+    rows = {f"{file}:{line}": row for file in files for line, row in read_columns(file, params.input_names)}
     if not rows:
         raise UserError("no rows to predict; a csv file needs a header and, below it, rows")
-    return names, torch.tensor(rows).split(params.batch_size or len(rows))
+    return list(rows), torch.tensor(list(rows.values())).split(params.batch_size or len(rows))
+
+
+def read_columns(file, names):
+    """The numbers in the columns `names` of a csv file: a list of (line in the file, list of float).
+
+    Raises:
+        UserError: a column is missing, or stands there twice; a cell is not a number.
+    """
+    header, rows = read_csv(file)
+    for name in names:
+        if header.count(name) != 1:
+            found = "more than one" if name in header else "no"
+            raise UserError(f"{file}, line 1: there is {found} column {name!r}")
+    numbers = []
+    for line, row in rows:
+        if len(row) != len(header):
+            raise UserError(f"{file}, line {line}: {len(row)} cells, but the header has {len(header)}")
+        for name, cell in zip(header, row, strict=True):
+            if name in names and not is_number(cell):
+                raise UserError(f"{file}, line {line}: not a number in column {name}: {cell!r}")
+        numbers.append((line, [float(row[header.index(name)]) for name in names]))
+    return numbers
+
+
+def read_csv(file):
+    """The header of a csv file, a list of str, and the other rows, a list of (line in the file, list of str)."""
+    try:
+        reader = csv.reader(Path(file).read_text(encoding="utf-8-sig").splitlines(keepends=True), skipinitialspace=True)
+        return next(reader, []), [(reader.line_num, row) for row in reader if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{file}: cannot be read: {error}; it should be a table as text, in UTF-8") from None
+
+
+def is_number(text):
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False

@@ -12,7 +12,9 @@ import utils
 class Hyperparameters(utils.Hyperparameters):
     """The keys of params.json that `model/` reads. A key need not stand here: this adds a type, bounds, a default."""
 
-    batch_size: int | None = Field(None, ge=1, description="rows in one optimizer step; null: all of the split")
+    batch_size: int | None = Field(  # type: ignore[assignment]  # of the others, it is never None
+        None, ge=1, description="rows in one optimizer step; null: all of the split"
+    )
     passes_per_epoch: int = Field(1, ge=1, description="how often an epoch goes over the train split")
     hidden_size: int = Field(512, ge=1, description="units of the hidden layer")
     momentum: float = Field(0.9, ge=0, lt=1, description="share of the last step that the optimizer adds to the next")

@@ -1,9 +1,16 @@
 """The data: `fetch_dataloader` gives batches of (images, labels) for each split."""
 
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
-from toolkit.dataset import load_images
-from toolkit.report_samples import ImageNames
+from toolkit.datasets.dataset import BatchIndices, ImageNames, load_images
+
+
+class Images(TensorDataset):
+    """The images and labels of a split; `items`, the names of the images, are for the report of an evaluation."""
+
+    def __init__(self, images, labels, items):
+        super().__init__(images, labels)
+        self.items = items
 
 
 def fetch_dataloader(types, data_dir, params):
@@ -20,10 +27,9 @@ def fetch_dataloader(types, data_dir, params):
     """
     dataloaders = {}
     for split in types:
-        dataset = TensorDataset(*load_images(data_dir, split, params.cache_above_mb))
-        dataset.items = ImageNames(data_dir, [split])  # for the report of an evaluation
-        order = RandomSampler(dataset) if split == "train" else SequentialSampler(dataset)
-        batches = BatchSampler(order, params.batch_size, drop_last=False)
+        images, labels = load_images(data_dir, split, params.cache_above_mb)
+        dataset = Images(images, labels, ImageNames(data_dir, [split]))
+        batches = BatchIndices(len(dataset), params.batch_size, shuffle=split == "train")
         # batch_size=None: the dataset is indexed with a whole batch at once
         dataloaders[split] = DataLoader(dataset, sampler=batches, batch_size=None, pin_memory=params.cuda)
     return dataloaders

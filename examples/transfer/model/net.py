@@ -2,7 +2,6 @@
 
 import functools
 import logging
-import os
 import re
 from pathlib import Path
 
@@ -130,42 +129,36 @@ def load_pretrained(model, params):
     """
     if params.weights == "none":
         return
-    file = downloaded(params.backbone) if params.weights == "imagenet" else Path(params.weights)
-    state, own = read_weights(file), model.backbone.state_dict()
-    head = [f"{model.head_name}.weight", f"{model.head_name}.bias"]
+    state = downloaded(params.backbone) if params.weights == "imagenet" else read_weights(params.weights)
+    # densenets are published with names such as denselayer1.norm.1, which are now denselayer1.norm1
+    state = {re.sub(r"(denselayer\d+\.(norm|conv))\.(?=\d)", r"\1", key): value for key, value in state.items()}
+    own, head = model.backbone.state_dict(), [f"{model.head_name}.weight", f"{model.head_name}.bias"]
     if any(key in state and state[key].shape != own[key].shape for key in head):
-        logging.info("%s: its head is of %d classes; the new one begins at random", file, len(state[head[0]]))
+        logging.info("Its head is of %d classes; the new one begins at random", len(state[head[0]]))
         state |= {key: own[key] for key in head}
-    wrong = [key for key in own | state if utils.shape(state.get(key)) != utils.shape(own.get(key))
-             and not key.endswith("num_batches_tracked")]  # fmt: skip  # which files of older torch lack
-    if wrong:
-        raise UserError(f"{file}: not the weights of {params.backbone}: {wrong[0]} is missing, too much or of another "
-                        f"shape (as are {len(wrong) - 1} more)")  # fmt: skip
-    own.update(state)
-    model.backbone.load_state_dict(own)
-    logging.info("The weights to begin with are those of %s", file)
+    try:
+        model.backbone.load_state_dict(state)
+    except RuntimeError as error:
+        reason = str(error).split("\n")[1].strip()
+        raise UserError(f"weights {params.weights}: not those of {params.backbone}: {reason}") from None
+    logging.info("The weights to begin with are those of %s", params.weights)
 
 
 def downloaded(backbone):
-    """The file with torchvision's best weights for a backbone, in torch's cache; it is downloaded if it is not there.
+    """torchvision's best weights for a backbone, a state dict; the file is kept in torch's cache.
 
     Raises:
-        UserError: that fails.
+        UserError: they cannot be downloaded.
     """
-    url = models.get_model_weights(backbone).DEFAULT.url
-    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
-    if file.exists():
-        return file
-    logging.info("Downloading %s", url)
+    weights = models.get_model_weights(backbone).DEFAULT
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(file), hash_prefix=file.stem.rpartition("-")[2])
+        return weights.get_state_dict(check_hash=True, map_location="cpu", weights_only=True)
     except Exception as error:  # of the network, of the disk, another hash
         raise UserError(
-            f"the weights of {backbone} cannot be downloaded from {url}: {error}. Put the file {file.name} into "
-            f'{file.parent}, or name it with "weights": "<path>", or begin with "weights": "none", random ones'
+            f"the weights of {backbone} cannot be downloaded from {weights.url}: {error}. Put the file "
+            f"{Path(weights.url).name} into {Path(torch.hub.get_dir()) / 'checkpoints'}, "
+            f'or name it with "weights": "<path>", or begin with "weights": "none", random ones'
         ) from None
-    return file
 
 
 def read_weights(file):
@@ -174,18 +167,15 @@ def read_weights(file):
     Raises:
         UserError: there is no such file, or it holds no weights.
     """
-    if not os.access(file, os.R_OK):
-        raise UserError(f"{file}: no such file, or no permission to read it; it is to hold the weights to begin with")
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception:  # torch raises many kinds
-        raise UserError(f"{file}: holds no weights: it is damaged, cut short, or of another kind") from None
+    except Exception as error:  # torch raises many kinds
+        reason = str(error).split("\n")[0]
+        raise UserError(f"weights {file}: cannot be read, or are damaged: {reason}") from None
     state = state.get("state_dict", state) if isinstance(state, dict) else {}
     if not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise UserError(f"{file}: holds no weights: it should be a state dict, or a checkpoint with one")
-    names = {key: key.removeprefix("module.").removeprefix("backbone.") for key in state}
-    # densenets are published with names such as denselayer1.norm.1, which are now denselayer1.norm1
-    return {re.sub(r"(denselayer\d+\.(norm|conv))\.(?=\d)", r"\1", names[key]): state[key] for key in state}
+        raise UserError(f"weights {file}: no weights: it should be a state dict, or a checkpoint with one")
+    return {key.removeprefix("module.").removeprefix("backbone."): value for key, value in state.items()}
 
 
 def loss_fn(outputs, labels, params):
@@ -202,15 +192,14 @@ def loss_fn(outputs, labels, params):
     each = F.cross_entropy(outputs, labels, reduction="none")  # (B,)
     weights = torch.ones_like(each)
     if params.balanced:
-        counts = tuple(params.counts["train"][name] for name in params.class_names)
-        weights = class_weights(counts, each.device)[labels]  # (B,); their mean over the train split is 1
+        weights = class_weights(params, each.device)[labels]  # (B,); their mean over the train split is 1
     return {"loss": (weights * each).mean(), "cross_entropy": each.mean()}
 
 
-@functools.cache  # on the device once, and not in each step, which would wait for it
-def class_weights(counts, device):
-    """What an image of each class counts, float (num_classes,), by how many there are: `counts`, a tuple."""
-    counts = torch.tensor(counts)
+@functools.lru_cache(maxsize=1)  # on the device once, and not in each step, which would wait for it
+def class_weights(params, device):
+    """What an image of each class counts, float (num_classes,): in inverse proportion to those in train, of mean 1."""
+    counts = torch.tensor([params.counts["train"][name] for name in params.class_names])
     return (counts.sum() / len(counts) / counts).to(device)
 
 
@@ -235,7 +224,7 @@ class BalancedAccuracy:
 
     def reset(self):
         """Begin a split."""
-        self.right, self.total = 0, 0  # from the first batch on int64 (num_classes,)
+        self.right = self.total = torch.tensor(0)  # from the first batch on int64 (num_classes,)
 
     def update(self, outputs, labels):
         """Take in a batch: logits, float (B, num_classes), and labels, int64 (B,)."""

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
 
-from toolkit.dataset import load_images
+from toolkit.datasets.dataset import load_images
 
 module_generator = random.Random(1)
 

@@ -1,0 +1,1 @@
+"""Datasets: built, read, and looked into."""

@@ -1,0 +1,1 @@
+"""What surrounds the five lines of training: batches, optimizer steps, metrics, signals."""

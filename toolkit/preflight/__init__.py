@@ -1,0 +1,1 @@
+"""What preflight.py tries before the first long run."""

@@ -1,0 +1,90 @@
+"""The results of all epochs of a run: as a checkpoint holds them, and as history.csv."""
+
+import contextlib
+import csv
+import io
+import os
+from array import array
+from pathlib import Path
+
+import torch
+
+from utils import UserError, write_whole
+
+
+class History:
+    """Results, a dict of numbers an epoch, of any number of epochs: to add one takes as long for the last as the first.
+
+    Args:
+        rows: list of dicts, those of earlier sessions.
+        file: path of the csv file.
+    """
+
+    def __init__(self, rows, file):
+        self.rows, self.blocks = [], []  # a block: the names of the columns, and the rows that have these, all in one
+        self.file, self.columns = Path(file), []
+        self.size: int | None = None  # of the file as this one has written it, with these columns
+        for row in rows:
+            self.append(row)
+
+    def append(self, row):
+        """Add the results of an epoch."""
+        if not self.blocks or self.blocks[-1][0] != list(row):
+            self.blocks.append((list(row), array("d")))
+        self.blocks[-1][1].extend(row.values())
+        self.rows.append(row)
+
+    def packed(self):
+        """All of it as a checkpoint holds it, a list of dicts: "columns" and "values", float64 (epochs, columns)."""
+        return [
+            {"columns": columns, "values": torch.frombuffer(values, dtype=torch.float64).view(-1, len(columns)).clone()}
+            for columns, values in self.blocks
+        ]
+
+    def write(self):
+        """Bring the csv file up to date: adds the last row where all before it is there, else writes all anew.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        if self.size is None or self.size != size_of(self.file) or self.columns != list(self.rows[-1]):
+            self.size = None
+            write_whole(self.file, as_csv(self.rows))
+            self.size = size_of(self.file)
+            self.columns = list(dict.fromkeys(name for names, _ in self.blocks for name in names))
+            return
+        row = as_csv(self.rows[-1:]).partition("\n")[2].encode()
+        try:
+            with open(self.file, "ab") as file:
+                file.write(row)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            with contextlib.suppress(OSError):  # no part of a row stays
+                os.truncate(self.file, self.size)
+            raise UserError(f"{self.file}: cannot be written: {error.strerror}") from error
+        self.size += len(row)
+
+
+def unpacked(blocks):
+    """The rows that `History.packed` gave `blocks` of, a list of dicts."""
+    rows = [dict(zip(b["columns"], values, strict=True)) for b in blocks for values in b["values"].tolist()]
+    return [row | {"epoch": int(row["epoch"])} for row in rows]
+
+
+def as_csv(rows):
+    """Rows (dicts) as the text of a csv file. Floats have all their digits."""
+    text = io.StringIO()
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def size_of(file):
+    """The size of a file in bytes, or None where there is none."""
+    try:
+        return os.stat(file).st_size
+    except OSError:
+        return None
