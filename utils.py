@@ -10,6 +10,7 @@ import pickle
 import random
 import sys
 import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -105,12 +106,9 @@ class Params:
         """
         for name, value in facts.items():
             self._check_name(name, source)
-            written = self._values.get(name, value)
-            if source and name in self._written and written != value:
-                raise UserError(
-                    f"{self._path}: {name} is {written!r}, but the dataset has {value!r} ({source}): "
-                    f"remove the key, it is a fact of the data"
-                )
+            if source and name in self._written and (written := self._values[name]) != value:
+                raise UserError(f"{self._path}: {name} is {written!r}, but the dataset has {value!r} ({source}): "
+                                f"remove the key, it is a fact of the data")  # fmt: skip
             self._values[name] = value
             self._facts[name] = source
 
@@ -303,11 +301,9 @@ def save_checkpoint(state, is_best, checkpoint):
     Args:
         state: dict with "epoch", "state_dict" (of the model), "optim_dict" (of the optimizer), and whatever else of
             tensors, numbers, strings, lists and dicts is to be kept.
-        is_best: whether this is the best model so far.
         checkpoint: the folder; it is made if it is not there.
 
-    Raises:
-        UserError: the files cannot be written; the previous ones are kept.
+    Raises UserError where the files cannot be written; the previous ones are kept.
     """
     import torch  # here, and not above: what only reads results starts without it
 
@@ -325,7 +321,7 @@ def read_checkpoint(path):
     """Read the dict that `save_checkpoint` wrote, with its tensors on the CPU.
 
     Only tensors and plain values are read (torch's `weights_only`): a file with code in it is refused, never run.
-    Raises UserError where the file is missing, cut short, not a checkpoint, or has code in it.
+    Raises UserError where the file is missing, damaged, cut short, not a checkpoint, or has code in it.
     """
     import torch
 
@@ -335,11 +331,15 @@ def read_checkpoint(path):
     try:
         with warnings.catch_warnings(action="ignore"):  # of other forms of pickle
             state = torch.load(path, map_location="cpu", weights_only=True)
+        if zipfile.is_zipfile(path):  # torch itself does not look at the checksums
+            with zipfile.ZipFile(path) as archive:
+                if part := archive.testzip():
+                    raise ValueError(f"{part} does not fit its checksum")
     except pickle.UnpicklingError:
         raise UserError(f"{path}: refused: it is damaged, or holds code, which loading could run") from None
     except Exception as error:  # torch raises many kinds for a damaged file: RuntimeError, EOFError, KeyError, ...
         reason = str(error).split("\n")[0] or type(error).__name__
-        raise UserError(f"{path}: cannot be read, it may be cut short: {reason}") from None
+        raise UserError(f"{path}: cannot be read, it is damaged or cut short: {reason}") from None
     if not isinstance(state, dict) or not isinstance(state.get("state_dict"), dict):
         raise UserError(f'{path}: not a checkpoint: it has no "state_dict"')
     return state

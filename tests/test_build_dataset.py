@@ -211,7 +211,7 @@ def test_identical_images_in_two_splits_are_an_error_or_leave_train(call, tmp_pa
     picture(71, "RGB").save(tmp_path / "photos" / "train" / "dog" / "only.png")
     code, _, err = call(build_dataset.main, "folder", "photos")
     assert code == 2
-    assert "20 images are in two splits" in err
+    assert "images in two splits: 20" in err
     assert "train: photos/train/cat/0.png = val: photos/val/cat/0.png = test: photos/test/cat/0.png" in err
     assert not os.path.exists("data")
     code, _, err = call(build_dataset.main, "folder", "photos", "--drop_duplicates")

@@ -151,8 +151,8 @@ def cut(file):
 
 BAD_CHECKPOINTS = {
     "missing": (lambda f: f.unlink(), "best: no such checkpoint, neither in "),
-    "truncated": (cut, "best.pth.tar: cannot be read, it may be cut short"),
-    "empty": (lambda f: f.write_bytes(b""), "best.pth.tar: cannot be read, it may be cut short"),
+    "truncated": (cut, "best.pth.tar: cannot be read, it is damaged or cut short"),
+    "empty": (lambda f: f.write_bytes(b""), "best.pth.tar: cannot be read, it is damaged or cut short"),
     "code": (
         lambda f: torch.save({"state_dict": {}, "x": Evil()}, f),
         "best.pth.tar: refused: it is damaged, or holds code",
@@ -242,7 +242,7 @@ def test_a_last_checkpoint_that_cannot_be_read_is_set_aside_and_the_one_before_i
     damaged(folder)
     code, out, err = call(train.main, "--model_dir", folder, "--data_dir", trained.data_dir)
     assert (code, err) == (0, "")
-    assert "last.pth.tar: cannot be read, it may be cut short" in out
+    assert "last.pth.tar: cannot be read, it is damaged or cut short" in out
     assert "it is now unreadable-1-last.pth.tar; going on from the one before it" in out
     assert "Going on after epoch 1" in out
     assert len((folder / "unreadable-1-last.pth.tar").read_bytes()) == 3000
@@ -255,7 +255,7 @@ def test_where_no_checkpoint_can_be_read_nothing_is_touched(call, trained, tmp_p
     damaged(folder, "previous.pth.tar")
     before = snapshot(folder)
     code, _, err = call(train.main, "--model_dir", folder, "--data_dir", trained.data_dir)
-    assert "last.pth.tar: cannot be read, it may be cut short" in err
+    assert "last.pth.tar: cannot be read, it is damaged or cut short" in err
     assert "--restart begins anew" in err
     assert (code, err.count("\n"), snapshot(folder)) == (2, 1, before)
     code, _, _ = call(train.main, "--model_dir", folder, "--data_dir", trained.data_dir, "--restart")

@@ -189,6 +189,17 @@ def test_a_truncated_checkpoint_is_a_clear_line(tmp_path, length):
         utils.read_checkpoint(tmp_path / "last.pth.tar")
 
 
+def test_a_checkpoint_with_one_flipped_bit_is_refused(tmp_path):
+    utils.save_checkpoint(state_of(*trained()), False, tmp_path)
+    whole = bytearray((tmp_path / "last.pth.tar").read_bytes())
+    weights = trained()[0][0].weight.detach().numpy().tobytes()
+    assert whole.count(weights) == 1
+    whole[whole.find(weights) + 3] ^= 1
+    (tmp_path / "last.pth.tar").write_bytes(whole)
+    with pytest.raises(UserError, match=r"last.pth.tar: cannot be read, .*/data/\d+ does not fit its checksum"):
+        utils.read_checkpoint(tmp_path / "last.pth.tar")
+
+
 def test_other_checkpoint_errors_are_clear_lines(tmp_path):
     model, optimizer = trained()
     with pytest.raises(UserError, match="no such checkpoint"):

@@ -149,7 +149,7 @@ def check_copies(images, same):
     details = {"pairs": [[images.files[i] for i in pair] for pair in same]}
     between = [pair for pair in same if across(images, pair)]
     if between:
-        text = f"{len(between):,} identical images are in two splits: build it again with --drop_duplicates"
+        text = f"identical images in two splits: {len(between):,}; build it again with --drop_duplicates"
         return Finding(BAD, "copies", text, details)
     if same:
         return Finding(DOUBTFUL, "copies", f"{len(same):,} images are there twice within a split", details)

@@ -172,7 +172,7 @@ def without_duplicates(written, folder, drop):
         lines = [" = ".join(f"{s}: {where[digest][s].origin}" for s in splits) for digest, splits in twice.items()]
         lines[LISTED:] = [f"... and {len(lines) - LISTED} more"] if len(lines) > LISTED else []
         raise UserError("\n  ".join([
-            f"{len(twice)} images are in two splits, which makes results look better than they are "
+            f"images in two splits: {len(twice)}; they make results look better than they are "
             f"(--drop_duplicates leaves them out of train):", *lines]))  # fmt: skip
     kept = [image for image in written if image.split == twice.get(image.digest, [image.split])[-1]]
     for file in {image.file for image in written} - {image.file for image in kept}:
