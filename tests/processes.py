@@ -93,9 +93,10 @@ def run(script, arguments, cwd, files, ignored, fault, environment):
     os.environ.update(environment)
     for name, number in zip(files, (1, 2), strict=True):
         os.dup2(os.open(name, os.O_WRONLY | os.O_APPEND), number)
-    for name in ("SIGTERM", "SIGUSR1", "SIGHUP", *ignored):  # a sweep's fork server, which this may be, ignores them
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP"):  # a sweep's fork server, which this may be, ignores them
         if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN if name in ignored else signal.SIG_DFL)
+            default = signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL
+            signal.signal(getattr(signal, name), signal.SIG_IGN if name in ignored else default)
     multiprocessing.set_start_method(None, force=True)  # for its workers: the platform's, not this one's
     torch.set_num_threads(1)
     sys.path.insert(0, str(ROOT))

@@ -9,6 +9,7 @@ from conftest import ROOT, run_process
 BENCH = ROOT / "benchmarks" / "bench.py"
 
 
+@pytest.mark.slow
 def test_a_comparison_that_is_not_there_is_an_error_that_lists_them():
     done = run_process(sys.executable, BENCH, "epochs")
     assert done.returncode == 2

@@ -295,6 +295,7 @@ def classic(experiment):
     return model, loaders["train"], loaders["val"], optimizer, net.loss_fn, net.metrics, params, experiment.folder
 
 
+@pytest.mark.slow
 def test_an_experiment_that_vanishes_while_it_is_trained(experiment, tmp_path):
     experiment.write(num_epochs=100_000)
     process = start(*experiment.arguments)

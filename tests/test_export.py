@@ -112,6 +112,7 @@ def test_what_computes_something_else_is_not_kept(call, tmp_path, network, kind,
     assert snapshot(folder) == before
 
 
+@pytest.mark.slow
 def test_a_missing_package_is_named(call, trained, monkeypatch):
     for package in ("onnx", "onnxruntime"):
         with monkeypatch.context() as context:

@@ -11,12 +11,14 @@ from conftest import ROOT, run_process
 MEASURE = ROOT / "benchmarks" / "gpu" / "measure.py"
 
 
+@pytest.mark.slow
 def test_a_measurement_that_is_not_there_is_an_error_that_lists_them():
     done = run_process(sys.executable, MEASURE, "step")
     assert done.returncode == 2
     assert "no such measurement: step; there are steps, images, peak," in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA GPU")
 def test_without_a_gpu_it_says_so():
     done = run_process(sys.executable, MEASURE)

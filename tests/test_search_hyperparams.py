@@ -299,6 +299,7 @@ def test_tpe_with_one_worker_goes_the_same_way_again_and_learns(call, tmp_path, 
     assert rates[0][10] != rates[2][10]  # then by what was found
 
 
+@pytest.mark.slow
 def test_a_process_with_data_workers_can_train_a_trial(call, sweep):
     sweep.write({"learning_rate": [0.01]}, num_epochs=1, num_workers=1)
     own_model(sweep, "")
@@ -361,6 +362,7 @@ def test_a_finished_trial_whose_folder_was_deleted_is_trained_again(call, sweep)
     assert len(sweep.trials()["learning_rate=0.02"]["sessions"]) == 1
 
 
+@pytest.mark.slow
 def test_a_sweep_can_be_renamed(call, sweep):
     sweep.write({"learning_rate": [0.01]}, num_epochs=1)
     assert search(call, sweep)[0] == 0
@@ -371,7 +373,8 @@ def test_a_sweep_can_be_renamed(call, sweep):
 
 
 @POSIX
-@pytest.mark.parametrize("name", ["SIGTERM", pytest.param("SIGHUP", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
 def test_a_signal_to_all_processes_of_the_sweep_saves_the_trials(sweep, name):
     """As `timeout`, a closed terminal or a scheduler send it."""
     sweep.write({"learning_rate": [0.01, 0.02]}, num_epochs=100_000)
@@ -519,6 +522,7 @@ def test_at_random_from_lists_no_configuration_is_drawn_twice(call, sweep):
     assert "--trials is 7, but the grid of" in err
 
 
+@pytest.mark.slow
 def test_a_part_of_the_loss_can_be_searched_for(call, sweep):
     sweep.write({"num_channels": [1, 2]}, num_epochs=1, monitor="penalty", monitor_mode="min")
     own_model(sweep, "")
@@ -533,6 +537,7 @@ def test_a_part_of_the_loss_can_be_searched_for(call, sweep):
     assert f"Best penalty on val: {min(values.values()):.4f}, {sweep.folder / min(values, key=values.get)}\n" in out
 
 
+@pytest.mark.slow
 def test_a_folder_with_an_odd_params_file_is_only_a_failed_trial(call, sweep):
     sweep.write({"learning_rate": [0.01, 0.02]}, num_epochs=1)
     (sweep.folder / "learning_rate=0.01").mkdir()
@@ -543,6 +548,7 @@ def test_a_folder_with_an_odd_params_file_is_only_a_failed_trial(call, sweep):
     assert "1 finished, 1 failed" in out
 
 
+@pytest.mark.slow
 def test_of_equally_good_trials_the_first_by_name_is_the_best_as_it_is_in_the_table(call, sweep):
     sweep.write({"save_summary_steps": [70, 50]}, num_epochs=1)  # of which no result depends
     code, out, err = search(call, sweep)

@@ -26,7 +26,12 @@ import utils
 from toolkit.record.verify import first_difference
 from toolkit.task import import_model_package
 
-EXAMPLES = sorted(ROOT.glob("examples/*/experiments/*/params.json"))
+TAKES_LONG = ["transfer-base_model"]  # its frozen sister is quicker
+EXAMPLES = [
+    pytest.param(path, id=name, marks=[pytest.mark.slow] if name in TAKES_LONG else [])
+    for path in sorted(ROOT.glob("examples/*/experiments/*/params.json"))
+    for name in [f"{path.parents[2].name}-{path.parent.name}"]
+]
 
 
 @pytest.fixture
@@ -62,7 +67,7 @@ def data_of(path, folder, digits_dir):
 OF_TRANSFER = ["weights=none", "backbone=resnet18", "batch_size=32"]  # no download
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: f"{p.parents[2].name}-{p.parent.name}")
+@pytest.mark.parametrize("path", EXAMPLES)
 def test_an_examples_experiment_trains_and_goes_on_exactly(call, example, path):
     folder, data = example(path)
     overrides = OF_TRANSFER if folder.name == "transfer" else []
@@ -98,7 +103,7 @@ def test_an_example_is_swept_and_tabulated(call, example):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: f"{p.parents[2].name}-{p.parent.name}")
+@pytest.mark.parametrize("path", EXAMPLES)
 def test_an_examples_experiment_passes(call, digits_dir, tmp_path, path):
     example = shutil.copytree(path.parents[2], tmp_path / path.parents[2].name, ignore=shutil.ignore_patterns("data"))
     changed = {"weights": "none"} if example.name == "transfer" else {}  # no download

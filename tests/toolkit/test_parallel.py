@@ -57,19 +57,19 @@ def twin(tmp_path, digits_dir):
         {"batch_size": 1438}, {"batch_size": 718}))],
     ids=["plain", "fsdp", "accumulated", "averaged", "a lone last sample", "three left over"],
 )  # fmt: skip
-def test_one_two_and_four_processes_give_the_same_losses_and_metrics(call, twin, values):
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_one_two_and_four_processes_give_the_same_losses_and_metrics(call, twin, values, count):
     import train
 
     alone = twin("alone", **values)
     assert call(train.main, *alone.arguments)[0] == 0
-    for count in (2, 4):
-        many = twin(f"of {count}", **values)
-        codes, out, err = group_finished("train", count, *many.arguments)
-        assert (codes, err) == ([0] * count, ""), out
-        assert f"cpu and {count - 1} more ({values.get('parallel', 'ddp')})" in out
-        assert_alike(many.folder, alone.folder)
-        files = {file.name for file in alone.folder.iterdir()}
-        assert {file.name for file in many.folder.iterdir()} == files
+    many = twin(f"of {count}", **values)
+    codes, out, err = group_finished("train", count, *many.arguments)
+    assert (codes, err) == ([0] * count, ""), out
+    assert f"cpu and {count - 1} more ({values.get('parallel', 'ddp')})" in out
+    assert_alike(many.folder, alone.folder)
+    files = {file.name for file in alone.folder.iterdir()}
+    assert {file.name for file in many.folder.iterdir()} == files
 
 
 def test_random_changes_of_items_are_those_of_one_process(call, tmp_path, digits_dir):

@@ -22,11 +22,14 @@ def logged(experiment, text):
     return log.exists() and text in log.read_text()
 
 
-OTHERS = [pytest.param(name, code, marks=pytest.mark.slow) for name, code in (("SIGUSR1", 143), ("SIGHUP", 129))]
+OTHERS = [
+    pytest.param(name, code, marks=pytest.mark.slow)
+    for name, code in (("SIGTERM", 143), ("SIGUSR1", 143), ("SIGHUP", 129))
+]
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name, code", [("SIGINT", 130), ("SIGTERM", 143), *OTHERS])
+@pytest.mark.parametrize("name, code", [("SIGINT", 130), *OTHERS])
 def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(tmp_path, digits_dir, name, code, workers):
     if name in ("SIGUSR1", "SIGHUP") and workers:
         pytest.skip("as SIGTERM")
@@ -111,6 +114,7 @@ def test_a_scheduler_that_asks_twice_gets_a_saved_run(experiment, tmp_path):
     assert utils.read_checkpoint(experiment.folder / "last.pth.tar")["step"] >= 1
 
 
+@pytest.mark.slow
 def test_nohup_is_respected(experiment, tmp_path):
     slow(experiment, seconds=0.3)
     process = start(*experiment.arguments, cwd=tmp_path, ignored=["SIGHUP"])

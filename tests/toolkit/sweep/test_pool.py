@@ -18,6 +18,7 @@ worker.process.join()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="there are no forked processes in sweeps there")
 def test_ctrl_c_while_the_workers_still_import_ends_no_process(tmp_path):
     done = run_process(sys.executable, "-c", INTERRUPTED, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)})
