@@ -421,8 +421,8 @@ SPACES = {
     json.dumps(
         {name: list(range(1, 41)) for name in ("seed", "batch_size", "num_channels", "hidden_size")}
     ): "a grid of more than 100,000 configurations; list fewer values",
-    '{"learning_rate": {"low": 0.1, "high": 0.01}}': "learning_rate: `low <= high` must hold",
-    '{"learning_rate": {"low": 0, "high": 1, "log": true}}': "learning_rate: `low > 0` must hold for `log=True`",
+    '{"learning_rate": {"low": 0.1, "high": 0.01}}': "learning_rate: low is at most as large as high",
+    '{"learning_rate": {"low": 0, "high": 1, "log": true}}': "learning_rate: low is at most as large as high, and with log above 0",
     '{"learning_rate": {"low": -1, "high": 1}}': "learning_rate is -1.0, should be greater than 0",
     '{"learning_rate": {"low": 0.1, "high": 1, "lgo": true}}': "learning_rate: lgo Extra inputs are not permitted; it should be a list of values",
     '{"learning_rate": {"low": 0.1, "high": 1, "log": 1}}': "learning_rate: log should be a valid boolean",

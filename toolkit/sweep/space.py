@@ -7,7 +7,6 @@ import math
 import re
 from copy import deepcopy
 
-from optuna.distributions import FloatDistribution
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from utils import UserError, read_json
@@ -51,7 +50,8 @@ class Range(Searched):
 
     @model_validator(mode="after")
     def _is_one(self):
-        FloatDistribution(self.low, self.high, self.log)  # raises a ValueError that says what is wrong
+        if self.low > self.high or (self.log and self.low <= 0):
+            raise ValueError("low is at most as large as high, and with log above 0")
         if self.step is not None and (self.log or self.step > self.high - self.low):
             raise ValueError("a step is at most as large as the range, and log has none")
         return self
