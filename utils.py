@@ -299,8 +299,7 @@ def save_checkpoint(state, is_best, checkpoint):
     What was last becomes `previous.pth.tar`. Metrics and reports of checkpoints that are replaced are removed.
 
     Args:
-        state: dict with "epoch", "state_dict" (of the model), "optim_dict" (of the optimizer), and whatever else of
-            tensors, numbers, strings, lists and dicts is to be kept.
+        state: dict with "epoch", "state_dict" (the model's), "optim_dict" (the optimizer's), and other plain values.
         checkpoint: the folder; it is made if it is not there.
 
     Raises UserError where the files cannot be written; the previous ones are kept.
@@ -311,10 +310,11 @@ def save_checkpoint(state, is_best, checkpoint):
     folder.mkdir(parents=True, exist_ok=True)
     content = io.BytesIO()
     torch.save(state, content)
-    if is_best:
-        write_whole(folder / "best.pth.tar", content.getbuffer(), outdates=["metrics_*_best*.json", *REPORTS])
     outdates = [f"metrics_*_{name}{data}.json" for name in ("last", "previous") for data in ("", "_on_*")]
-    write_whole(folder / "last.pth.tar", content.getbuffer(), keep="previous.pth.tar", outdates=outdates)
+    with content.getbuffer() as whole:
+        if is_best:
+            write_whole(folder / "best.pth.tar", whole, outdates=["metrics_*_best*.json", *REPORTS])
+        write_whole(folder / "last.pth.tar", whole, keep="previous.pth.tar", outdates=outdates)
 
 
 def read_checkpoint(path):
