@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,9 @@ from toolkit.task import import_model_package
 
 ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # or torch warns where the machine's own name is not to be found
+for number in [getattr(signal, name) for name in ("SIGINT", "SIGHUP") if hasattr(signal, name)]:
+    if signal.getsignal(number) == signal.SIG_IGN:  # by nohup, or a shell's &: not to be inherited by what is tested
+        signal.signal(number, lambda *_: None)
 SMALL = {"num_channels": 4, "num_epochs": 2, "batch_size": 64, "learning_rate": 0.01}
 
 
