@@ -312,6 +312,7 @@ def test_a_process_with_data_workers_can_train_a_trial(call, sweep):
     assert (code, err) == (0, "")
 
 
+@pytest.mark.slow
 def test_a_torn_line_in_the_journal_is_cut_off(call, sweep):
     sweep.write({"learning_rate": [0.01, 0.02]}, num_epochs=1)
     assert search(call, sweep, "--trials", 1)[0] == 0
@@ -322,6 +323,7 @@ def test_a_torn_line_in_the_journal_is_cut_off(call, sweep):
     assert "2 finished" in out
 
 
+@pytest.mark.slow
 def test_a_folder_that_holds_something_else_is_not_touched_and_the_other_trials_are_trained(call, sweep):
     sweep.write({"learning_rate": [0.01]}, num_epochs=1)
     assert search(call, sweep)[0] == 0
@@ -499,6 +501,7 @@ def test_a_real_process_from_another_folder(sweep):
     assert "[1/1] learning_rate=0.01: accuracy 0." in done.stdout
 
 
+@pytest.mark.slow
 def test_a_configuration_that_is_drawn_twice_is_trained_once(call, sweep):
     sweep.write({"num_channels": {"low": 1, "high": 2}}, num_epochs=1)
     code, out, err = search(call, sweep, "--method", "random", "--trials", 8)

@@ -26,7 +26,7 @@ import utils
 from toolkit.record.verify import first_difference
 from toolkit.task import import_model_package
 
-TAKES_LONG = ["transfer-base_model"]  # its frozen sister is quicker
+TAKES_LONG = ["transfer-base_model", "cifar10-ten_thousand"]  # their sisters are quicker
 EXAMPLES = [
     pytest.param(path, id=name, marks=[pytest.mark.slow] if name in TAKES_LONG else [])
     for path in sorted(ROOT.glob("examples/*/experiments/*/params.json"))

@@ -154,6 +154,7 @@ def test_a_download_that_fails_says_what_to_do_and_the_file_put_there_is_used(
     assert "no effect" not in out
 
 
+@pytest.mark.slow
 def test_going_on_and_evaluating_need_neither_network_nor_file(make, call, tmp_path, digits_dir, published):
     import evaluate
 

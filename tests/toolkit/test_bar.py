@@ -69,6 +69,7 @@ def test_speed_is_of_samples_though_the_loss_counts_words(tmp_path, labels):
     assert tally.samples_per_second == pytest.approx(4 / 1000, rel=0.01)
 
 
+@pytest.mark.slow
 def test_quiet_leaves_results_and_the_log(experiment):
     done = run_process(sys.executable, ROOT / "train.py", *experiment.arguments, "--quiet")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -72,6 +72,7 @@ def test_one_two_and_four_processes_give_the_same_losses_and_metrics(call, twin,
     assert {file.name for file in many.folder.iterdir()} == files
 
 
+@pytest.mark.slow
 def test_random_changes_of_items_are_those_of_one_process(call, tmp_path, digits_dir):
     import train
 

@@ -40,6 +40,7 @@ print("compiler", "torch._dynamo" in sys.modules)
 """
 
 
+@pytest.mark.slow
 def test_the_steps_are_those_of_torch_and_the_compiler_is_not_imported():
     ours, theirs = (
         subprocess.run(

@@ -127,6 +127,7 @@ def test_code_of_a_session_whose_steps_were_lost_is_not_that_of_the_run(project,
     assert "✓ code" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_module_beside_model_is_code_too(project, call, digits_dir):
     (project / "helper_of_the_net.py").write_text("FACTOR = 1\n")
     net = project / "model" / "net.py"
