@@ -19,13 +19,13 @@ from pathlib import Path
 from tabulate import tabulate
 
 import utils
+from toolkit.core.image_dataset import SPLITS
+from toolkit.core.script import run_script
 from toolkit.datasets.audit import report, say
 from toolkit.datasets.audit_images import audit_build, audit_images
 from toolkit.datasets.builder import build
-from toolkit.datasets.dataset import SPLITS
 from toolkit.datasets.folders import add_build_arguments, target_of
 from toolkit.datasets.sources import digits, folder, torchvision_set
-from toolkit.script import run_script
 from utils import UserError
 
 DATA = Path("data")
@@ -65,8 +65,15 @@ def main(argv=None):
     else:
         source = torchvision_set(args.source, args.raw_dir)
     size = (args.image_size * 2)[:2] if args.image_size else None  # one number is both
-    facts = build(source, target, seed=args.seed, image_size=size, force=args.force,
-                  skip_corrupt=args.skip_corrupt, drop_duplicates=args.drop_duplicates)  # fmt: skip
+    facts = build(
+        source,
+        target,
+        seed=args.seed,
+        image_size=size,
+        force=args.force,
+        skip_corrupt=args.skip_corrupt,
+        drop_duplicates=args.drop_duplicates,
+    )
     if facts:
         describe(facts, target)
         say(audit_build(target, facts), "build_dataset.py", target)

@@ -11,21 +11,21 @@ import argparse
 import logging
 from pathlib import Path
 
-import toolkit  # noqa: F401  # isort: skip (before torch, for which it sets how threads wait)
+import toolkit.core  # noqa: F401  # isort: skip (before torch, for which it sets how threads wait)
 
 import torch
 
 import utils
-from toolkit import parallel
-from toolkit.cli import add_common_arguments, set_up
-from toolkit.loop.batches import batches_on_device
-from toolkit.loop.precision import precision_of
-from toolkit.loop.tally import Tally
-from toolkit.memory import memory_errors_in_a_line
-from toolkit.provenance import name_of_device
-from toolkit.record.experiment import check_same_data, find_checkpoint, name_of, version_of
-from toolkit.record.restore import restore_loss
-from toolkit.script import run_script
+from toolkit.core import processes
+from toolkit.core.device_batches import batches_on_device
+from toolkit.core.experiment_folder import check_same_data, find_checkpoint, name_of, version_of
+from toolkit.core.memory import memory_errors_in_a_line
+from toolkit.core.precision import autocast
+from toolkit.core.provenance import name_of_device
+from toolkit.core.restore import restore_loss
+from toolkit.core.script import run_script
+from toolkit.core.setup import add_common_arguments, set_up
+from toolkit.core.totals import Totals
 from utils import UserError
 
 
@@ -44,8 +44,8 @@ def evaluate(model, loss_fn, dataloader, metrics, params):
         dict from name to float: "loss", the mean over all samples, and the metrics.
     """
     model.eval()
-    precision = precision_of(params, model)
-    tally = Tally("evaluation", metrics, dataloader, params)
+    precision = autocast(params, model)
+    tally = Totals("evaluation", metrics, dataloader, params)
     for inputs, labels in batches_on_device(dataloader, model, tally=tally, seed=params.seed):
         with precision:
             outputs = model(inputs)
@@ -67,9 +67,9 @@ def parse_arguments(argv):
 
 def main(argv=None):
     # not above: train.py, which imports this file for `evaluate`, starts without what a report needs
-    from toolkit.evaluation.files import count_look, write_report
-    from toolkit.evaluation.report import Report
-    from toolkit.evaluation.samples import Collector
+    from toolkit.evaluation_report.collected_outputs import Collector
+    from toolkit.evaluation_report.report import Report
+    from toolkit.evaluation_report.report_files import count_look, write_report
 
     args = parse_arguments(argv)
     utils.set_logger(quiet=args.quiet)
@@ -81,18 +81,26 @@ def main(argv=None):
     is_same = check_same_data(state.get("dataset"), params, checkpoint, way_out, args.other_data)
 
     utils.set_seed(params.seed)
-    dataloader = parallel.in_turn(lambda: task.fetch_dataloader([args.split], data_dir, params))[args.split]
-    model = parallel.prepared(task.make_model(params), params)
+    dataloader = processes.local_rank_zero_first(lambda: task.fetch_dataloader([args.split], data_dir, params))[
+        args.split
+    ]
+    model = processes.prepare_model(task.make_model(params), params)
     utils.load_weights(state, checkpoint, model)
     loss_fn = task.loss_fn(params)
     restore_loss(state, checkpoint, loss_fn)
-    logging.info("Evaluating %s (epoch %s) on the %s split of %s, on %s\n", checkpoint, state.get("epoch"),
-                 args.split, data_dir, name_of_device(params.device))  # fmt: skip
+    logging.info(
+        "Evaluating %s (epoch %s) on the %s split of %s, on %s\n",
+        checkpoint,
+        state.get("epoch"),
+        args.split,
+        data_dir,
+        name_of_device(params.device),
+    )
     utils.set_seed(params.seed)  # as train.py does before it evaluates
     collector = Collector()  # of all outputs and labels, for the report
     with memory_errors_in_a_line(params):
         results = evaluate(model, loss_fn, dataloader, task.metrics | {"(report)": collector}, params)
-    if not parallel.is_main():
+    if not processes.is_rank_zero():
         return
 
     report = Report(collector, dataloader, results, task.metrics, loss_fn, params)

@@ -16,16 +16,16 @@ import logging
 import warnings
 from pathlib import Path
 
-import toolkit  # noqa: F401  # isort: skip (before torch, for which it sets how threads wait)
+import toolkit.core  # noqa: F401  # isort: skip (before torch, for which it sets how threads wait)
 
 import torch
 
 import utils
-from toolkit.cli import set_up
-from toolkit.record.experiment import check_same_data, dataset_of, find_checkpoint
+from toolkit.core.experiment_folder import check_same_data, dataset_of, find_checkpoint
+from toolkit.core.script import add_quiet_argument, run_script
+from toolkit.core.setup import set_up
+from toolkit.core.trees import batch_size, tensors, tree_cat, tree_map
 from toolkit.results.tables import pipe_table
-from toolkit.script import add_quiet_argument, run_script
-from toolkit.trees import batch_size, tensors, tree_cat, tree_map
 from utils import UserError
 
 USUAL, OTHERS = 1000, ((1, 8), (7, 56))  # samples in batches of params.json's size; other sizes, and samples in those
@@ -241,10 +241,17 @@ def main(argv=None):
         with exporting(name, way_out):
             contents[name], run = convert(program, dims, metadata)
             difference, largest, same = compare(model, run, batches, name)
-        rows.append({"file": name, "MB": f"{len(contents[name]) / 1e6:.2f}", "inputs compared": sum(sizes),
-                     "in batches of": f"{min(sizes)} to {max(sizes)}", "largest output": f"{largest:.3g}",
-                     "largest difference": f"{difference:.2g}",
-                     "same prediction": "" if same is None else f"{same:.2%}"})  # fmt: skip
+        rows.append(
+            {
+                "file": name,
+                "MB": f"{len(contents[name]) / 1e6:.2f}",
+                "inputs compared": sum(sizes),
+                "in batches of": f"{min(sizes)} to {max(sizes)}",
+                "largest output": f"{largest:.3g}",
+                "largest difference": f"{difference:.2g}",
+                "same prediction": "" if same is None else f"{same:.2%}",
+            }
+        )
     for name, content in contents.items():  # none before all are as they should be
         utils.write_whole(Path(args.model_dir) / name, content)
     print(pipe_table(rows))

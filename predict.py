@@ -13,25 +13,25 @@ import logging
 import sys
 from pathlib import Path
 
-import toolkit  # noqa: F401  # isort: skip (before torch, for which it sets how threads wait)
+import toolkit.core  # noqa: F401  # isort: skip (before torch, for which it sets how threads wait)
 
 import numpy as np
 import torch
 
 import utils
-from toolkit.cli import add_common_arguments, check_names, choose_device, find_data
-from toolkit.datasets.dataset import read_facts
-from toolkit.datasets.images import CorruptImage, decode, image_extensions, in_threads
-from toolkit.evaluation.samples import in_utf8
-from toolkit.loop.metrics import probabilities_of
-from toolkit.loop.precision import precision_of, set_arithmetic
-from toolkit.loop.tally import to_numpy
-from toolkit.memory import memory_errors_in_a_line
-from toolkit.record.experiment import find_checkpoint
+from toolkit.core.experiment_folder import find_checkpoint
+from toolkit.core.image_dataset import read_facts
+from toolkit.core.image_decoding import CorruptImage, decode, image_extensions, in_threads
+from toolkit.core.memory import memory_errors_in_a_line
+from toolkit.core.metrics import probabilities_of
+from toolkit.core.precision import autocast, set_arithmetic
+from toolkit.core.script import run_script
+from toolkit.core.setup import add_common_arguments, check_names, choose_device, find_data
+from toolkit.core.task import find_task
+from toolkit.core.totals import to_numpy
+from toolkit.core.trees import describe, tree_cat, tree_map
+from toolkit.evaluation_report.collected_outputs import in_utf8
 from toolkit.results.tables import pipe_table
-from toolkit.script import run_script
-from toolkit.task import find_task
-from toolkit.trees import describe, tree_cat, tree_map
 from utils import Params, UserError
 
 AT_ONCE = 2**26  # bytes of pixels that are decoded together
@@ -142,7 +142,7 @@ def image_batches(files, params, names):
 def predict(model, batches, params):
     """The outputs of a model for all batches of inputs, as arrays, in their structure; None where there is no batch."""
     model.eval()
-    precision, outputs = precision_of(params, model), []
+    precision, outputs = autocast(params, model), []
     for inputs in batches:
         inputs = tree_map(lambda tensor: tensor.to(params.device), inputs)
         with precision:
@@ -163,8 +163,10 @@ def rows_of(task, outputs, names, params, top_k):
     if task.describe:
         rows = task.describe(outputs, names, params)
     elif not isinstance(outputs, np.ndarray) or outputs.ndim not in (1, 2) or len(outputs) != len(names):
-        raise UserError(f"{file}: the model's outputs are {describe(outputs)} for {len(names)} items; "
-                        f"a function describe(outputs, names, params) can say what they mean")  # fmt: skip
+        raise UserError(
+            f"{file}: the model's outputs are {describe(outputs)} for {len(names)} items; "
+            f"a function describe(outputs, names, params) can say what they mean"
+        )
     else:
         outputs = outputs.reshape(len(names), -1)  # (N, classes or numbers)
         width = outputs.shape[1]

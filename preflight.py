@@ -11,15 +11,15 @@ import logging
 import sys
 from pathlib import Path
 
-import toolkit  # noqa: F401  # isort: skip (before torch, for which it sets how threads wait)
+import toolkit.core  # noqa: F401  # isort: skip (before torch, for which it sets how threads wait)
 
 import utils
-from toolkit import parallel
-from toolkit.cli import add_common_arguments, set_up
+from toolkit.core import processes
+from toolkit.core.provenance import name_of_device
+from toolkit.core.script import run_script
+from toolkit.core.setup import add_common_arguments, set_up
 from toolkit.preflight.checks import CHECKS, run_checks
 from toolkit.preflight.rehearsal import Rehearsal, plot_range_test
-from toolkit.provenance import name_of_device
-from toolkit.script import run_script
 from utils import UserError
 
 MARKS = {True: "✓", False: "✗", None: "–"}  # passed, failed, does not apply
@@ -34,12 +34,17 @@ def parse_arguments(argv):
 def main(argv=None):
     args = parse_arguments(argv)
     utils.set_logger(quiet=args.quiet)
-    if parallel.was_launched():
+    if processes.launched_by_torchrun():
         raise UserError("preflight.py is of one process; start it with python, not with torchrun")
     task, params, data_dir = set_up(args.model_dir, args.data_dir, args.device)
     rehearsal, results, width = Rehearsal(task, params, data_dir), [], max(map(len, CHECKS))
-    logging.info("Checking %s with %s on the data in %s, on %s\n", args.model_dir, task.path_of(task.net), data_dir,
-                 name_of_device(params.device))  # fmt: skip
+    logging.info(
+        "Checking %s with %s on the data in %s, on %s\n",
+        args.model_dir,
+        task.path_of(task.net),
+        data_dir,
+        name_of_device(params.device),
+    )
     for result in run_checks(rehearsal):
         print(MARKS[result["ok"]], result["check"].ljust(width), result["message"], flush=True)
         results.append(result)
@@ -48,8 +53,11 @@ def main(argv=None):
         utils.write_whole(Path(args.model_dir) / "learning_rate_range.png", picture)
     utils.write_whole(Path(args.model_dir) / "preflight.json", json.dumps(results, indent=4) + "\n")
     failed = sum(result["ok"] is False for result in results)
-    logging.info("\n%s in %.0f seconds", f"{failed} failed" if failed else "All is well",
-                 sum(result["seconds"] for result in results))  # fmt: skip
+    logging.info(
+        "\n%s in %.0f seconds",
+        f"{failed} failed" if failed else "All is well",
+        sum(result["seconds"] for result in results),
+    )
     if failed:
         sys.exit(1)
 

@@ -21,7 +21,7 @@ import sys
 from pathlib import Path
 
 import utils
-from toolkit.script import add_quiet_argument, run_script
+from toolkit.core.script import add_quiet_argument, run_script
 from toolkit.sweep.pool import start_importing
 from utils import UserError
 
@@ -48,26 +48,49 @@ def launch_training_job(parent_dir, data_dir, job_name, params):
 
 
 def parse_arguments(argv):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     allow_abbrev=False)  # fmt: skip
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--parent_dir", default="experiments/learning_rate", help="the sweep's folder")
     parser.add_argument("--data_dir", help="the dataset's folder; by default data/ and the params' `dataset`")
-    parser.add_argument("--method", choices=["grid", "random", "tpe"],
-                        help="how configurations are chosen (default: grid where all are lists, else tpe)")  # fmt: skip
-    parser.add_argument("--trials", type=number(1), metavar="N",
-                        help=f"number of configurations (default: all of a grid's, else {DEFAULT_TRIALS})")  # fmt: skip
+    parser.add_argument(
+        "--method",
+        choices=["grid", "random", "tpe"],
+        help="how configurations are chosen (default: grid where all are lists, else tpe)",
+    )
+    parser.add_argument(
+        "--trials",
+        type=number(1),
+        metavar="N",
+        help=f"number of configurations (default: all of a grid's, else {DEFAULT_TRIALS})",
+    )
     parser.add_argument("--seeds", type=number(1), default=1, metavar="K", help="train each with K seeds")
     parser.add_argument("--folds", type=int, default=0, metavar="K", help="cross-validate each with K folds")
-    parser.add_argument("--pruner", choices=["asha", "median", "none"], default="none",
-                        help="stop trials that are far behind the others (default: none)")  # fmt: skip
+    parser.add_argument(
+        "--pruner",
+        choices=["asha", "median", "none"],
+        default="none",
+        help="stop trials that are far behind the others (default: none)",
+    )
     parser.add_argument("--jobs", type=number(1), metavar="N", help="trials at a time (default: one a device)")
-    parser.add_argument("--gpus_per_trial", type=number(1), default=1, metavar="N",
-                        help="train each trial on so many devices (default: 1)")  # fmt: skip
+    parser.add_argument(
+        "--gpus_per_trial",
+        type=number(1),
+        default=1,
+        metavar="N",
+        help="train each trial on so many devices (default: 1)",
+    )
     parser.add_argument("--devices", help="0,1,2,3 or cpu (default: every GPU, else the cores of the CPU)")
-    parser.add_argument("--retries", type=number(0), default=2, metavar="N",
-                        help="how often a trial whose process died is gone on with (default: 2)")  # fmt: skip
-    parser.add_argument("--storage", metavar="URL",
-                        help="a database for several machines: postgresql://... (default: a file there)")  # fmt: skip
+    parser.add_argument(
+        "--retries",
+        type=number(0),
+        default=2,
+        metavar="N",
+        help="how often a trial whose process died is gone on with (default: 2)",
+    )
+    parser.add_argument(
+        "--storage", metavar="URL", help="a database for several machines: postgresql://... (default: a file there)"
+    )
     add_quiet_argument(parser)
     return parser.parse_args(argv)
 
@@ -99,7 +122,7 @@ def choose_devices(names, jobs, per_trial=1):
     """
     import torch
 
-    from toolkit.cli import choose_device
+    from toolkit.core.setup import choose_device
 
     gpus = torch.cuda.device_count()  # not asked for by using them, which takes memory
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -130,8 +153,10 @@ def check(args, params, task, space):
         raise UserError(f"--folds is {args.folds}, should be 2 or more")
     for fact in ("num_folds", "fold") if args.folds else ():
         if not re.search(rf"\bparams\.{fact}\b", task.code()):
-            raise UserError(f"--folds: {task.path_of(task.data_loader)} does not read params.{fact}; that of "
-                            f"the template does so with toolkit/datasets/folds.py")  # fmt: skip
+            raise UserError(
+                f"--folds: {task.path_of(task.data_loader)} does not read params.{fact}; that of "
+                f"the template does so with toolkit/core/folds.py"
+            )
 
 
 def main(argv=None):
@@ -141,9 +166,9 @@ def main(argv=None):
     if not (parent / "params.json").is_file():
         raise UserError(f"{parent / 'params.json'}: no such file; it holds what all trials of a sweep share")
     start_importing()  # what workers need, in the background
-    from toolkit.cli import set_up
-    from toolkit.loop.monitor import monitored
-    from toolkit.loop.trial import try_one_batch
+    from toolkit.core.monitor import monitored
+    from toolkit.core.setup import set_up
+    from toolkit.core.smoke_test import smoke_test
     from toolkit.sweep.space import read_space
     from toolkit.sweep.storage import reaching
     from toolkit.sweep.study import Study
@@ -156,15 +181,33 @@ def main(argv=None):
     results = ["loss", *task.metrics]
     if (params.monitor or "accuracy") not in results:  # a part of the loss, or of what a metric gives, perhaps
         dataloaders = task.fetch_dataloader(["val"], data_dir, params)
-        results = try_one_batch(task.make_model(params), task.loss_fn(params), dataloaders, task.metrics, params)
+        results = smoke_test(task.make_model(params), task.loss_fn(params), dataloaders, task.metrics, params)
     metric, mode = monitored(params, results)
     method = args.method or ("grid" if space.is_grid else "tpe")
     trials = args.trials or (None if space.is_grid and method != "tpe" else DEFAULT_TRIALS)
-    study = Study(parent, space, params, metric, mode, method=method, trials=trials, seeds=args.seeds, folds=args.folds,
-                  pruner=args.pruner, storage=args.storage)  # fmt: skip
+    study = Study(
+        parent,
+        space,
+        params,
+        metric,
+        mode,
+        method=method,
+        trials=trials,
+        seeds=args.seeds,
+        folds=args.folds,
+        pruner=args.pruner,
+        storage=args.storage,
+    )
     replicates = f" × {study.replicates} of each" if study.replicates > 1 else ""
-    logging.info("%s: %d configurations%s, by %s; %d at a time, on %s", parent, study.configurations, replicates,
-                 method, len(devices), ", ".join(dict.fromkeys("+".join(group) for group in devices)))  # fmt: skip
+    logging.info(
+        "%s: %d configurations%s, by %s; %d at a time, on %s",
+        parent,
+        study.configurations,
+        replicates,
+        method,
+        len(devices),
+        ", ".join(dict.fromkeys("+".join(group) for group in devices)),
+    )
 
     with reaching(args.storage):
         counts, best = Sweep(study, task, args.data_dir, devices, threads, args.retries).run()

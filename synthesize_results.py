@@ -23,10 +23,10 @@ from pathlib import Path
 from tabulate import tabulate
 
 import utils
+from toolkit.core.script import add_quiet_argument, run_script
 from toolkit.results.comparison import choose_metric, compare, fold, rank
 from toolkit.results.rows import BEST_METRICS, read_object, read_results, walk
 from toolkit.results.tables import LONGEST_ON_TERMINAL, ResultsTable
-from toolkit.script import add_quiet_argument, run_script
 from utils import UserError
 
 SECONDS_BETWEEN_PICTURES = 60  # while watching
@@ -137,8 +137,9 @@ def watch(args, options):
 
 
 def parse_arguments(argv):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     allow_abbrev=False)  # fmt: skip
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument(
         "--parent_dir", default="experiments", help="the folder that the experiments are in, at any depth"
     )

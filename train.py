@@ -16,21 +16,21 @@ from pathlib import Path
 
 import utils
 from evaluate import evaluate
-from toolkit import parallel
-from toolkit.cli import add_common_arguments, parse_overrides, set_up
-from toolkit.declared import params_table
-from toolkit.loop.batches import batches_on_device
-from toolkit.loop.precision import precision_of
-from toolkit.loop.steps import Steps
-from toolkit.loop.tally import Tally
-from toolkit.loop.trial import try_one_batch
-from toolkit.memory import memory_errors_in_a_line
-from toolkit.record.experiment import begins_anew
-from toolkit.record.reproduce import reproduce
-from toolkit.record.run import Run
-from toolkit.record.verify import verify_resume
-from toolkit.script import run_script
-from toolkit.task import find_task
+from toolkit.core import processes
+from toolkit.core.device_batches import batches_on_device
+from toolkit.core.experiment_folder import starts_new_run
+from toolkit.core.memory import memory_errors_in_a_line
+from toolkit.core.optimizer_steps import Steps
+from toolkit.core.params_schema import params_table
+from toolkit.core.precision import autocast
+from toolkit.core.run import Run
+from toolkit.core.script import run_script
+from toolkit.core.setup import add_common_arguments, parse_overrides, set_up
+from toolkit.core.smoke_test import smoke_test
+from toolkit.core.task import find_task
+from toolkit.core.totals import Totals
+from toolkit.verify.reproduce import reproduce
+from toolkit.verify.verify_resume import verify_resume
 from utils import UserError
 
 
@@ -52,8 +52,8 @@ def train(model, optimizer, loss_fn, dataloader, metrics, params, *, run=None):
         saw that sample (in training mode: with dropout and augmentation).
     """
     model.train()
-    precision = precision_of(params, model)
-    tally = Tally("training", metrics, dataloader, params, optimizer)
+    precision = autocast(params, model)
+    tally = Totals("training", metrics, dataloader, params, optimizer)
     steps = run.steps if run is not None else Steps(model, optimizer, params)  # the optimizer's, as params asks for
     model = steps.trained  # the same model; of several processes, with what brings their gradients together
     for inputs, labels in batches_on_device(dataloader, model, steps, tally):
@@ -111,15 +111,17 @@ def train_experiment(task, params, data_dir, model_dir, restore_file=None, *, te
         terminal: whether to log to the terminal besides train.log.
     """
     utils.set_seed(params.seed)
-    dataloaders = parallel.in_turn(lambda: task.fetch_dataloader(["train", "val"], data_dir, params))
+    dataloaders = processes.local_rank_zero_first(lambda: task.fetch_dataloader(["train", "val"], data_dir, params))
     utils.set_seed(params.seed)  # again, so that the weights do not depend on what the loaders drew
     model = task.make_model(params)
-    if begins_anew(model_dir, restore_file, **options):
-        parallel.in_turn(lambda: task.load_pretrained(model, params))  # where net.py has a function of that name
-    model = parallel.prepared(model, params)  # for several processes
+    if starts_new_run(model_dir, restore_file, **options):
+        processes.local_rank_zero_first(
+            lambda: task.load_pretrained(model, params)
+        )  # where net.py has a function of that name
+    model = processes.prepare_model(model, params)  # for several processes
     optimizer = task.make_optimizer(model, params)
     loss_fn = task.loss_fn(params)
-    try_one_batch(model, loss_fn, dataloaders, task.metrics, params)  # what does not fit together is said now
+    smoke_test(model, loss_fn, dataloaders, task.metrics, params)  # what does not fit together is said now
 
     utils.set_logger(Path(model_dir) / "train.log", terminal)  # nothing was written to the experiment so far
     train_and_evaluate(
@@ -138,8 +140,9 @@ def train_experiment(task, params, data_dir, model_dir, restore_file=None, *, te
 
 
 def parse_arguments(argv):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     allow_abbrev=False)  # fmt: skip
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     add_common_arguments(parser)
     parser.add_argument("--restore_file", help="begin with the weights of this checkpoint: best, last, or a path")
     parser.add_argument("--partial", action="store_true", help="of --restore_file, take the weights that fit")
@@ -185,7 +188,7 @@ def main(argv=None):
             data_dir,
             args.model_dir,
             args.restore_file,
-            restart=args.restart and not parallel.was_restarted(),  # by torchrun, with the same arguments
+            restart=args.restart and not processes.restarted_by_torchrun(),  # by torchrun, with the same arguments
             partial=args.partial,
             max_steps=args.max_steps,
         )

@@ -16,12 +16,20 @@ from pathlib import Path
 import numpy as np
 from pydantic import ValidationError
 
-from toolkit.hyperparameters import Hyperparameters
+from toolkit.core.hyperparameters import Hyperparameters
 
-REPORT_FILES = ("report_{}.json", "predictions_{}.csv", "confusion_{}.png", "reliability_{}.png", "mistakes_{}.png",
-                "mistakes_{}.html", "residuals_{}.png")  # of evaluate.py, with the name of the split  # fmt: skip
-REPORTS = [file.format(split + data) for file in REPORT_FILES for split in ("train", "val", "test")
-           for data in ("", "_on_*")]  # fmt: skip
+REPORT_FILES = (
+    "report_{}.json",
+    "predictions_{}.csv",
+    "confusion_{}.png",
+    "reliability_{}.png",
+    "mistakes_{}.png",
+    "mistakes_{}.html",
+    "residuals_{}.png",
+)  # of evaluate.py, with the name of the split
+REPORTS = [
+    file.format(split + data) for file in REPORT_FILES for split in ("train", "val", "test") for data in ("", "_on_*")
+]
 
 
 class UserError(Exception):
@@ -46,8 +54,15 @@ class Params:
 
     def __init__(self, json_path, *, declared=Hyperparameters, overrides=None):
         defaults = {name: field.get_default() for name, field in declared.model_fields.items()}
-        vars(self).update(_path=str(json_path), _declared=declared, _defaults=defaults, _values=dict(defaults),
-                          _written={}, _facts={}, _read=set())  # fmt: skip
+        vars(self).update(
+            _path=str(json_path),
+            _declared=declared,
+            _defaults=defaults,
+            _values=dict(defaults),
+            _written={},
+            _facts={},
+            _read=set(),
+        )
         self.take(read_json(json_path, what="file; an experiment is a folder with a params.json in it"), json_path)
         self.take(overrides or {}, "on the command line")
 
@@ -107,8 +122,10 @@ class Params:
         for name, value in facts.items():
             self._check_name(name, source)
             if source and name in self._written and (written := self._values[name]) != value:
-                raise UserError(f"{self._path}: {name} is {written!r}, but the dataset has {value!r} ({source}): "
-                                f"remove the key, it is a fact of the data")  # fmt: skip
+                raise UserError(
+                    f"{self._path}: {name} is {written!r}, but the dataset has {value!r} ({source}): "
+                    f"remove the key, it is a fact of the data"
+                )
             self._values[name] = value
             self._facts[name] = source
 
@@ -358,12 +375,15 @@ def load_checkpoint(checkpoint, model, optimizer=None, *, partial=False):
 
 def load_weights(state, checkpoint, model, optimizer=None, partial=False):
     """As `load_checkpoint`, with the dict `state` that was read from the file `checkpoint`."""
-    from toolkit.sharded import divided_like
+    from toolkit.core.sharded_tensors import divided_like
 
     theirs, ours = state["state_dict"], model.state_dict()
     fitting = {k: v for k, v in theirs.items() if k in ours and shape(v) == shape(ours[k])}
-    differences = [f"{k} is {shape(theirs[k])} there and {shape(v)} in the model" for k, v in ours.items()
-                   if k in theirs and k not in fitting]  # fmt: skip
+    differences = [
+        f"{k} is {shape(theirs[k])} there and {shape(v)} in the model"
+        for k, v in ours.items()
+        if k in theirs and k not in fitting
+    ]
     differences += [f"{k} is missing there" for k in ours if k not in theirs and not k.endswith("num_batches_tracked")]
     differences += [f"the model has no {k}" for k in theirs if k not in ours]
     if differences and (not partial or not fitting):

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 ENVIRONMENT = dict(os.environ)
 
-import toolkit  # noqa: E402, F401  # isort: skip (before torch, for which it sets how threads wait)
+import toolkit.core  # noqa: E402, F401  # isort: skip (before torch, for which it sets how threads wait)
 
 import loops  # noqa: E402, F401
 import numpy as np  # noqa: E402
@@ -56,12 +56,20 @@ def table(results):
     rows = []
     for name, result in results.items():
         about = result.comparison
-        row = {"name": name, "what": about.what, "beside": about.beside, "ratio": result.problem, "spread": "",
-               "aim": f"{about.limit:g}"}  # fmt: skip
+        row = {
+            "name": name,
+            "what": about.what,
+            "beside": about.beside,
+            "ratio": result.problem,
+            "spread": "",
+            "aim": f"{about.limit:g}",
+        }
         if not result.problem:
             costs = {side: in_unit(np.median(getattr(result, side)), about.unit) for side in ("ours", "theirs")}
-            row |= {"ratio": f"{result.ratio:.2f}",
-                    "spread": f"{min(result.ratios):.2f} to {max(result.ratios):.2f}"} | costs  # fmt: skip
+            row |= {
+                "ratio": f"{result.ratio:.2f}",
+                "spread": f"{min(result.ratios):.2f} to {max(result.ratios):.2f}",
+            } | costs
         rows.append(row)
     return tabulate(rows, headers="keys", tablefmt="pipe", disable_numparse=True)
 
@@ -74,8 +82,10 @@ def machine():
             name = next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
     except (OSError, StopIteration):  # not Linux
         pass
-    return (f"{name}, {torch.get_num_threads()} cores; Python {platform.python_version()}, torch {torch.__version__}; "
-            f"{datetime.date.today():%d %B %Y}")  # fmt: skip
+    return (
+        f"{name}, {torch.get_num_threads()} cores; Python {platform.python_version()}, torch {torch.__version__}; "
+        f"{datetime.date.today():%d %B %Y}"
+    )
 
 
 def draw(results, path):
@@ -91,15 +101,28 @@ def draw(results, path):
         about = result.comparison
         colour = BELOW if result.ratio <= about.limit else ABOVE
         lowest, highest = np.clip([min(result.ratios), max(result.ratios)], LEFT, None)  # a delay may be none
-        axes.plot([lowest, highest], [place, place], color=colour, alpha=0.35, linewidth=6,
-                  solid_capstyle="round")  # fmt: skip
+        axes.plot([lowest, highest], [place, place], color=colour, alpha=0.35, linewidth=6, solid_capstyle="round")
         axes.plot(max(result.ratio, LEFT), place, "o", color=colour, markersize=8)
         axes.plot(about.limit, place, "|", color="0.15", markersize=16, markeredgewidth=2)
-        axes.annotate(f"{result.ratio:.2f}", (1.02, place), fontsize=9, color=colour, va="center",
-                      xycoords=("axes fraction", "data"))  # fmt: skip
+        axes.annotate(
+            f"{result.ratio:.2f}",
+            (1.02, place),
+            fontsize=9,
+            color=colour,
+            va="center",
+            xycoords=("axes fraction", "data"),
+        )
         for words, colour, line in ((about.what, "0.1", 0), (f"beside {about.beside}".replace("`", ""), "0.5", 1)):
-            axes.annotate(words, (-0.02, place), (0, 1 - 11 * line), fontsize=8, color=colour, ha="right",
-                          xycoords=("axes fraction", "data"), textcoords="offset points")  # fmt: skip
+            axes.annotate(
+                words,
+                (-0.02, place),
+                (0, 1 - 11 * line),
+                fontsize=8,
+                color=colour,
+                ha="right",
+                xycoords=("axes fraction", "data"),
+                textcoords="offset points",
+            )
     axes.set_yticks([])
     axes.plot([], [], "|", color="0.15", markersize=12, markeredgewidth=2, linestyle="none", label="the limit aimed at")
     axes.set_ylim(len(drawn) - 0.4, -0.6)

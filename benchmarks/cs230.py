@@ -69,8 +69,10 @@ def loaders(folder, num_workers):
     """The data loaders of the training and the validation split."""
     train = Signs(folder / "train_signs", training)
     val = Signs(folder / "val_signs", evaluation)
-    return (DataLoader(train, BATCH_SIZE, shuffle=True, num_workers=num_workers),
-            DataLoader(val, BATCH_SIZE, num_workers=num_workers))  # fmt: skip
+    return (
+        DataLoader(train, BATCH_SIZE, shuffle=True, num_workers=num_workers),
+        DataLoader(val, BATCH_SIZE, num_workers=num_workers),
+    )
 
 
 def accuracy(outputs, labels):

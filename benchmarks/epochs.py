@@ -6,7 +6,7 @@ import time
 import torch
 import torch.nn.functional as F
 
-from toolkit.record.run import Run
+from toolkit.core.run import Run
 from train import train
 
 
@@ -22,8 +22,9 @@ def epochs_of(ours):
         def epoch():
             number = next(numbers)
             started = time.perf_counter()
-            results = train(ours.model, ours.optimizer, ours.loss_fn, ours.loaders["train"], ours.task.metrics,
-                            ours.params, run=run)  # fmt: skip
+            results = train(
+                ours.model, ours.optimizer, ours.loss_fn, ours.loaders["train"], ours.task.metrics, ours.params, run=run
+            )
             seconds = time.perf_counter() - started
             run.record(number, results, results)
             run.checkpoints.wait()  # not in the other side's time

@@ -32,15 +32,15 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from mutations import mutated_checkpoints, mutated_params  # noqa: E402
 from PIL import Image  # noqa: E402
 from processes import Script  # noqa: E402
-from projects import EACH_STEP, differences, outcome, project  # noqa: E402
+from project_kinds import EACH_STEP, differences, outcome, project  # noqa: E402
 from tabulate import tabulate  # noqa: E402
 
 import utils  # noqa: E402
+from toolkit.core.history import unpacked  # noqa: E402
 from toolkit.datasets.builder import build  # noqa: E402
 from toolkit.datasets.sources import digits  # noqa: E402
-from toolkit.record.history import unpacked  # noqa: E402
 
-KINDS = {  # what is trained: see tests/projects.py
+KINDS = {  # what is trained: see tests/project_kinds.py
     "template": ("template", {"batch_size": 137}),
     "classic, 0 workers": ("classic", {"num_workers": 0}),
     "classic, 2 workers": ("classic", {"num_workers": 2}),

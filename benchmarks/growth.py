@@ -40,8 +40,12 @@ from curves import FITTED, Point, as_table, plot  # noqa: E402
 from tables import make_experiments, measure  # noqa: E402
 
 TINY = {"architecture": "TwoLayerNet", "hidden_size": 16, "learning_rate": 1e-3, "num_epochs": 3, "batch_size": 256}
-GRID = {"learning_rate": [10 ** -(1 + power / 3) for power in range(10)], "hidden_size": list(range(2, 12)),
-        "seed": list(range(10)), "batch_size": list(range(1000, 1010))}  # fmt: skip
+GRID = {
+    "learning_rate": [10 ** -(1 + power / 3) for power in range(10)],
+    "hidden_size": list(range(2, 12)),
+    "seed": list(range(10)),
+    "batch_size": list(range(1000, 1010)),
+}
 
 
 def sizes(first, largest):
@@ -92,8 +96,8 @@ def train_epochs(model_dir, data_dir, values):
 
     import utils
     from evaluate import evaluate
-    from toolkit.cli import set_up
-    from toolkit.record.run import Run
+    from toolkit.core.run import Run
+    from toolkit.core.setup import set_up
     from train import train
 
     write_experiment(model_dir, values)
@@ -120,8 +124,10 @@ def train_epochs(model_dir, data_dir, values):
             times.append(time.perf_counter())
             seconds = (end - start for start, end in itertools.pairwise(times))
             file = Path(model_dir) / "last.pth.tar"
-            epochs.append(dict(zip(("train", "evaluate", "record", "bare"), seconds, strict=True))
-                          | {"steps": len(train_data), "bytes": file.stat().st_size})  # fmt: skip
+            epochs.append(
+                dict(zip(("train", "evaluate", "record", "bare"), seconds, strict=True))
+                | {"steps": len(train_data), "bytes": file.stat().st_size}
+            )
     return epochs
 
 

@@ -69,8 +69,9 @@ def tiny(place, name):
     found = experiment(place / name, small_digits(place), **TINY)
     count = TINY_STEPS * TINY["batch_size"]
     images, labels = found.loaders["train"].dataset[torch.arange(count) % len(found.loaders["train"].dataset)]
-    found.loaders["train"] = DataLoader(TensorDataset(images, labels), batch_size=None,
-                                        sampler=BatchIndices(count, TINY["batch_size"], shuffle=True))  # fmt: skip
+    found.loaders["train"] = DataLoader(
+        TensorDataset(images, labels), batch_size=None, sampler=BatchIndices(count, TINY["batch_size"], shuffle=True)
+    )
     return found
 
 
@@ -189,5 +190,7 @@ def delay(place):
 def mapped(place):
     data = many_pictures(place)
     with contextlib.ExitStack() as stack:
-        yield [stack.enter_context(epochs_of(experiment(place / f"mapped-{mb}", data, **TINY, cache_above_mb=mb)))
-               for mb in (0, 1e9)]  # fmt: skip
+        yield [
+            stack.enter_context(epochs_of(experiment(place / f"mapped-{mb}", data, **TINY, cache_above_mb=mb)))
+            for mb in (0, 1e9)
+        ]

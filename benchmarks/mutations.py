@@ -13,12 +13,18 @@ from hypothesis import strategies as st
 from processes import Script
 
 import utils
-from toolkit.record.state import TrainState
+from toolkit.core.state import TrainState
 from utils import Hyperparameters
 
 NUMBERS = st.sampled_from([-1, 0, 1, 2, 3, 2**31, 2**63, 10**30, -0.5, 0.5, 1e-30, 1e30])
-VALUES = st.one_of(NUMBERS, st.none(), st.booleans(), st.text(max_size=5), st.lists(NUMBERS, max_size=3),
-                   st.dictionaries(st.text(max_size=3), NUMBERS, max_size=2))  # fmt: skip
+VALUES = st.one_of(
+    NUMBERS,
+    st.none(),
+    st.booleans(),
+    st.text(max_size=5),
+    st.lists(NUMBERS, max_size=3),
+    st.dictionaries(st.text(max_size=3), NUMBERS, max_size=2),
+)
 
 
 def check(folder, before, code, out, err):
@@ -39,8 +45,13 @@ def run_mutations(strategy, spoil, project, folder, total, seed_number):
     codes, failures, numbers = [], [], itertools.count()
 
     @seed(seed_number)
-    @settings(max_examples=max(total, 1), deadline=None, database=None, phases=[Phase.generate],
-              suppress_health_check=list(HealthCheck))  # fmt: skip
+    @settings(
+        max_examples=max(total, 1),
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
     @given(strategy)
     def mutated(mutation):
         place = folder / f"mutation-{next(numbers)}"
@@ -92,8 +103,11 @@ def mutated_checkpoints(project, folder, total, seed_number):
     state = utils.read_checkpoint(half)
     edits = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 3000), st.binary(max_size=50)), min_size=1, max_size=3)
     paths = st.lists(st.integers(0, 30), max_size=4)
-    structure = st.tuples(st.sampled_from([*TrainState.model_fields, "state_dict", "optim_dict"]), paths,
-                          st.one_of(VALUES, st.just("delete"), st.just(torch.ones(2))))  # fmt: skip
+    structure = st.tuples(
+        st.sampled_from([*TrainState.model_fields, "state_dict", "optim_dict"]),
+        paths,
+        st.one_of(VALUES, st.just("delete"), st.just(torch.ones(2))),
+    )
 
     def spoil(experiment, mutation):
         file = experiment / "last.pth.tar"

@@ -25,8 +25,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from evaluate import evaluate  # noqa: E402
-from toolkit.cli import set_up  # noqa: E402
-from toolkit.record.run import Run  # noqa: E402
+from toolkit.core.run import Run  # noqa: E402
+from toolkit.core.setup import set_up  # noqa: E402
 from train import train  # noqa: E402
 from utils import RunningAverage, set_seed  # noqa: E402
 

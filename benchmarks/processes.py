@@ -22,7 +22,7 @@ TO_FIRST_STEP = "import os, train; train.Run.end_batch = lambda *args: os._exit(
 BUSY = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"
 PEAK = """
 import sys
-from toolkit.cli import set_up
+from toolkit.core.setup import set_up
 task, params, data_dir = set_up(sys.argv[1], sys.argv[2], "cpu")
 loaders = task.fetch_dataloader(sys.argv[3:], data_dir, params)
 for loader in loaders.values():
@@ -44,8 +44,9 @@ def train_py(model_dir, data_dir, *options):
     return "train.py", "--model_dir", model_dir, "--data_dir", data_dir, "--device", "cpu", "--restart", *options
 
 
-@comparison("a process of 10 epochs of the vision model, start to exit", "CS230's way with its 4 workers", 0.5,
-            warm_up=False)  # fmt: skip
+@comparison(
+    "a process of 10 epochs of the vision model, start to exit", "CS230's way with its 4 workers", 0.5, warm_up=False
+)
 def process(place):
     files, data = hand_signs(place)
     model_dir = write_experiment(place / "process", **VISION, num_epochs=10)
@@ -120,8 +121,13 @@ def building(place):
     yield timed(ours), timed(theirs)
 
 
-@comparison(f"memory for {MANY:,} images of 64×64 in RGB, the process aside", "the bytes of their pixels", 1.2,
-            unit="MB", warm_up=False)  # fmt: skip
+@comparison(
+    f"memory for {MANY:,} images of 64×64 in RGB, the process aside",
+    "the bytes of their pixels",
+    1.2,
+    unit="MB",
+    warm_up=False,
+)
 def memory(place):
     data = many_pictures(place)
     model_dir = write_experiment(place / "memory", **VISION, cache_above_mb=1e9)

@@ -8,7 +8,7 @@ from PIL import Image, ImageOps
 from sklearn.datasets import load_digits
 
 import utils
-from toolkit.cli import set_up
+from toolkit.core.setup import set_up
 from toolkit.datasets.builder import build
 from toolkit.datasets.sources import Item, Source, digits, folder
 
@@ -59,8 +59,10 @@ def many_pictures(place):
     if not dataset.exists():
         spare = 10  # in val and test each
         splits = ["train"] * MANY + ["val"] * spare + ["test"] * spare
-        items = [Item(str(label), f"{number:06d}", np.asarray(picture), splits[number])
-                 for number, (label, picture) in enumerate(coloured_digits(len(splits)))]  # fmt: skip
+        items = [
+            Item(str(label), f"{number:06d}", np.asarray(picture), splits[number])
+            for number, (label, picture) in enumerate(coloured_digits(len(splits)))
+        ]
         facts = {"kind": "coloured digits", "from": "scikit-learn's load_digits"}
         build(Source(lambda: items, [str(n) for n in range(10)], 3, SIZE, facts), dataset, drop_duplicates=True)
     return dataset
@@ -80,5 +82,12 @@ def experiment(model_dir, data_dir, **params):
     utils.set_seed(params.seed)
     loaders = task.fetch_dataloader(["train", "val"], data_dir, params)
     model = task.make_model(params)
-    return SimpleNamespace(folder=model_dir, task=task, params=params, loaders=loaders, model=model,
-                           optimizer=task.make_optimizer(model, params), loss_fn=task.loss_fn(params))  # fmt: skip
+    return SimpleNamespace(
+        folder=model_dir,
+        task=task,
+        params=params,
+        loaders=loaders,
+        model=model,
+        optimizer=task.make_optimizer(model, params),
+        loss_fn=task.loss_fn(params),
+    )

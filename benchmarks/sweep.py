@@ -69,8 +69,15 @@ def main():
             rates = [float(f"{rate:.4g}") for rate in np.geomspace(5e-4, 5e-3, trials)]
             sweep = as_a_sweep(place / f"sweep-{trials}", place / "digits", params, rates)
             classic = one_after_the_other(place / f"classic-{trials}", place / "digits", params, rates)
-            rows.append({"experiment": args.experiment, "trials": trials, "one after the other, s": classic,
-                         "sweep, s": sweep, "ratio": classic / sweep})  # fmt: skip
+            rows.append(
+                {
+                    "experiment": args.experiment,
+                    "trials": trials,
+                    "one after the other, s": classic,
+                    "sweep, s": sweep,
+                    "ratio": classic / sweep,
+                }
+            )
     print(tabulate(rows, headers="keys", tablefmt="pipe", floatfmt=".1f"))
 
 

@@ -26,7 +26,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import optuna  # noqa: E402
 from optuna.trial import TrialState  # noqa: E402
-from projects import differences, outcome  # noqa: E402
+from project_kinds import differences, outcome  # noqa: E402
 from tabulate import tabulate  # noqa: E402
 
 import utils  # noqa: E402
@@ -150,8 +150,13 @@ def main():
                 failures.append(f"sweep {number}: {error}")
                 print(failures[-1], flush=True)
             counts["trials"] += TRIALS
-    row = {"sweeps": args.sweeps, "trials": counts["trials"], "sweeps killed": counts["sweep"],
-           "workers killed": counts["worker"], "failures": len(failures)}  # fmt: skip
+    row = {
+        "sweeps": args.sweeps,
+        "trials": counts["trials"],
+        "sweeps killed": counts["sweep"],
+        "workers killed": counts["worker"],
+        "failures": len(failures),
+    }
     print(tabulate([row], headers="keys", tablefmt="pipe"))
     sys.exit(bool(failures))
 

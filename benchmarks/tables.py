@@ -21,16 +21,37 @@ def make_experiments(parent, count):
         rate, channels = 10 ** generator.uniform(-4, -1), generator.choice([16, 32, 64])
         dropout = generator.uniform(0, 0.8)
         accuracy = 0.95 - 0.1 * abs(3 + (rate > 0.02) - 0.02 * channels**0.5 - dropout) / 3 + generator.gauss(0, 0.01)
-        params = {"dataset": "digits", "learning_rate": rate, "num_channels": channels, "dropout_rate": dropout,
-                  "num_epochs": EPOCHS, "batch_size": 64, "seed": 230}  # fmt: skip
+        params = {
+            "dataset": "digits",
+            "learning_rate": rate,
+            "num_channels": channels,
+            "dropout_rate": dropout,
+            "num_epochs": EPOCHS,
+            "batch_size": 64,
+            "seed": 230,
+        }
         curve = [accuracy * (1 - 0.5 / epoch) for epoch in range(1, EPOCHS + 1)]
-        history = [{"epoch": epoch, "learning_rate": rate, "train_loss": 1 - value, "train_accuracy": value,
-                    "val_loss": 1 - value, "val_accuracy": value} for epoch, value in enumerate(curve, 1)]  # fmt: skip
+        history = [
+            {
+                "epoch": epoch,
+                "learning_rate": rate,
+                "train_loss": 1 - value,
+                "train_accuracy": value,
+                "val_loss": 1 - value,
+                "val_accuracy": value,
+            }
+            for epoch, value in enumerate(curve, 1)
+        ]
         best = {"epoch": EPOCHS, "monitor": "accuracy", "value": accuracy, "mode": "max"}
         session = {"started": "2026-01-01T00:00:00+00:00", "code": {"uncommitted_diff": diff}}
         session |= {"finished": "2026-01-01T00:10:00+00:00"} if number % 50 else {"failed": "x", "error": "no memory"}
-        run = {"params": params | {"num_workers": 0, "class_names": list("0123456789"), "mean": [0.5]}, "best": best,
-               "epochs": EPOCHS, "steps": 1000, "sessions": [session]}  # fmt: skip
+        run = {
+            "params": params | {"num_workers": 0, "class_names": list("0123456789"), "mean": [0.5]},
+            "best": best,
+            "epochs": EPOCHS,
+            "steps": 1000,
+            "sessions": [session],
+        }
         folder = parent / f"learning_rate={rate:.6g},num_channels={channels},trial={number}"
         folder.mkdir()
         (folder / "params.json").write_text(json.dumps(params, indent=4))

@@ -3,8 +3,8 @@
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from toolkit.datasets.dataset import BatchIndices, ImageNames, fits_on, load_images
-from toolkit.datasets.folds import fold_of
+from toolkit.core.folds import fold_of
+from toolkit.core.image_dataset import BatchIndices, ImageNames, fits_on, load_images
 
 
 class Images(Dataset):

@@ -94,6 +94,7 @@ class ConvNet(nn.Module):
         self.head = nn.Sequential(
             nn.Flatten(),
             nn.Linear(features, 4 * width),
+            nn.BatchNorm1d(4 * width),  # without it, nearly all hidden units die on photos of 64×64 pixels
             nn.ReLU(),
             nn.Dropout(params.dropout_rate),
             nn.Linear(4 * width, params.num_classes),

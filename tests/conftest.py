@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from toolkit.core.script import run_script
+from toolkit.core.task import import_model_package
 from toolkit.datasets.builder import build
 from toolkit.datasets.sources import digits
-from toolkit.script import run_script
-from toolkit.task import import_model_package
 
 ROOT = Path(__file__).resolve().parent.parent
+IMAGES = ROOT / "tests" / "projects" / "images"  # a frozen copy of the template's own model/, which a clone changes
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # or torch warns where the machine's own name is not to be found
 for number in [getattr(signal, name) for name in ("SIGINT", "SIGHUP") if hasattr(signal, name)]:
     if signal.getsignal(number) == signal.SIG_IGN:  # by nohup, or a shell's &: not to be inherited by what is tested
@@ -34,10 +35,11 @@ def digits_dir(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def in_tmp_path(tmp_path, monkeypatch):
-    """Each test runs in a folder of its own, so that nothing is left in the repository."""
+    """Run each test in a project folder of its own, with the frozen model/; nothing is written to the repository."""
     monkeypatch.chdir(tmp_path)
     torch.set_num_threads(1)
-    import_model_package(ROOT / "model")  # the test before may have used another one
+    copy_of(IMAGES / "model", tmp_path / "model")
+    import_model_package(tmp_path / "model")
 
 
 @pytest.fixture
@@ -106,4 +108,4 @@ def snapshot(folder):
 
 def copy_of(folder, target):
     """A copy of a dataset or experiment that a test may change."""
-    return Path(shutil.copytree(folder, target))
+    return Path(shutil.copytree(folder, target, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True))

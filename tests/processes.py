@@ -85,7 +85,7 @@ def run(script, arguments, cwd, files, ignored, fault, environment):
 
     import torch
 
-    from toolkit.script import run_script
+    from toolkit.core.script import run_script
 
     if hasattr(os, "setsid"):
         os.setsid()

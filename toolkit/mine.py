@@ -19,13 +19,13 @@ FILES = (
     "CHANGELOG.md",
     "CITATION.cff",
     "CONTRIBUTING.md",
-    "tests/test_accuracy.py",
-    "tests/test_benchmarks.py",
-    "tests/test_faults.py",
-    "tests/test_gpu_benchmarks.py",
-    "tests/test_growth.py",
-    "tests/test_mine.py",
-    "tests/test_readme.py",
+    "tests/template/test_accuracy.py",
+    "tests/template/test_benchmarks.py",
+    "tests/template/test_faults.py",
+    "tests/template/test_gpu_benchmarks.py",
+    "tests/template/test_growth.py",
+    "tests/mine/test_mine.py",
+    "tests/template/test_readme.py",
     "toolkit/mine.py",
 )
 CUT = ("Makefile", ".gitignore", "docs/*.md", ".github/workflows/*.yml")  # in which parts are the template's alone
@@ -110,8 +110,11 @@ def check():
         refuse(f"{len(changed)} uncommitted changes, {changed[0][3:]} for one; commit them first")
     if stashed := git("stash", "list").splitlines():
         refuse(f"the stash goes with the history, and has {len(stashed)} in it; git stash pop, or drop, first")
-    listed = [line.removeprefix("worktree ") for line in git("worktree", "list", "--porcelain").splitlines()
-              if line.startswith("worktree ")]  # fmt: skip
+    listed = [
+        line.removeprefix("worktree ")
+        for line in git("worktree", "list", "--porcelain").splitlines()
+        if line.startswith("worktree ")
+    ]
     if others := [folder for folder in listed[1:] if Path(folder).exists()]:
         refuse(f"{others[0]} is a worktree of this clone, and lives on its history; git worktree remove it first")
     if (ROOT / ".git" / "modules").exists():

@@ -6,13 +6,21 @@ import subprocess
 
 import torch
 
-from toolkit.provenance import processor
+from toolkit.core.provenance import processor
 
 PEAKS = {  # bfloat16 operations a second, without sparsity: Nvidia's data sheets
-    "NVIDIA B200": 2250e12, "NVIDIA H200 NVL": 835e12, "NVIDIA H200": 989e12, "NVIDIA H100 NVL": 835e12,
-    "NVIDIA H100 PCIe": 756e12, "NVIDIA H100": 989e12, "NVIDIA A100": 312e12, "NVIDIA A40": 149.7e12,
-    "NVIDIA L40S": 362e12, "NVIDIA L40": 181e12, "NVIDIA L4": 121e12,
-}  # fmt: skip
+    "NVIDIA B200": 2250e12,
+    "NVIDIA H200 NVL": 835e12,
+    "NVIDIA H200": 989e12,
+    "NVIDIA H100 NVL": 835e12,
+    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA A100": 312e12,
+    "NVIDIA A40": 149.7e12,
+    "NVIDIA L40S": 362e12,
+    "NVIDIA L40": 181e12,
+    "NVIDIA L4": 121e12,
+}
 
 
 def peak_of(device):
@@ -41,6 +49,9 @@ def environment(device):
             driver = "unknown"
         lines[0] += f", {memory_of(device) / 2**30:.0f} GiB, one of {torch.cuda.device_count()}"
         lines += [f"- driver {driver}, CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"]
-    lines += [f"- processor: {processor()}", f"- Python {platform.python_version()}, torch {torch.__version__}",
-              f"- {datetime.date.today():%d %B %Y}"]  # fmt: skip
+    lines += [
+        f"- processor: {processor()}",
+        f"- Python {platform.python_version()}, torch {torch.__version__}",
+        f"- {datetime.date.today():%d %B %Y}",
+    ]
     return "\n".join(lines)

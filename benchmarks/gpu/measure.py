@@ -22,7 +22,7 @@ FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parent.parent
 sys.path[:0] = [str(ROOT), str(FOLDER.parent)]
 
-import toolkit  # noqa: E402, F401  # isort: skip (before torch, for which it sets how threads wait)
+import toolkit.core  # noqa: E402, F401  # isort: skip (before torch, for which it sets how threads wait)
 
 import networks  # noqa: E402
 import numpy as np  # noqa: E402
@@ -79,10 +79,16 @@ def steps(place, device, small):
         about = Comparison(what, "a bare loop", 1.1, "s", True, contextlib.contextmanager(two_ways))
         result = measure(about, place, rounds(small))
         for side in ("ours", "theirs"):
-            yield {"what": f"{what}: {'train()' if side == 'ours' else 'a bare loop'}", "unit": "steps/s",
-                   **spread([count / seconds for seconds in getattr(result, side)])}  # fmt: skip
-        yield {"what": f"{what}: time of train() by that of a bare loop (aim: 1.1)", "unit": "ratio",
-               **spread(result.ratios)}  # fmt: skip
+            yield {
+                "what": f"{what}: {'train()' if side == 'ours' else 'a bare loop'}",
+                "unit": "steps/s",
+                **spread([count / seconds for seconds in getattr(result, side)]),
+            }
+        yield {
+            "what": f"{what}: time of train() by that of a bare loop (aim: 1.1)",
+            "unit": "ratio",
+            **spread(result.ratios),
+        }
 
 
 def rates_of(ways, count, small):
@@ -101,12 +107,23 @@ def images(place, device, small):
     for side, count, batch in ((32, 64, 16), (224, 8, 4)) if small else ((32, 51200, 1024), (224, 4096, 256)):
         ways = {}
         for where in ["on the GPU", "in a mapped file"]:
-            ours = subject(place / f"images-{side}-{where[:2]}", device, (side, side, 3), count, network="resnet18",
-                           mapped=where != "on the GPU", batch_size=batch, precision="bf16")  # fmt: skip
+            ours = subject(
+                place / f"images-{side}-{where[:2]}",
+                device,
+                (side, side, 3),
+                count,
+                network="resnet18",
+                mapped=where != "on the GPU",
+                batch_size=batch,
+                precision="bf16",
+            )
             ways[where] = train_once(ours)
         for where, rates in rates_of(ways, count, small).items():
-            yield {"what": f"resnet18, bf16, {side}×{side}, batch {batch}, data {where}", "unit": "images/s",
-                   **spread(rates)}  # fmt: skip
+            yield {
+                "what": f"resnet18, bf16, {side}×{side}, batch {batch}, data {where}",
+                "unit": "images/s",
+                **spread(rates),
+            }
 
 
 def peak(place, device, small):
@@ -118,8 +135,16 @@ def peak(place, device, small):
     source = "Nvidia's data sheet" if known else "the matrix product"
     yield {"what": "a bf16 matrix product", "unit": "TFLOP/s", "median": f"{measured / 1e12:.3g}"}
     for compiled in (False, True):
-        ours = subject(place / f"peak-{compiled}", device, (side, side, 3), count, network=network,
-                       batch_size=batch, precision="bf16", compile=compiled)  # fmt: skip
+        ours = subject(
+            place / f"peak-{compiled}",
+            device,
+            (side, side, 3),
+            count,
+            network=network,
+            batch_size=batch,
+            precision="bf16",
+            compile=compiled,
+        )
         if not compiled:
             operations = networks.operations_of_a_step(ours) / batch  # for an image, forward and backward
         what = f"{network}, bf16, {side}×{side}, batch {batch}{', compiled' if compiled else ''}"
@@ -130,8 +155,11 @@ def peak(place, device, small):
             continue
         yield {"what": what, "unit": "images/s", **spread(rates)}
         shares = [100 * rate * operations / (known or measured) for rate in rates]
-        yield {"what": f"{what}, of the peak by {source} ({(known or measured) / 1e12:.3g} TFLOP/s)", "unit": "%",
-               **spread(shares)}  # fmt: skip
+        yield {
+            "what": f"{what}, of the peak by {source} ({(known or measured) / 1e12:.3g} TFLOP/s)",
+            "unit": "%",
+            **spread(shares),
+        }
 
 
 def matmul_rate(device, small):
@@ -159,10 +187,16 @@ def checkpoint(place, device, small):
 
         epoch_with(1e9)
         pairs = [(epoch_with(1e9), epoch_with(1e-9)) for _ in range(rounds(small))]
-    yield {"what": "a step of the ConvNet, 64×64, batch 32", "unit": "ms",
-           **spread([1000 * without / count for without, _ in pairs])}  # fmt: skip
-    yield {"what": "delay of such a step by a checkpoint after each", "unit": "ms",
-           **spread([1000 * (saving - without) / count for without, saving in pairs])}  # fmt: skip
+    yield {
+        "what": "a step of the ConvNet, 64×64, batch 32",
+        "unit": "ms",
+        **spread([1000 * without / count for without, _ in pairs]),
+    }
+    yield {
+        "what": "delay of such a step by a checkpoint after each",
+        "unit": "ms",
+        **spread([1000 * (saving - without) / count for without, saving in pairs]),
+    }
 
 
 def start(place, device, small):
@@ -209,8 +243,19 @@ def processes(place, device, small):
         folder = networks.write_experiment(
             place / f"processes-{number}", batch_size=64 if small else 1024, num_epochs=3
         )
-        python("-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={number}", "train.py",
-               "--model_dir", folder, "--data_dir", data, "--device", device)  # fmt: skip
+        python(
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            f"--nproc_per_node={number}",
+            "train.py",
+            "--model_dir",
+            folder,
+            "--data_dir",
+            data,
+            "--device",
+            device,
+        )
         speeds = (folder / "speed.csv").read_text().splitlines()[2:]  # the first epoch warms up
         what = f"base_model's ConvNet, 64×64, in {number} process{'es' if number > 1 else ''} of torchrun"
         yield {"what": what, "unit": "images/s", **spread([float(line.split(",")[1]) for line in speeds])}
@@ -229,8 +274,11 @@ def cifar10(place, device, small):
     training = json.loads((folder / "run.json").read_text())["sessions"][-1]["seconds"]
     accuracy = json.loads((folder / "metrics_test_last.json").read_text())["accuracy"]
     yield {"what": "examples/cifar10: the process of train.py, all in all", "unit": "s", "median": f"{seconds:.1f}"}
-    yield {"what": "examples/cifar10: its training alone, with an evaluation each epoch", "unit": "s",
-           "median": f"{training:.1f}"}  # fmt: skip
+    yield {
+        "what": "examples/cifar10: its training alone, with an evaluation each epoch",
+        "unit": "s",
+        "median": f"{training:.1f}",
+    }
     yield {"what": "examples/cifar10: test accuracy of the last epoch", "unit": "%", "median": f"{100 * accuracy:.2f}"}
 
 

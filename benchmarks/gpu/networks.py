@@ -16,8 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import utils
 from model.data_loader import BatchIndices, Images
 from model.net import PixelInput
-from toolkit.datasets.dataset import fits_on
-from toolkit.task import find_task
+from toolkit.core.image_dataset import fits_on
+from toolkit.core.task import find_task
 from train import train
 
 NUM_CLASSES = 10
@@ -89,8 +89,15 @@ def subject(folder, device, shape, count, *, network=None, mapped=False, **value
     loader = DataLoader(dataset, sampler=batches, batch_size=None, pin_memory=pinned)  # as model/data_loader.py does
     task.Net = task.Net if network is None else functools.partial(Classifier, network)
     model = task.make_model(params)
-    return SimpleNamespace(folder=folder, task=task, params=params, loaders={"train": loader}, model=model,
-                           optimizer=task.make_optimizer(model, params), loss_fn=task.loss_fn(params))  # fmt: skip
+    return SimpleNamespace(
+        folder=folder,
+        task=task,
+        params=params,
+        loaders={"train": loader},
+        model=model,
+        optimizer=task.make_optimizer(model, params),
+        loss_fn=task.loss_fn(params),
+    )
 
 
 def synchronize(device):

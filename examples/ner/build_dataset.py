@@ -25,10 +25,10 @@ sys.path.append(str(Path(__file__).resolve().parent / "../.."))  # the repositor
 import utils
 from model import corpora
 from model.data_loader import FILES, counts_of, digest, read_index, read_split
+from toolkit.core.image_dataset import FACTS, SPLITS, read_facts
+from toolkit.core.script import run_script
 from toolkit.datasets.audit import BAD, DOUBTFUL, GOOD, Finding, report, say, some
-from toolkit.datasets.dataset import FACTS, SPLITS, read_facts
 from toolkit.datasets.folders import add_build_arguments, is_there, target_of, whole_folder
-from toolkit.script import run_script
 from utils import UserError
 
 DATA = Path(__file__).resolve().parent / "data"

@@ -22,9 +22,9 @@ import numpy as np
 sys.path.append(str(Path(__file__).resolve().parent / "../.."))  # the repository, for utils and toolkit
 import utils
 from model.data_loader import digest, read_columns, read_csv
-from toolkit.datasets.dataset import FACTS, SPLITS
+from toolkit.core.image_dataset import FACTS, SPLITS
+from toolkit.core.script import run_script
 from toolkit.datasets.folders import add_build_arguments, is_there, target_of, whole_folder
-from toolkit.script import run_script
 from utils import UserError
 
 DATA = Path(__file__).resolve().parent / "data"

@@ -15,9 +15,9 @@ import torch
 
 sys.path.append(str(Path(__file__).resolve().parent / "../.."))  # the repository, for utils and toolkit
 import utils
-from toolkit.cli import set_up
-from toolkit.record.experiment import check_same_data, find_checkpoint
-from toolkit.script import run_script
+from toolkit.core.experiment_folder import check_same_data, find_checkpoint
+from toolkit.core.script import run_script
+from toolkit.core.setup import set_up
 
 COLORS = {"train": "tab:gray", "test": "tab:orange"}
 

@@ -12,7 +12,7 @@ from conftest import ROOT
 
 import evaluate
 import train
-from toolkit.cli import set_up
+from toolkit.core.setup import set_up
 from toolkit.datasets.builder import build
 from toolkit.datasets.sources import digits
 

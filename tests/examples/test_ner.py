@@ -17,7 +17,7 @@ from seqeval.metrics.sequence_labeling import get_entities, precision_recall_fsc
 
 import evaluate
 import train
-from toolkit.task import Task, import_model_package
+from toolkit.core.task import Task, import_model_package
 from utils import Params, UserError
 
 EXAMPLE = ROOT / "examples" / "ner"
@@ -182,11 +182,17 @@ def test_a_tag_that_train_lacks_counts_as_missed(build, tmp_path):
         ({"dev": "Anna B-PER\n# id = 3 x\n"}, "dev.txt, line 2: has 5 columns, the lines before have 2"),
         ({"test": "\n\n"}, "the test split has no sentences"),
         ({"train": b"a O\n\xe9t\xe9 O\n"}, "train.txt, line 2: not UTF-8, it has a byte 0xe9; save it as UTF-8"),
-        (dict.fromkeys(("train", "dev", "test"), "a O\n"), "all tokens have the same tag, O; there is nothing to learn"),
+        (
+            dict.fromkeys(("train", "dev", "test"), "a O\n"),
+            "all tokens have the same tag, O; there is nothing to learn",
+        ),
         ({"names": ("train.txt", "test.txt")}, "nothing in it is called testa or dev or val, for the val split"),
-        ({"names": ("train.txt", "dev.txt", "test.txt", "test.bak")}, "test.bak and test.txt are both for test; keep one"),
+        (
+            {"names": ("train.txt", "dev.txt", "test.txt", "test.bak")},
+            "test.bak and test.txt are both for test; keep one",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_corpus_is_refused_in_one_line_and_nothing_is_left(build, tmp_path, texts, message):
     code, out, err = build(conll_folder(tmp_path, **texts), "--name", "x")
     assert code == 2 and err.startswith("error: ") and err.count("\n") == 1
@@ -319,8 +325,10 @@ def assert_as_seqeval(tags, actual, predicted):
     """Compare the metric with seqeval on two lists of sentences, lists of tags."""
     entity_scores = importlib.import_module("model.entities").entity_scores
     indices = [tags.index(tag) for sentence in predicted for tag in sentence]
-    labels = {"tags": np.array([tags.index(tag) for sentence in actual for tag in sentence]),
-              "lengths": np.array([len(sentence) for sentence in actual])}  # fmt: skip
+    labels = {
+        "tags": np.array([tags.index(tag) for sentence in actual for tag in sentence]),
+        "lengths": np.array([len(sentence) for sentence in actual]),
+    }
     ours = entity_scores(np.eye(len(tags))[indices], labels, type("Params", (), {"tags": tags}))
     theirs = {"precision": precision_score, "recall": recall_score, "f1": f1_score}
     with warnings.catch_warnings():

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, run_process, snapshot
-from projects import differences, outcome
+from project_kinds import differences, outcome
 from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
 
 import evaluate
 import train
-from toolkit.cli import set_up
-from toolkit.task import find_task, import_model_package
+from toolkit.core.setup import set_up
+from toolkit.core.task import find_task, import_model_package
 
 EXAMPLE = ROOT / "examples" / "regression"
 TABLE = "id,x,y\n" + "".join(f"{i},{i / 7},{3 * i + 0.5}\n" for i in range(20))
@@ -114,7 +114,10 @@ def test_a_batch_is_the_whole_split_unless_it_is_said_otherwise(example, build):
     task, params, data_dir = set_up(example / "experiments" / "base_model", device="cpu", overrides=overrides)
     loaders = task.fetch_dataloader(["train", "val", "test"], data_dir, params)
     assert {split: [len(labels) for _, labels in loader] for split, loader in loaders.items()} == {
-        "train": [32, 32, 32], "val": [32], "test": [200]}  # fmt: skip
+        "train": [32, 32, 32],
+        "val": [32],
+        "test": [200],
+    }
     for inputs, _ in loaders["train"]:
         assert len(inputs.unique()) == 32
     params.batch_size = 20

@@ -23,8 +23,8 @@ import search_hyperparams
 import synthesize_results
 import train
 import utils
-from toolkit.record.verify import first_difference
-from toolkit.task import import_model_package
+from toolkit.core.task import import_model_package
+from toolkit.verify.verify_resume import first_difference
 
 TAKES_LONG = ["transfer-base_model", "cifar10-ten_thousand"]  # their sisters are quicker
 EXAMPLES = [
@@ -142,10 +142,15 @@ def test_a_model_of_sentences_says_so_when_it_is_evaluated_on_others(call, tmp_p
 
 def test_sentences_in_two_splits_unknown_words_and_rare_tags(tmp_path):
     texts = {
-        "train": ["Ann lives in Rome since 1999 .", "Bob works .", "Ann lives in Rome since 1999 .", "no entity here at all ."],
+        "train": [
+            "Ann lives in Rome since 1999 .",
+            "Bob works .",
+            "Ann lives in Rome since 1999 .",
+            "no entity here at all .",
+        ],
         "val": ["Bob works .", "ANN lives in Rome since 2020 ."],
         "test": ["Zoë paints unheard things daily .", "Ann lives in Rome since 1999 ."],
-    }  # fmt: skip
+    }
     for split, lines in texts.items():
         (tmp_path / "text" / split).mkdir(parents=True)
         (tmp_path / "text" / split / "sentences.txt").write_text("\n".join(lines), encoding="utf-8")
@@ -178,8 +183,17 @@ def test_sentences_of_the_named_entity_example(call, tmp_path):
     project = tmp_path / "ner"
     shutil.copytree(ROOT / "examples" / "ner", project, ignore=shutil.ignore_patterns("experiments", "__pycache__"))
     model_dir = project / "experiments" / "small"
-    scores = train_and_evaluate(call, model_dir, dataset="sample", num_epochs=12, learning_rate=0.01, batch_size=16,
-                                monitor="loss", char_embedding_dim=8, lstm_hidden_dim=50)  # fmt: skip
+    scores = train_and_evaluate(
+        call,
+        model_dir,
+        dataset="sample",
+        num_epochs=12,
+        learning_rate=0.01,
+        batch_size=16,
+        monitor="loss",
+        char_embedding_dim=8,
+        lstm_hidden_dim=50,
+    )
     test = project / "data" / "sample" / "test"
     rows = predictions(call, model_dir, test / "sentences.txt")
     sentences, labels = (

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT, run_process, snapshot
-from projects import differences, outcome
+from project_kinds import differences, outcome
 from sklearn.metrics import balanced_accuracy_score
 from torchvision import models
 from torchvision.transforms.v2 import functional
 
 import train
-from toolkit.cli import set_up
+from toolkit.core.setup import set_up
 
 EXAMPLE = ROOT / "examples" / "transfer"
 FAST = {"backbone": "shufflenet_v2_x0_5", "weights": "none", "input_size": 32, "num_epochs": 1, "batch_size": 512}

@@ -12,21 +12,21 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, Experiment
-from projects import differences, outcome
+from project_kinds import differences, outcome
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import evaluate
 import train
 import utils
-from toolkit.cli import set_up
+from toolkit.core.device_batches import batches_on_device
+from toolkit.core.memory import memory_errors_in_a_line, peak_memory
+from toolkit.core.run import Run
+from toolkit.core.setup import set_up
+from toolkit.core.task import import_model_package
+from toolkit.core.totals import Totals
 from toolkit.datasets.builder import build
 from toolkit.datasets.sources import Item, Source, digits
-from toolkit.loop.batches import batches_on_device
-from toolkit.loop.tally import Tally
-from toolkit.memory import memory_errors_in_a_line, peak_memory
-from toolkit.record.run import Run
-from toolkit.task import import_model_package
 from utils import UserError
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic with it; read when it begins
@@ -35,8 +35,17 @@ gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason
 on_gpu = pytest.mark.parametrize("device", [pytest.param("cuda", marks=gpu)])
 everywhere = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=gpu)])
 AUGMENTED = {"random_shift": 1, "random_flip": True}
-WITH_ALL = {"accumulation_steps": 2, "max_grad_norm": 1.0, "ema_decay": 0.9, "lr_schedule": "cosine", "warmup_steps": 5,
-            "weight_decay": 0.01, "label_smoothing": 0.1, "balanced": True, "precision": "fp16"}  # fmt: skip
+WITH_ALL = {
+    "accumulation_steps": 2,
+    "max_grad_norm": 1.0,
+    "ema_decay": 0.9,
+    "lr_schedule": "cosine",
+    "warmup_steps": 5,
+    "weight_decay": 0.01,
+    "label_smoothing": 0.1,
+    "balanced": True,
+    "precision": "fp16",
+}
 
 
 @pytest.fixture(scope="session")
@@ -62,8 +71,15 @@ def prepared(experiment, device, streamed=False, **values):
     params.device = device
     utils.set_seed(params.seed)
     model = task.make_model(params)
-    return SimpleNamespace(task=task, params=params, loaders=loaders, model=model, loss_fn=task.loss_fn(params),
-                           optimizer=task.make_optimizer(model, params), folder=experiment.folder)  # fmt: skip
+    return SimpleNamespace(
+        task=task,
+        params=params,
+        loaders=loaders,
+        model=model,
+        loss_fn=task.loss_fn(params),
+        optimizer=task.make_optimizer(model, params),
+        folder=experiment.folder,
+    )
 
 
 def epochs_of(ours, around=contextlib.nullcontext):
@@ -110,7 +126,7 @@ def test_no_step_waits_for_the_gpu(experiment, device, streamed, values, monkeyp
     ours = prepared(experiment, device, streamed, **AUGMENTED, **values)
     sampler = type(ours.loaders["train"].sampler)
     # the order at the beginning of an epoch, readings of the loss, and what comes after the last step
-    for owner, name in ((sampler, "__iter__"), (Tally, "_read_losses"), (Tally, "compute")):
+    for owner, name in ((sampler, "__iter__"), (Totals, "_read_losses"), (Totals, "compute")):
         monkeypatch.setattr(owner, name, may_wait(getattr(owner, name)))
     epochs_of(ours)  # what is made and chosen once may wait
     results = epochs_of(ours, lambda: waiting("error"))
@@ -224,12 +240,16 @@ def test_out_of_memory_in_any_line_of_the_step_is_said_in_a_line(experiment, dev
         ours.optimizer.register_step_pre_hook(greedy)
     with pytest.raises(UserError) as found, memory_errors_in_a_line(ours.params):
         epochs_of(ours)
-    assert re.fullmatch(rf'{device}: out of memory, training with batch_size 64: [\d.]+ GiB was in use at most, .* more '
-                        rf'was asked for, [\d.]+ GiB is all there is; try "batch_size": 32 .*', str(found.value))  # fmt: skip
+    assert re.fullmatch(
+        rf"{device}: out of memory, training with batch_size 64: [\d.]+ GiB was in use at most, .* more "
+        rf'was asked for, [\d.]+ GiB is all there is; try "batch_size": 32 .*',
+        str(found.value),
+    )
 
 
-@pytest.mark.parametrize("first, second", [("cpu", "cpu"), pytest.param("cpu", "cuda", marks=gpu),
-                                           pytest.param("cuda", "cpu", marks=gpu)])  # fmt: skip
+@pytest.mark.parametrize(
+    "first, second", [("cpu", "cpu"), pytest.param("cpu", "cuda", marks=gpu), pytest.param("cuda", "cpu", marks=gpu)]
+)
 def test_a_checkpoint_goes_on_and_is_evaluated_on_another_device(call, experiment, first, second):
     experiment.write(num_epochs=2)
     assert call(train.main, *experiment.arguments, "--device", first, "--max_steps", 30)[0] == 0  # in the second epoch

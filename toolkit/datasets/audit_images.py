@@ -7,11 +7,11 @@ from itertools import pairwise
 import numpy as np
 from PIL import Image
 
+from toolkit.core.image_dataset import SPLITS, digest_of, fingerprint_of, read_image_facts
+from toolkit.core.image_decoding import CorruptImage, decode, in_threads
 from toolkit.datasets.audit import BAD, DOUBTFUL, GOOD, Finding, some
-from toolkit.datasets.dataset import SPLITS, digest_of, fingerprint_of, read_image_facts
+from toolkit.datasets.contact_sheets import class_sheets, odd_sheet, pair_sheet
 from toolkit.datasets.duplicates import CHUNK, MOST_COMPARED, near_copies, perceptual_hashes
-from toolkit.datasets.images import CorruptImage, decode, in_threads
-from toolkit.datasets.sheets import class_sheets, odd_sheet, pair_sheet
 from utils import UserError
 
 SIDE = 32  # pixels of the small images that all checks but those of the bytes work on
@@ -239,8 +239,10 @@ def check_splits(counts, facts):
         difference = abs(shares[split] - shares[0])  # (classes,)
         most = difference.argmax()
         if difference.sum() / 2 > OTHER_MIX and probability(counts[[0, split]]) < BY_CHANCE:
-            doubts.append(f"{SPLITS[split]} has another mix of classes ({facts['class_names'][most]} is "
-                          f"{shares[split, most]:.0%} of it, {shares[0, most]:.0%} of train)")  # fmt: skip
+            doubts.append(
+                f"{SPLITS[split]} has another mix of classes ({facts['class_names'][most]} is "
+                f"{shares[split, most]:.0%} of it, {shares[0, most]:.0%} of train)"
+            )
     text = ", ".join(f"{share:.0%} {name}" for name, share in zip(SPLITS, sizes / sizes.sum(), strict=True))
     return Finding(DOUBTFUL if doubts else GOOD, "splits", "; ".join([text, *doubts]))
 

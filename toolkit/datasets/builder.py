@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from toolkit.datasets.dataset import FACTS, SPLITS, digest_of, fingerprint_of, list_files, read_facts
+from toolkit.core.image_dataset import FACTS, SPLITS, digest_of, fingerprint_of, list_files, read_facts
+from toolkit.core.image_decoding import CorruptImage, decode, in_threads, resized
 from toolkit.datasets.folders import is_there, whole_folder
-from toolkit.datasets.images import CorruptImage, decode, in_threads, resized
 from utils import UserError, write_whole
 
 DEFAULT_SIZE = (64, 64)  # of images from a folder
@@ -54,8 +54,12 @@ def build(source, target, *, seed=230, image_size=None, force=False, skip_corrup
     """
     target = Path(target)
     size = tuple(image_size or source.image_size or DEFAULT_SIZE)
-    recipe = source.facts | {"seed": seed, "image_size": list(size), "skip_corrupt": skip_corrupt,
-                             "drop_duplicates": drop_duplicates}  # fmt: skip
+    recipe = source.facts | {
+        "seed": seed,
+        "image_size": list(size),
+        "skip_corrupt": skip_corrupt,
+        "drop_duplicates": drop_duplicates,
+    }
     if is_there(target, recipe, force):
         facts = read_facts(target)
         for split in SPLITS:
@@ -97,8 +101,9 @@ def assign_splits(items, classes, seed):
         total, needed = len(found), len(missing) + 1
         if total < needed:
             into = " and ".join(split for split in SPLITS if split in missing | {"train"})
-            raise UserError(f"the class {label!r} has {total} different images to split into {into}; "
-                            f"{needed} are needed at least")  # fmt: skip
+            raise UserError(
+                f"the class {label!r} has {total} different images to split into {into}; {needed} are needed at least"
+            )
         dealt = [found[i] for i in generator.permutation(total)]
         for split in sorted(missing):
             for item in chain.from_iterable(dealt.pop() for _ in range(max(1, round(share * total)))):
@@ -171,9 +176,15 @@ def without_duplicates(written, folder, drop):
     if twice and not drop:
         lines = [" = ".join(f"{s}: {where[digest][s].origin}" for s in splits) for digest, splits in twice.items()]
         lines[LISTED:] = [f"... and {len(lines) - LISTED} more"] if len(lines) > LISTED else []
-        raise UserError("\n  ".join([
-            f"images in two splits: {len(twice)}; they make results look better than they are "
-            f"(--drop_duplicates leaves them out of train):", *lines]))  # fmt: skip
+        raise UserError(
+            "\n  ".join(
+                [
+                    f"images in two splits: {len(twice)}; they make results look better than they are "
+                    f"(--drop_duplicates leaves them out of train):",
+                    *lines,
+                ]
+            )
+        )
     kept = [image for image in written if image.split == twice.get(image.digest, [image.split])[-1]]
     for file in {image.file for image in written} - {image.file for image in kept}:
         (folder / file).unlink()

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from toolkit.bar import progress_bar
+from toolkit.core.progress_bar import progress_bar
 
 COEFFICIENTS, OF_COLOUR = 8, 4  # in each direction: of the brightness, and of two differences of colours
 SHRINKAGE = 0.1  # of the mean variance, added to each: what hardly varies is noise

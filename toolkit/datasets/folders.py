@@ -7,8 +7,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from toolkit.datasets.dataset import read_facts
-from toolkit.script import add_quiet_argument
+from toolkit.core.image_dataset import read_facts
+from toolkit.core.script import add_quiet_argument
 from utils import UserError
 
 STALE_SECONDS = 24 * 3600  # after which what an interrupted build left behind is removed

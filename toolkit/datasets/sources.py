@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from toolkit.datasets.images import image_extensions, is_grey
+from toolkit.core.image_decoding import image_extensions, is_grey
 from utils import UserError
 
 SPLIT_NAMES = {"train": "train", "val": "val", "dev": "val", "test": "test"}

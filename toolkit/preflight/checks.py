@@ -9,14 +9,14 @@ import traceback
 from pathlib import Path
 
 import utils
-from toolkit.memory import memory_errors_in_a_line, total_memory
+from toolkit.core.memory import memory_errors_in_a_line, total_memory
+from toolkit.core.restore import collect, restore
+from toolkit.core.state import TrainState, read_state
 from toolkit.preflight import model_checks
-from toolkit.preflight.guesses import Match
 from toolkit.preflight.model_checks import SECONDS, Failed, NotApplicable
 from toolkit.preflight.rehearsal import FIRST, Rehearsal, numbers_in, range_test, step_memory, within
-from toolkit.record.restore import collect, restore
-from toolkit.record.state import TrainState, read_state
-from toolkit.record.verify import NOT_DETERMINISTIC, OWN_DRAWS, UNKNOWN, pairs, same, unsaved_values
+from toolkit.preflight.task_type import Match
+from toolkit.verify.verify_resume import NOT_DETERMINISTIC, OWN_DRAWS, UNKNOWN, pairs, same, unsaved_values
 from utils import UserError
 
 SLOW = 0.3  # seconds of a step, above which most checks take smaller batches
@@ -75,8 +75,10 @@ def check_speed(rehearsal):
         rehearsal.most = max(FEW, int(len(rehearsal.keys(1)[0]) * SLOW / step))
     message = f"{1 / load:.3g} batches a second are loaded, {1 / step:.3g} trained on"
     if load > step and load * len(rehearsal.dataloaders["train"]) > 1:
-        raise Failed(f"{message}: the model waits for data; more num_workers, if the loader uses them, or keep in "
-                     f"memory what it decodes")  # fmt: skip
+        raise Failed(
+            f"{message}: the model waits for data; more num_workers, if the loader uses them, or keep in "
+            f"memory what it decodes"
+        )
     return message + (f"; the checks below take {rehearsal.most} samples of a batch" if rehearsal.most else "")
 
 
@@ -88,8 +90,10 @@ def time_of(things):
 
 def check_order(rehearsal):
     """Two epochs of the training split come in different orders."""
-    orders = [rehearsal.keys(epoch) or [labels for _, labels in itertools.islice(rehearsal.batches(epoch=epoch), FEW)]
-              for epoch in (1, 2)]  # fmt: skip
+    orders = [
+        rehearsal.keys(epoch) or [labels for _, labels in itertools.islice(rehearsal.batches(epoch=epoch), FEW)]
+        for epoch in (1, 2)
+    ]
     if len(orders[0]) == 1:
         raise NotApplicable("an epoch is one batch")
     if len(orders[0]) == len(orders[1]) and first_difference(*orders) is None:
@@ -161,8 +165,9 @@ def check_overfit(rehearsal):
     message = f"in {len(losses)} steps the loss went from {losses[0]:.3g} to {losses[-1]:.3g}{share}"
     if len(losses) < ENOUGH and losses[-1] < losses[0]:
         raise NotApplicable(f"{message}; there was no time for more")
-    raise Failed(f"{message}; do outputs depend on inputs, is the sign of loss_fn right, are the labels those of the "
-                 f"inputs?")  # fmt: skip
+    raise Failed(
+        f"{message}; do outputs depend on inputs, is the sign of loss_fn right, are the labels those of the inputs?"
+    )
 
 
 def half_way(match, start):

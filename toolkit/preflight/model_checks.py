@@ -11,11 +11,11 @@ import warnings
 import torch
 from torch import nn
 
-from toolkit.loop.trial import try_one_batch
-from toolkit.preflight.guesses import Match, are_shares
+from toolkit.core.smoke_test import smoke_test
+from toolkit.core.trees import batch_size, tensors
 from toolkit.preflight.rehearsal import differ, numbers_in, within
-from toolkit.record.verify import same
-from toolkit.trees import batch_size, tensors
+from toolkit.preflight.task_type import Match, are_shares
+from toolkit.verify.verify_resume import same
 
 SECONDS = 8  # that a check takes at most, where it can take fewer steps
 TRIES = 50  # to find samples of the same lengths
@@ -57,8 +57,10 @@ def check_batches(rehearsal):
                 low, high = limits_of(part, where)
                 for value in (low, high) if place == position and match.kind == "classes" else ():
                     if not (0 <= value < match.output.shape[1] or value in NOT_LABELS):
-                        raise Failed(f"{where} has class {value}, but the model gives {match.output.shape[1]}, from 0 "
-                                     f"on; renumber them, or let it give as many as there are")  # fmt: skip
+                        raise Failed(
+                            f"{where} has class {value}, but the model gives {match.output.shape[1]}, from 0 "
+                            f"on; renumber them, or let it give as many as there are"
+                        )
                 before = limits.setdefault(place, (low, high))
                 limits[place] = min(low, before[0]), max(high, before[1])
         counts.append(f"{number} {split}")
@@ -70,7 +72,7 @@ def check_batches(rehearsal):
                 raise Failed(f"all {name} of {split} are {limits[places[0]][0] + 0.0:g}; nothing is to be learned so")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        try_one_batch(trainee.model, trainee.loss_fn, rehearsal.dataloaders, rehearsal.task.metrics, params)
+        smoke_test(trainee.model, trainee.loss_fn, rehearsal.dataloaders, rehearsal.task.metrics, params)
     for warning in [str(warning.message) for warning in caught if "broadcast" in str(warning.message)]:
         raise Failed(f"{warning.split('.')[0]}: each is compared to all of the other; squeeze one of them")
     return f"{' and '.join(counts)} batches looked at"
@@ -129,11 +131,14 @@ def check_first_loss(rehearsal):
             raise Failed(f"{message}; standardise inputs and targets")
         return message
     if guess <= 0:
-        raise Failed(f"{message}, which should be above 0; has loss_fn the wrong sign, or does it take log "
-                     f"probabilities, and Net gives others?")  # fmt: skip
+        raise Failed(
+            f"{message}, which should be above 0; has loss_fn the wrong sign, or does it take log "
+            f"probabilities, and Net gives others?"
+        )
     if match.kind == "classes" and are_shares(match.output) and right > 0.2 * guess:
-        raise Failed(f"{message}, but to be right {right:.4g}; loss_fn takes a softmax of probabilities: Net should "
-                     f"give logits")  # fmt: skip
+        raise Failed(
+            f"{message}, but to be right {right:.4g}; loss_fn takes a softmax of probabilities: Net should give logits"
+        )
     if start > 1.5 * guess + 0.3:
         raise Failed(f"{message}; make the first outputs smaller, or standardise inputs")
     if start < 0.6 * min(guess, shares) and not hasattr(rehearsal.task.net, "load_pretrained"):
@@ -146,8 +151,9 @@ def check_gradients(rehearsal):
     trainee = rehearsal.begin()
     named = {name: p for name, p in trainee.model.named_parameters() if p.requires_grad}
     if hidden := list(hidden_parameters(trainee.model)):
-        raise Failed(f"{some(hidden)}: in a list or dict alone, and so not trained; make that an nn.ModuleList or "
-                     f"nn.ModuleDict")  # fmt: skip
+        raise Failed(
+            f"{some(hidden)}: in a list or dict alone, and so not trained; make that an nn.ModuleList or nn.ModuleDict"
+        )
     optimized = {id(p) for p in trainee.steps.parameters}
     if left := [name for name, p in named.items() if id(p) not in optimized]:
         raise Failed(f"{some(left)}: not given to the optimizer; give it, or set requires_grad False")
@@ -169,8 +175,10 @@ def check_gradients(rehearsal):
     ratio = layers[small] / layers[large]
     if ratio < VANISHED:
         what = "vanish" if list(layers).index(small) < list(layers).index(large) else "explode"
-        raise Failed(f"they {what} on the way back: {layers[small]:.1e} in {small}, {layers[large]:.1e} in {large}; "
-                     f"try normalisation layers, residual connections, ReLU, or another initialisation")  # fmt: skip
+        raise Failed(
+            f"they {what} on the way back: {layers[small]:.1e} in {small}, {layers[large]:.1e} in {large}; "
+            f"try normalisation layers, residual connections, ReLU, or another initialisation"
+        )
     return f"all {len(norms)} parameters get one; the least, in {small}, is {ratio:.2g} of that in {large}"
 
 

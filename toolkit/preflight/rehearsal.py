@@ -9,15 +9,15 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import utils
-from toolkit.evaluation.pictures import png
-from toolkit.evaluation.samples import load_batch
-from toolkit.loop.batches import batches_on_device
-from toolkit.loop.order import is_divisible, order_of
-from toolkit.loop.precision import precision_of
-from toolkit.loop.seeds import MODEL, generators_of, seed_all
-from toolkit.loop.steps import Steps
-from toolkit.memory import peak_memory
-from toolkit.trees import tensors
+from toolkit.core.device_batches import batches_on_device
+from toolkit.core.memory import peak_memory
+from toolkit.core.optimizer_steps import Steps
+from toolkit.core.precision import autocast
+from toolkit.core.resumable_batches import is_divisible, resumable_batches
+from toolkit.core.seeds import MODEL, generators_of, seed_all
+from toolkit.core.trees import tensors
+from toolkit.evaluation_report.collected_outputs import load_batch
+from toolkit.evaluation_report.pictures import png
 
 FIRST = 8  # batches of the first epoch that are kept
 LOWEST, HIGHEST, RANGE_STEPS = 1e-6, 100, 120  # learning rates of the range test, and steps from the one to the other
@@ -64,7 +64,7 @@ class Rehearsal:
 
     def batches(self, split="train", epoch=1):
         """Yield the batches of an epoch as train.py would get them."""
-        return order_of(self.dataloaders[split], self.params.seed).batches(epoch, joins=split == "train")
+        return resumable_batches(self.dataloaders[split], self.params.seed).batches(epoch, joins=split == "train")
 
     def light_batches(self, epoch):
         """Yield the batches of an epoch of the training split, or the first `most` samples of each."""
@@ -74,7 +74,7 @@ class Rehearsal:
 
     def keys(self, epoch, split="train"):
         """What the sampler of a split gives for each batch of an epoch, a list; empty of a loader without such."""
-        order = order_of(self.dataloaders[split], self.params.seed)
+        order = resumable_batches(self.dataloaders[split], self.params.seed)
         if not order.can_skip:
             return []
         order.sampler.draw(epoch, 0, False)
@@ -87,7 +87,7 @@ class Rehearsal:
 
     def batch_of(self, split, indices):
         """The batch of chosen samples, as the split's own loader puts it together."""
-        order = order_of(self.dataloaders[split], self.params.seed)
+        order = resumable_batches(self.dataloaders[split], self.params.seed)
         key = next(iter(order.sampler.sampler))
         return load_batch(order, (1, 0, 0, key.new_tensor(indices) if isinstance(key, torch.Tensor) else indices))
 
@@ -108,7 +108,7 @@ class Trainee:
         self.optimizer = task.make_optimizer(self.model, self.params)
         self.loss_fn = task.loss_fn(self.params)
         self.stateful = self.loss_fn.stateful
-        self.generators, self.precision = generators_of(self.model), precision_of(self.params, self.model)
+        self.generators, self.precision = generators_of(self.model), autocast(self.params, self.model)
         self.steps = Steps(self.model, self.optimizer, self.params)
         self.steps.is_scheduled = self.params.lr_schedule != "constant" or self.params.warmup_steps > 0
         self.steps.begin_epoch(0, 0, length)
@@ -230,8 +230,12 @@ def range_test(rehearsal, seconds):
     lowest = losses.index(min((loss for loss in losses if math.isfinite(loss)), default=losses[0]))
     above = [rate for rate, loss in zip(rates[lowest:], losses[lowest:], strict=True) if not loss < losses[0]]
     falls = losses[lowest] < losses[0] - 0.01 * abs(losses[0]) and lowest < len(losses) - 1  # and rises again
-    return {"rates": rates, "losses": losses, "suggested": rates[lowest] / 10 if falls else None,
-            "diverges": above[0] if above else None}  # fmt: skip
+    return {
+        "rates": rates,
+        "losses": losses,
+        "suggested": rates[lowest] / 10 if falls else None,
+        "diverges": above[0] if above else None,
+    }
 
 
 def plot_range_test(found, own_rate):

@@ -6,7 +6,7 @@ import math
 import re
 from collections import Counter
 
-from toolkit.loop.monitor import MODES
+from toolkit.core.monitor import MODES
 from toolkit.results.rows import STATUSES, Row
 from toolkit.results.statistics import holm, mean_and_interval, paired_test
 from utils import UserError
@@ -200,11 +200,15 @@ def compare(rows, baseline, metric):
         (untested if row.p_value is None else tested).append(row)
     for row, p_value in zip(tested, holm([row.p_value for row in tested]), strict=True):
         row.p_value = p_value
-    lines = [f"difference: mean {metric} minus that of {name}, over finished replicates paired by seed and fold; "
-             f"p: paired t-test, Holm-adjusted (rows compared: {len(tested)})"]  # fmt: skip
+    lines = [
+        f"difference: mean {metric} minus that of {name}, over finished replicates paired by seed and fold; "
+        f"p: paired t-test, Holm-adjusted (rows compared: {len(tested)})"
+    ]
     if untested:
-        lines.append(f"no p-value, as fewer than two seeds or folds finished both there and in {name}, or all "
-                     f"differences are the same: {', '.join(row.name for row in untested)}")  # fmt: skip
+        lines.append(
+            f"no p-value, as fewer than two seeds or folds finished both there and in {name}, or all "
+            f"differences are the same: {', '.join(row.name for row in untested)}"
+        )
     return lines
 
 

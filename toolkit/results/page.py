@@ -15,8 +15,8 @@ from itertools import accumulate
 from pathlib import Path
 from string import Template
 
-from toolkit.loop.monitor import MODES
-from toolkit.provenance import now
+from toolkit.core.monitor import MODES
+from toolkit.core.provenance import now
 from toolkit.results.pictures import Axis, curves_of, ticks_of
 from toolkit.results.rows import as_dict, read_or_note
 from toolkit.results.tables import plain
@@ -80,11 +80,17 @@ class Data:
             more["replicates"] = [[one.name, one.status, one.metrics.get(table.metric)] for one in row.replicates]
             entry |= {name: cleaned(value) for name, value in more.items() if value}
         self.content = {
-            "title": str(parent_dir), "written": now(), "metric": table.metric, "mode": mode,
+            "title": str(parent_dir),
+            "written": now(),
+            "metric": table.metric,
+            "mode": mode,
             "best": next((i for i, row in enumerate(table.rows) if row is table.best), None),
-            "below": table.below(longest=1000), "columns": columns, "series": self.series, "params": shared_params,
+            "below": table.below(longest=1000),
+            "columns": columns,
+            "series": self.series,
+            "params": shared_params,
             "facts": shared_facts,
-        }  # fmt: skip
+        }
 
     def columns(self):
         """A list of pairs: a column (`name`, `kind`, of metrics `mode`, "max" where more is better), and its values."""
@@ -134,11 +140,20 @@ class Data:
         axes = [Axis.of_hyperparameter(name, rows, space.get(name)) for name in table.hyperparameters if rows]
         varying = [axis for axis in axes if len({place for place in axis.positions if not math.isnan(place)}) > 1]
         axes = varying[:MOST_AXES] + ([Axis.of_metric(table.metric, rows, self.mode)] if rows else [])
-        return {"rows": drawn, "axes": [
-            {"name": axis.name, "log": axis.scale == "log", "categorical": axis.is_categorical,
-             "ticks": [[round(float(place), 4), label.replace(r"\$", "$")] for place, label in ticks_of(axis)],
-             "fractions": [round(float(place), 4) for place in axis.fractions],
-             "values": None if axis.is_categorical else cleaned(axis.positions)} for axis in axes]}  # fmt: skip
+        return {
+            "rows": drawn,
+            "axes": [
+                {
+                    "name": axis.name,
+                    "log": axis.scale == "log",
+                    "categorical": axis.is_categorical,
+                    "ticks": [[round(float(place), 4), label.replace(r"\$", "$")] for place, label in ticks_of(axis)],
+                    "fractions": [round(float(place), 4) for place in axis.fractions],
+                    "values": None if axis.is_categorical else cleaned(axis.positions),
+                }
+                for axis in axes
+            ],
+        }
 
     def fill(self, size):
         """Add curves, reports and pictures, best rows first, until `size` bytes. Returns it as JSON."""

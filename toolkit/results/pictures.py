@@ -213,8 +213,15 @@ def draw_parallel(part, axes, rows, best):
     for place, axis in enumerate(axes):
         panel.axvline(place, color="0.3", linewidth=1, zorder=1)
         for height, label in ticks_of(axis):
-            panel.annotate(label, (place, height), (4, 0), textcoords="offset points", fontsize=7.5, va="center",
-                           bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.8})  # fmt: skip
+            panel.annotate(
+                label,
+                (place, height),
+                (4, 0),
+                textcoords="offset points",
+                fontsize=7.5,
+                va="center",
+                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.8},
+            )
         panel.text(place, 1.06, shorten(axis.name, int(90 / len(axes)) + 2), fontsize=9, ha="center", va="bottom")
     margin = 0.05 * len(axes)  # for the names and labels of the outer axes
     panel.set(xlim=(-margin, len(axes) - 1 + margin), ylim=(MISSING - 0.03, 1.05))

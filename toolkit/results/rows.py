@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import utils
-from toolkit.lock import is_alive, read_owner
-from toolkit.loop.monitor import MODES
+from toolkit.core.lock import is_alive, read_owner
+from toolkit.core.monitor import MODES
 from utils import UserError
 
 BEST_METRICS = "metrics_val_best_weights.json"

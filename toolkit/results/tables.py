@@ -55,11 +55,16 @@ class ResultsTable:
         having = (row for row in rows if row.status == "finished" and math.isfinite(row.metrics.get(metric, math.nan)))
         self.best = next(having, None)
         self.columns = [
-            Column("name", "name", lambda row: row.name, lambda row: row.name + " *" * (row is self.best),
-                   {"name": lambda row: row.name, "best": lambda row: "*" * (row is self.best)}),
+            Column(
+                "name",
+                "name",
+                lambda row: row.name,
+                lambda row: row.name + " *" * (row is self.best),
+                {"name": lambda row: row.name, "best": lambda row: "*" * (row is self.best)},
+            ),
             Column("status", "status", lambda row: row.status),
             Column("epochs", "number", lambda row: row.epochs),
-        ]  # fmt: skip
+        ]
         if self.has_replicates:
             counts = {"n": lambda row: row.counts[0], "replicates": lambda row: row.counts[1]}
             self.columns.append(Column("n", "number", how_many, exact=counts))
@@ -125,8 +130,10 @@ class ResultsTable:
         best = f"; sorted by {self.metric}, * is the best that is finished" if self.best else ""
         lines = [f"{len(rows):,} experiment{'s' * (len(rows) != 1)}: {statuses or 'none is trained'}{best}"]
         if self.has_replicates:
-            lines.append("±: 95% confidence interval of the mean over n finished replicates, by Student's t "
-                         "(folds of a cross-validation: corrected for the overlap of their training sets)")  # fmt: skip
+            lines.append(
+                "±: 95% confidence interval of the mean over n finished replicates, by Student's t "
+                "(folds of a cross-validation: corrected for the overlap of their training sets)"
+            )
         lines += ["test_looks: how often evaluate.py has looked at the test split"] * self.has_looks
         lines += capped(self.notes, longest)
         for kind in ("failed", "pruned"):

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import utils
-from toolkit import parallel
-from toolkit.lock import InUse
-from toolkit.memory import OutOfMemory
-from toolkit.record.journal import note_failure
+from toolkit.core import processes
+from toolkit.core.lock import InUse
+from toolkit.core.memory import OutOfMemory
+from toolkit.core.run_record import note_failure
 from toolkit.sweep.team import Team
 from utils import UserError
 
@@ -135,7 +135,7 @@ def train_one(parent, model_dir, data_dir, device, waits, team):
     import torch
 
     import train
-    from toolkit.cli import set_up
+    from toolkit.core.setup import set_up
 
     def report(epoch, value):
         try:
@@ -165,7 +165,7 @@ def train_one(parent, model_dir, data_dir, device, waits, team):
         failure = str(error)
         print(f"error: {failure}", file=sys.stderr)
     except Exception as error:
-        if parallel.is_of_another(error):
+        if processes.is_from_another_rank(error):
             raise
         failure = "".join(traceback.format_exception_only(error)).strip()
         traceback.print_exc()

@@ -105,12 +105,16 @@ class Space:
         """
         for name, dimension in self.dimensions.items():
             if isinstance(dimension, Range):
-                raise UserError(f"{self.source}: {name} is a range, and a grid needs values: list them, or use "
-                                f"--method tpe or random")  # fmt: skip
+                raise UserError(
+                    f"{self.source}: {name} is a range, and a grid needs values: list them, or use "
+                    f"--method tpe or random"
+                )
         lists = [dimension.values for dimension in self.dimensions.values()]
         if math.prod(map(len, lists)) > LARGEST_GRID:
-            raise UserError(f"{self.source}: a grid of more than {LARGEST_GRID:,} configurations; list fewer values, "
-                            f"or use --method tpe")  # fmt: skip
+            raise UserError(
+                f"{self.source}: a grid of more than {LARGEST_GRID:,} configurations; list fewer values, "
+                f"or use --method tpe"
+            )
         found = {}
         for values in itertools.product(*lists):
             configuration = self._configuration(dict(zip(self.dimensions, values, strict=True)).get)
@@ -135,8 +139,10 @@ class Space:
         if name in params.values.keys() - params.stated.keys():
             raise UserError(f"{self.source}: {name} is a fact of the dataset, not a hyperparameter; remove it")
         if name not in self.reference and not re.search(rf"\b{re.escape(name)}\b", task.code()):
-            raise UserError(f"{self.source}: nothing knows the hyperparameter {name}{params.meant(name)}; "
-                            f"train.py --list_params lists those that are declared")  # fmt: skip
+            raise UserError(
+                f"{self.source}: nothing knows the hyperparameter {name}{params.meant(name)}; "
+                f"train.py --list_params lists those that are declared"
+            )
 
     def _read(self, name, description, params):
         content = description if isinstance(description, dict) else {"values": description}
@@ -163,12 +169,16 @@ class Space:
             allowed = when[name] = allowed if isinstance(allowed, list) else [allowed]
             earlier = self.dimensions.get(name, Values(values=[self.reference.get(name)]))
             if isinstance(earlier, Range) or name not in self.dimensions.keys() | self.reference.keys():
-                raise UserError(f'{self.source}: {searched} has "when" {name}, which is neither a list of values '
-                                f"before it nor in params.json")  # fmt: skip
+                raise UserError(
+                    f'{self.source}: {searched} has "when" {name}, which is neither a list of values '
+                    f"before it nor in params.json"
+                )
             never = [json.dumps(value) for value in allowed if value not in earlier.values]
             if never or not allowed:
-                raise UserError(f"{self.source}: {searched} is searched when {name} is "
-                                f"{' or '.join(never) or 'nothing'}, which it never is")  # fmt: skip
+                raise UserError(
+                    f"{self.source}: {searched} is searched when {name} is "
+                    f"{' or '.join(never) or 'nothing'}, which it never is"
+                )
 
 
 def as_choice(value):

@@ -13,7 +13,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError, ProgrammingError, SQLAlchemyError
 
-from toolkit.lock import take
+from toolkit.core.lock import take
 from utils import UserError
 
 JOURNAL = "study.journal"

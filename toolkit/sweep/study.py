@@ -22,8 +22,8 @@ from optuna.samplers import PartialFixedSampler, RandomSampler, TPESampler
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState, create_trial
 
-from toolkit.lock import Presence
-from toolkit.loop.seeds import mix
+from toolkit.core.lock import Presence
+from toolkit.core.seeds import mix
 from toolkit.sweep.space import as_choice, name_of
 from toolkit.sweep.storage import HEARTBEAT, make_pruner, open_storage, quiet, reaching
 from utils import UserError

@@ -7,11 +7,11 @@ import time
 from collections import Counter
 from multiprocessing import connection
 
-from toolkit.bar import progress_bar
-from toolkit.cli import derive
-from toolkit.loop.stop import StopSignals
-from toolkit.record.experiment import MAY_CHANGE
-from toolkit.record.journal import note_failure
+from toolkit.core.experiment_folder import MAY_CHANGE
+from toolkit.core.progress_bar import progress_bar
+from toolkit.core.run_record import note_failure
+from toolkit.core.setup import derive
+from toolkit.core.stop_signals import StopSignals
 from toolkit.sweep.pool import Worker
 from utils import Params, UserError
 

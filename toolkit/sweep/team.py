@@ -8,8 +8,8 @@ import threading
 import time
 from pathlib import Path
 
-from toolkit import parallel
-from toolkit.lock import InUse
+from toolkit.core import processes
+from toolkit.core.lock import InUse
 
 TRAIN = Path(__file__).resolve().parents[2] / "train.py"
 TO_SAY_WHY = 10  # seconds that the first process has, when another one died, to end by itself
@@ -52,7 +52,7 @@ class Team:
     def __exit__(self, kind, error, trace):
         self.is_over = True
         if kind is None or issubclass(kind, InUse):  # which is tried again, with others
-            parallel.leave()
+            processes.shut_down()
         for process in self.processes:
             try:
                 process.wait(None if kind is None else TO_SAY_WHY)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from toolkit.datasets.dataset import BatchIndices, ImageNames, load_images
+from toolkit.core.image_dataset import BatchIndices, ImageNames, load_images
 
 
 class Images(TensorDataset):

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import nn
 
 import utils
-from toolkit.datasets.dataset import load_images
+from toolkit.core.image_dataset import load_images
 
 PATCH = 2  # height and width in pixels of what the first layer sees
 

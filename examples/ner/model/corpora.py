@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from toolkit.datasets.dataset import SPLITS
+from toolkit.core.image_dataset import SPLITS
 from utils import UserError
 
 SPLIT_NAMES = {"train": "train", "testa": "val", "dev": "val", "val": "val", "test": "test"}  # as a file name has them

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sampler, SequentialSampler, TensorDataset
 
-from toolkit.datasets.folds import fold_of
+from toolkit.core.folds import fold_of
 from utils import UserError
 
 

@@ -74,8 +74,10 @@ class Net(nn.Module):
         except (AssertionError, RuntimeError, ValueError) as error:
             size = params.input_size or f"{params.image_height}×{params.image_width}"
             reason = str(error).split("\n")[0]
-            raise UserError(f"{params.backbone} takes no images of size {size} ({reason}); "
-                            f'try "input_size": 224, which it was made for') from None  # fmt: skip
+            raise UserError(
+                f"{params.backbone} takes no images of size {size} ({reason}); "
+                f'try "input_size": 224, which it was made for'
+            ) from None
 
     def train(self, mode=True):
         """As of every module; but a frozen backbone stays in evaluation mode, or its batch norms would change."""

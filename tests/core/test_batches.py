@@ -1,0 +1,49 @@
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from toolkit.core.device_batches import batches_on_device
+from utils import UserError
+
+MODEL = nn.Linear(1, 1)
+
+
+def sizes(total, batch_size, training):
+    dataset = TensorDataset(torch.arange(total).float()[:, None], torch.arange(total))
+    batches = list(batches_on_device(DataLoader(dataset, batch_size), MODEL.train(training)))
+    assert torch.cat([labels for _, labels in batches]).tolist() == list(range(total))  # all, once, in order
+    return [len(labels) for _, labels in batches]
+
+
+def test_a_lone_last_sample_joins_the_batch_before_it_in_training_alone():
+    assert sizes(9, 4, training=True) == [4, 5]
+    assert sizes(9, 4, training=False) == [4, 4, 1]
+    assert sizes(10, 4, training=True) == [4, 4, 2]
+    assert sizes(3, 1, training=True) == [1, 1, 1]
+    assert sizes(1, 4, training=True) == [1]
+
+
+def test_nested_batches_keep_their_structure():
+    batch = ({"a": torch.ones(2, 3), "name": ["x", "y"]}, [torch.zeros(2), (torch.ones(2),)])
+    ((inputs, labels),) = batches_on_device([batch], MODEL.train())
+    assert inputs["name"] == ["x", "y"]
+    assert isinstance(labels[1], tuple)
+    assert torch.equal(inputs["a"], torch.ones(2, 3))
+    lone = ({"a": torch.zeros(1, 3), "name": ["z"]}, [torch.ones(1), (torch.zeros(1),)])
+    ((inputs, labels),) = batches_on_device([batch, lone], MODEL.train())
+    assert inputs["name"] == ["x", "y", "z"]
+    assert labels[1][0].tolist() == [1, 1, 0]
+
+
+def test_a_lone_sample_of_another_shape_stays_alone():
+    batches = [(torch.ones(4, 7), torch.ones(4)), (torch.ones(1, 3), torch.ones(1))]
+    assert [len(labels) for _, labels in batches_on_device(batches, MODEL.train())] == [4, 1]
+
+
+@pytest.mark.parametrize("batch", [{"x": 1}, torch.ones(2, 3), (1, 2, 3)])
+def test_a_batch_that_is_no_pair(batch):
+    with pytest.raises(
+        UserError, match=r"a batch of the data loader should be a pair \(inputs, labels\), not a .*unpack_batch"
+    ):
+        list(batches_on_device([batch], MODEL))

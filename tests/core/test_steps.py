@@ -1,0 +1,90 @@
+"""One step of the optimizer: the gradient of all its samples, clipped, scaled, averaged."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import train
+from toolkit.core.moving_average import MovingAverage
+from utils import Params
+
+torch.manual_seed(0)
+INPUTS, LABELS = torch.randn(22, 5), torch.randn(22, 1)
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """Train a small model for one epoch: gives the weights after it, and the results."""
+
+    def trained(batch_size, loss_fn=nn.functional.mse_loss, labels=LABELS, **values):
+        (tmp_path / "params.json").write_text(json.dumps({"batch_size": batch_size} | values))
+        torch.manual_seed(1)
+        model = nn.Linear(5, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        loader = DataLoader(TensorDataset(INPUTS, labels), batch_size)
+        results = train.train(model, optimizer, loss_fn, loader, {}, Params(tmp_path / "params.json"))
+        return torch.cat([p.detach().reshape(-1) for p in model.parameters()]), results
+
+    return trained
+
+
+@pytest.mark.parametrize(("size", "times"), [(4, 2), (5, 2), (3, 4), (4, 6), (2, 100)])
+def test_batches_that_are_accumulated_give_the_gradient_of_one(trained, size, times):
+    """The last one of 22 samples is shorter, and so is the last step."""
+    whole, whole_results = trained(min(size * times, 22))
+    parts, results = trained(size, accumulation_steps=times)
+    assert parts == pytest.approx(whole, rel=1e-5)
+    if size * times >= 22:  # else the batches see other weights
+        assert results == pytest.approx(whole_results)
+
+
+def test_padding_does_not_count(trained):
+    labels = torch.randint(0, 4, (22, 6))
+    labels[torch.rand(22, 6) < 0.6] = -100
+
+    def loss_fn(outputs, labels):  # the mean over what is not padding
+        real = labels != -100
+        return ((outputs - labels).square() * real).sum() / real.sum()
+
+    whole, _ = trained(22, loss_fn, labels)
+    parts, _ = trained(4, loss_fn, labels, accumulation_steps=6)
+    assert parts == pytest.approx(whole, rel=1e-5)
+
+
+def test_gradients_are_clipped_to_their_norm(trained):
+    start, _ = trained(22, learning_rate=0.1, max_grad_norm=1e-9)
+    free, _ = trained(22)
+    clipped, _ = trained(22, max_grad_norm=0.05)
+    assert (clipped - start).norm().item() == pytest.approx(0.1 * 0.05, rel=1e-3)
+    assert torch.cosine_similarity(clipped - start, free - start, dim=0).item() == pytest.approx(1, abs=1e-4)
+
+
+def test_fp16_is_scaled_so_that_small_gradients_stay(trained):
+    """The gradients are 1e-9 of what they were: zero in float16."""
+    tiny, _ = trained(22, lambda outputs, labels: (outputs * 1e-5 - labels).square().mean(), precision="fp16")
+    exact, _ = trained(22, lambda outputs, labels: (outputs * 1e-5 - labels).square().mean())
+    start, _ = trained(22, max_grad_norm=1e-9)
+    assert (tiny - start).norm() > 0
+    assert tiny == pytest.approx(exact, rel=1e-3)
+
+
+def test_a_moving_average_is_that_of_its_definition():
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    average, expected = MovingAverage(model, 0.5), {k: v.clone() for k, v in model.state_dict().items()}
+    for step in range(1, 6):
+        with torch.no_grad():
+            for tensor in model.state_dict().values():
+                tensor += 1
+        average.update(step)
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = {k: decay * v + (1 - decay) * model.state_dict()[k] for k, v in expected.items()}
+    own = {k: v.clone() for k, v in model.state_dict().items()}
+    with average.in_place():
+        for name, value in model.state_dict().items():
+            assert torch.allclose(value, (own if "num" in name else expected)[name])
+        held = {k: v.clone() for k, v in average.state_dict().items()}
+    assert all(torch.equal(value, own[name]) for name, value in held.items())
+    assert all(torch.equal(value, own[name]) for name, value in model.state_dict().items())

@@ -1,0 +1,489 @@
+"""The report of an evaluation: true intervals, scores and names, of every kind of task, whatever the loader does."""
+
+import csv
+import itertools
+import json
+import multiprocessing
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from scipy.stats import binomtest
+from seqeval.metrics.sequence_labeling import get_entities
+from torch import nn
+from torch.utils.data import DataLoader, Subset, TensorDataset
+
+from evaluate import evaluate
+from toolkit.core.metrics import probabilities_of
+from toolkit.evaluation import report as report_module
+from toolkit.evaluation_report.collected_outputs import Collector, inputs_at
+from toolkit.evaluation_report.marked_text import compare, entities, marked
+from toolkit.evaluation_report.report import Report, calibration
+from toolkit.evaluation_report.report_files import count_look, write_report
+from utils import Params
+
+
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch):
+    """As few as there may be, where their number does not matter."""
+    monkeypatch.setattr(report_module, "RESAMPLES", 100)
+
+
+def accuracy(outputs, labels):
+    return np.mean(outputs.argmax(axis=1) == labels)
+
+
+class Centroids(nn.Module):
+    """Logits of an image: how near it is to the mean of each class, `scale` times."""
+
+    def __init__(self, images, labels, scale=0.02):
+        super().__init__()
+        self.means = torch.stack([images[labels == label].mean(dim=0) for label in range(10)])
+        self.scale = scale
+
+    def forward(self, images):
+        return -self.scale * torch.cdist(images.flatten(1), self.means.flatten(1)) ** 2
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """The real digits: a model that is known, made from 500 of them, and the other 1297, (N, 1, 8, 8), as a dataset."""
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    images = torch.tensor(found.images, dtype=torch.float32).unsqueeze(1)
+    labels = torch.tensor(found.target)
+    dataset = TensorDataset(images[500:], labels[500:])
+    dataset.items = [f"digit {i}" for i in range(len(dataset))]
+    return Centroids(images[:500], labels[:500]), dataset
+
+
+def report_of(model, loader, metrics, tmp_path, loss_fn=F.cross_entropy, **facts):
+    """The results and the Report of an evaluation."""
+    (tmp_path / "params.json").write_text("{}")
+    params = Params(tmp_path / "params.json")
+    params.add_facts(facts)
+    collected = Collector()
+    results = evaluate(model, loss_fn, loader, metrics | {"(report)": collected}, params)
+    assert set(results) >= {"loss", *metrics}
+    return results, Report(collected, loader, results, metrics, loss_fn, params)
+
+
+def size_of(picture):
+    with Image.open(picture) as image:
+        return image.size
+
+
+def rows_of(report, loader, folder, split="test"):
+    """The rows of predictions_<split>.csv, as any reader of csv files has them, and the content of report_<split>.json."""
+    write_report(report, folder, split, loader, 230)
+    with open(folder / f"predictions_{split}.csv", newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file)), json.loads((folder / f"report_{split}.json").read_text())
+
+
+def test_the_interval_of_accuracy_is_that_of_wilson(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(report_module, "RESAMPLES", 1000)
+    model, dataset = digits
+    for count in (len(dataset), 400):
+        loader = DataLoader(Subset(dataset, range(count)), 100)
+        results, report = report_of(model, loader, {"accuracy": accuracy}, tmp_path)
+        right = round(results["accuracy"] * count)
+        assert 0.7 < right / count < 0.95
+        wilson = binomtest(right, count).proportion_ci(method="wilson")
+        assert report.intervals["accuracy"] == pytest.approx([wilson.low, wilson.high], abs=0.01)
+        assert report.resamples == 1000
+    losses = torch.cat([F.cross_entropy(model(x), y, reduction="none") for x, y in loader])
+    error = losses.std().item() / np.sqrt(count)
+    low, high = results["loss"] - 1.96 * error, results["loss"] + 1.96 * error
+    assert report.intervals["loss"] == pytest.approx([low, high], rel=0.1)
+
+
+def test_what_has_no_interval_is_given_none(digits, tmp_path):
+    model, dataset = digits
+    numbers = iter(range(9999))
+    metrics = {"always": lambda o, _: 1.0, "unsteady": lambda o, _: next(numbers), "accuracy": accuracy}
+    loader = DataLoader(dataset, 100)
+    summed = lambda outputs, labels: F.cross_entropy(outputs, labels, reduction="sum")  # noqa: E731
+    _, report = report_of(model, loader, metrics, tmp_path, loss_fn=summed)
+    assert list(report.intervals) == ["accuracy"]
+    _, report = report_of(model, DataLoader(Subset(dataset, [0]), 1), metrics, tmp_path)
+    assert report.intervals == {}
+
+
+def test_scores_of_each_class_are_those_counted_by_hand(digits, tmp_path):
+    model, dataset = digits
+    loader = DataLoader(dataset, 100)
+    _, report = report_of(model, loader, {"accuracy": accuracy}, tmp_path, class_names=list("abcdefghij"))
+    rows, content = rows_of(report, loader, tmp_path)
+    assert [c["class"] for c in content["classes"]] == list("abcdefghij")
+    for number, scores in enumerate(content["classes"]):
+        right = sum(row["label"] == row["prediction"] == scores["class"] for row in rows)
+        predicted = sum(row["prediction"] == scores["class"] for row in rows)
+        actual = sum(row["label"] == scores["class"] for row in rows)
+        assert scores["support"] == actual == sum(content["confusion"][number])
+        assert [scores["precision"], scores["recall"]] == pytest.approx([right / predicted, right / actual])
+        assert scores["f1"] == pytest.approx(2 * right / (predicted + actual))
+        assert content["confusion"][number][number] == right
+
+
+def test_the_calibration_error_is_that_computed_by_hand(digits, tmp_path):
+    model, dataset = digits
+    loader = DataLoader(dataset, 100)
+    _, report = report_of(model, loader, {"accuracy": accuracy}, tmp_path)
+    probabilities = torch.cat([model(x).softmax(1) for x, _ in loader]).double().numpy()
+    labels, error = dataset.tensors[1].numpy(), 0.0
+    for number in range(15):
+        inside = [
+            (row.max(), row.argmax() == label)
+            for row, label in zip(probabilities, labels, strict=True)
+            if number / 15 < row.max() <= (number + 1) / 15
+        ]
+        if inside:
+            sure, right = np.mean([p for p, _ in inside]), np.mean([r for _, r in inside])
+            error += len(inside) / len(labels) * abs(sure - right)
+    assert report.error == pytest.approx(error, abs=1e-6)
+    assert calibration(np.array([1.0, 1.0, 0.6]), np.array([True, False, True]))[0] == pytest.approx(0.4667, abs=1e-4)
+
+
+def test_support_is_counted_where_nothing_is_right(digits, tmp_path):
+    model, dataset = digits
+    wrong = TensorDataset(dataset.tensors[0][:50], (model(dataset.tensors[0][:50]).argmax(1) + 1) % 10)
+    _, report = report_of(model, DataLoader(wrong, 20), {"accuracy": accuracy}, tmp_path)
+    supports = [row["support"] for row in report.classes]
+    assert supports == wrong.tensors[1].bincount(minlength=10).tolist() and all(type(n) is int for n in supports)
+
+
+def test_outputs_that_are_probabilities_already_are_taken_as_they_are():
+    logits = torch.tensor([[2.0, 0.0, -1.0], [0.1, 0.2, 0.3]])
+    for outputs in (logits, logits.softmax(1), logits.log_softmax(1)):
+        assert torch.allclose(probabilities_of(outputs), logits.softmax(1))
+
+
+def loaders(dataset):
+    """Loaders of one dataset in different orders."""
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(1)).tolist()
+    yield DataLoader(dataset, 100)
+    yield DataLoader(dataset, 77, shuffle=True)
+    yield DataLoader(dataset, 77, shuffle=True, num_workers=1)
+    yield DataLoader(dataset, sampler=torch.utils.data.BatchSampler(order, 64, False), batch_size=None)
+    yield DataLoader(Subset(dataset, order), 50, shuffle=True)
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_item_label_and_prediction_of_a_row_belong_together(digits, tmp_path, number):
+    model, dataset = digits
+    loader = list(loaders(dataset))[number]
+    results, report = report_of(model, loader, {"accuracy": accuracy}, tmp_path)
+    rows, content = rows_of(report, loader, tmp_path)
+    assert np.mean([row["label"] == row["prediction"] for row in rows]) == results["accuracy"]
+    assert len(rows) == len({row["item"] for row in rows}) == len(dataset)
+    outputs = model(dataset.tensors[0]).softmax(1)
+    for row in rows:
+        place = int(row["item"].removeprefix("digit "))
+        assert int(row["label"]) == dataset.tensors[1][place]
+        assert float(row["probability"]) == pytest.approx(outputs[place].max().item(), abs=1e-5)
+    if not isinstance(loader.dataset, Subset):
+        assert [row["item"] for row in rows] == dataset.items
+    wrong = sorted((float(row["probability"]) for row in rows if row["label"] != row["prediction"]), reverse=True)
+    assert [mistake["probability"] for mistake in content["mistakes"]] == wrong[:24]
+    assert all(mistake["label"] != mistake["prediction"] for mistake in content["mistakes"])
+
+
+def test_the_contact_sheet_shows_the_mistakes(digits, tmp_path):
+    model, dataset = digits
+    loader = DataLoader(dataset, 77, shuffle=True)
+    _, report = report_of(model, loader, {"accuracy": accuracy}, tmp_path)
+    for row, inputs in zip(report.worst, inputs_at(loader, 230, report.position[report.worst]), strict=True):
+        place = int(report.columns["item"][row].removeprefix("digit "))
+        assert torch.equal(inputs[0], dataset.tensors[0][place])
+    names = write_report(report, tmp_path, "test", loader, 230)
+    for name in (name for name in names if name.endswith(".png")):
+        assert min(size_of(tmp_path / name)) > 300
+
+
+def test_what_an_earlier_evaluation_left_does_not_stay(digits, tmp_path):
+    model, dataset = digits
+    loader = DataLoader(dataset, 100)
+    _, report = report_of(model, loader, {}, tmp_path)
+    assert "mistakes_test.png" in write_report(report, tmp_path, "test", loader, 230)
+    outputs = model(dataset.tensors[0])
+    right = Subset(dataset, (outputs.argmax(1) == dataset.tensors[1]).nonzero().flatten().tolist())
+    loader = DataLoader(right, 100)
+    _, report = report_of(model, loader, {}, tmp_path)
+    assert "mistakes_test.png" not in write_report(report, tmp_path, "test", loader, 230)
+    assert not (tmp_path / "mistakes_test.png").exists()
+
+
+class Streaming:
+    def reset(self):
+        self.right = self.total = 0
+
+    def update(self, outputs, labels):
+        self.right += (outputs.argmax(1) == labels).sum()
+        self.total += len(labels)
+
+    def compute(self):
+        return self.right / self.total
+
+
+def test_streaming_metrics_have_the_same_report(digits, tmp_path):
+    model, dataset = digits
+    loader = DataLoader(dataset, 100)
+    _, one = report_of(model, loader, {"accuracy": accuracy}, tmp_path)
+    results, other = report_of(model, loader, {"accuracy": Streaming()}, tmp_path)
+    assert results["accuracy"] == pytest.approx(accuracy(model(dataset.tensors[0]).numpy(), dataset.tensors[1].numpy()))
+    assert other.intervals["accuracy"] == pytest.approx(one.intervals["accuracy"])
+    assert (other.columns, other.classes) == (one.columns, one.classes)
+
+
+def test_outputs_too_large_to_hold_leave_the_report_out(digits, tmp_path, monkeypatch):
+    model, dataset = digits
+    monkeypatch.setattr("toolkit.evaluation_report.collected_outputs.SHARE_OF_MEMORY", 1e-9)
+    loader = DataLoader(dataset, 100)
+    results, report = report_of(model, loader, {"accuracy": Streaming()}, tmp_path)
+    assert results["accuracy"] > 0.8
+    assert report.lines() == ["no report of this split: its outputs take more than 0% of the free memory"]
+    assert write_report(report, tmp_path, "test", loader, 230) == []
+
+
+def test_too_few_resamples_in_the_time_are_no_interval(digits, tmp_path, monkeypatch):
+    model, dataset = digits
+    monkeypatch.setattr(report_module, "SECONDS", 0.0)
+    _, report = report_of(model, DataLoader(dataset, 100), {"accuracy": accuracy}, tmp_path)
+    assert report.intervals == {}
+    monkeypatch.setattr(report_module, "SECONDS", 10.0)
+    monkeypatch.setattr(report_module, "RESAMPLES", 99)
+    _, report = report_of(model, DataLoader(dataset, 100), {"accuracy": accuracy}, tmp_path)
+    assert report.intervals == {}
+    assert "no confidence intervals: only 99 bootstrap resamples of the 1,297 samples" in report.lines()[0]
+
+
+def test_features_are_not_taken_for_logits(digits, tmp_path):
+    _, dataset = digits
+    loader = DataLoader(dataset, 100)
+    loss = lambda outputs, labels: (outputs.mean(dim=1) - labels).square().mean()  # noqa: E731
+    _, report = report_of(nn.Flatten(), loader, {}, tmp_path, loss, num_classes=10)
+    assert report.kind == "other"
+
+
+# text
+
+TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
+SENTENCES = ["Anna Smith lives in Rome", "Bob <b> left", "the Paris office of New York", "nobody & nothing", "Ann"]
+LABELS = [[1, 2, 0, 0, 3], [1, 0, 0], [0, 3, 0, 0, 3, 4], [0, 0, 0], [1]]
+PREDICTED = [[1, 0, 0, 0, 3], [3, 1, 0], [0, 0, 0, 0, 3, 4], [0, 0, 0], [1]]
+# of Anna Smith only Anna; Bob a place, and <b> a person; Paris missed
+
+
+class Words(torch.utils.data.Dataset):
+    """The sentences; the inputs are the tags to predict. Padded with -1 in the labels."""
+
+    items = SENTENCES
+
+    def __len__(self):
+        return len(SENTENCES)
+
+    def __getitem__(self, index):
+        return torch.tensor(PREDICTED[index]), torch.tensor(LABELS[index])
+
+
+def padded(batch, length=None):
+    longest = length or max(len(labels) for _, labels in batch)
+    return tuple(
+        torch.stack([F.pad(t, (0, longest - len(t)), value=-1) for t in part]) for part in zip(*batch, strict=True)
+    )
+
+
+class Tagger(nn.Module):
+    """Logits (N, T, tags), or as CS230 has them (N * T, tags), that say the tags it is given."""
+
+    def __init__(self, is_flat):
+        super().__init__()
+        self.is_flat = is_flat
+
+    def forward(self, tags):
+        logits = 3.0 * F.one_hot(tags.clamp(min=0), len(TAGS))
+        return logits.flatten(0, 1) if self.is_flat else logits
+
+
+def token_loss(outputs, labels):
+    return F.cross_entropy(outputs.reshape(-1, len(TAGS)), labels.reshape(-1), ignore_index=-1)
+
+
+def token_accuracy(outputs, labels):
+    real = labels.reshape(-1) != -1
+    return np.mean(outputs.reshape(-1, len(TAGS)).argmax(1)[real] == labels.reshape(-1)[real])
+
+
+@pytest.mark.parametrize(("is_flat", "length", "batch_size"), [(True, None, 2), (True, 6, 5), (False, 6, 2)])
+def test_each_token_has_a_row_whatever_form_outputs_have(tmp_path, is_flat, length, batch_size):
+    loader = DataLoader(Words(), batch_size, shuffle=True, collate_fn=lambda batch: padded(batch, length))
+    results, report = report_of(Tagger(is_flat), loader, {"accuracy": token_accuracy}, tmp_path, token_loss, tags=TAGS)
+    rows, content = rows_of(report, loader, tmp_path)
+    assert content["kind"] == "tagging"
+    expected = [
+        (str(number), word, TAGS[label], TAGS[prediction])
+        for number, (sentence, *tags) in enumerate(zip(SENTENCES, LABELS, PREDICTED, strict=True))
+        for word, label, prediction in zip(sentence.split(), *tags, strict=True)
+    ]
+    assert [tuple(row[name] for name in ("sentence", "item", "label", "prediction")) for row in rows] == expected
+    assert np.mean([row["label"] == row["prediction"] for row in rows]) == pytest.approx(results["accuracy"])
+    assert content["samples"] == len(SENTENCES)
+    assert set(report.intervals) == {"loss", "accuracy"}
+
+
+def test_sentences_are_resampled_not_tokens(tmp_path):
+    """Of two sentences, a right and a wrong one, a set has none, one or two that are right."""
+
+    class Two(Words):
+        def __getitem__(self, index):
+            return torch.full((50,), index), torch.zeros(50, dtype=torch.int64)
+
+        def __len__(self):
+            return 2
+
+    loader = DataLoader(Two(), 2)
+    _, report = report_of(Tagger(True), loader, {"accuracy": token_accuracy}, tmp_path, token_loss, tags=TAGS)
+    assert report.intervals["accuracy"] == [0.0, 1.0]
+
+
+def test_wrong_entities_are_marked_and_words_are_text(tmp_path):
+    loader = DataLoader(Words(), 2, collate_fn=padded)
+    _, report = report_of(Tagger(True), loader, {"accuracy": token_accuracy}, tmp_path, token_loss, tags=TAGS)
+    assert "mistakes_test.html" in write_report(report, tmp_path, "test", loader, 230)
+    page = (tmp_path / "mistakes_test.html").read_text(encoding="utf-8")
+    for mark in (
+        '<mark class="confused">Anna Smith <small>PER “Anna”, is PER “Anna Smith”</small></mark>',
+        '<mark class="confused">Bob <small>LOC “Bob”, is PER “Bob”</small></mark>',
+        '<mark class="spurious">&lt;b&gt; <small>spurious PER</small></mark>',
+        '<mark class="missed">Paris <small>missed LOC</small></mark>',
+    ):
+        assert mark in page
+    assert "<b>" not in page
+    assert "nobody" not in page
+    assert page.count("<li>") == 3
+    assert "http" not in page
+
+
+tag_lists = st.lists(st.sampled_from([*(f"{a}-{b}" for a in "BIES" for b in ("PER", "LOC")), "O"]), max_size=12)
+
+
+@given(tag_lists)
+def test_entities_are_those_of_seqeval(tags):
+    assert sorted((kind, *span) for span, kind in entities(tags).items()) == sorted(get_entities(tags))
+
+
+@given(tag_lists.flatmap(lambda tags: st.tuples(st.just(tags), st.permutations(tags))))
+def test_every_wrong_entity_is_marked_once(both):
+    actual, predicted = (entities(tags) for tags in both)
+    words = [str(place) for place in range(len(both[0]))]
+    mistakes = compare(words, actual, predicted)
+    spans = [span for span in actual.keys() | predicted.keys() if actual.get(span) != predicted.get(span)]
+    for first, last in spans:
+        assert sum(a <= first and last <= b for _, a, b, _ in mistakes) == 1
+    assert all(one[2] < other[1] for one, other in itertools.pairwise(mistakes))
+    assert marked(words, mistakes).count("<mark") == len(mistakes)
+
+
+# numbers, and what is neither
+
+
+def rmse(outputs, labels):
+    return np.sqrt(np.mean((outputs - labels) ** 2))
+
+
+@pytest.mark.parametrize("columns", [None, 1, 3])
+def test_the_predictions_of_a_regression_give_its_metric_exactly(tmp_path, columns):
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randn((200, columns) if columns else (200,), generator=generator)
+    inputs = labels + 0.1 * torch.randn(labels.shape, generator=generator)
+    loader = DataLoader(TensorDataset(inputs, labels), 32, shuffle=True)
+    results, report = report_of(nn.Identity(), loader, {"rmse": rmse}, tmp_path, F.mse_loss)
+    rows, content = rows_of(report, loader, tmp_path)
+    assert content["kind"] == "regression"
+    endings = [f"_{number}" for number in range(columns)] if (columns or 1) > 1 else [""]
+    read = [
+        np.array([[np.float32(row[name + ending]) for ending in endings] for row in rows]).reshape(labels.shape)
+        for name in ("prediction", "label")
+    ]
+    assert torch.equal(torch.tensor(read[1]), labels)
+    assert rmse(*read) == pytest.approx(results["rmse"], rel=1e-6)
+    assert [row["item"] for row in rows] == [str(number) for number in range(200)]
+    low, high = report.intervals["rmse"]
+    assert 0.08 < low < results["rmse"] < high < 0.12
+    assert (tmp_path / "residuals_test.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("outputs", "labels"),
+    [
+        ((20, 3), torch.arange(60).reshape(20, 3) % 2.0),  # several labels at once
+        ((20,), torch.arange(20) % 2.0),  # two classes, one logit
+        ((20, 3, 8, 8), torch.zeros(20, 8, 8, dtype=torch.int64)),  # a class for each pixel
+        ((20, 3), torch.arange(20)),  # classes that there are no outputs for
+        ((20, 3), torch.arange(20) / 7),
+        ((20, 100, 2), torch.zeros(20, 100, 2) + 0.3),
+    ],
+)
+def test_of_outputs_of_another_form_there_are_intervals_alone(tmp_path, outputs, labels):
+    outputs = torch.rand(outputs, generator=torch.Generator().manual_seed(0))
+    loader = DataLoader(TensorDataset(outputs, labels), 8)
+    loss = lambda outputs, labels: outputs.mean()  # noqa: E731
+    results, report = report_of(nn.Identity(), loader, {"mean": lambda o, _: o.mean()}, tmp_path, loss)
+    assert report.kind == "other"
+    assert set(report.intervals) == {"loss", "mean"}
+    assert write_report(report, tmp_path, "test", loader, 230) == ["report_test.json"]
+    content = json.loads((tmp_path / "report_test.json").read_text())
+    assert content["metrics"] == results
+    assert "classes" not in content
+
+
+def test_a_metric_that_is_not_a_number_is_null(digits, tmp_path):
+    model, dataset = digits
+    loader = DataLoader(dataset, 100)
+    _, report = report_of(model, loader, {"undefined": lambda outputs, labels: float("nan")}, tmp_path)
+    assert rows_of(report, loader, tmp_path)[1]["metrics"]["undefined"] is None
+    assert "undefined" not in report.intervals
+
+
+@pytest.mark.parametrize("count", [2, 30, 100])
+def test_pictures_of_any_number_of_classes_and_of_odd_names(tmp_path, count):
+    labels = torch.arange(300) % count
+    outputs = F.one_hot(labels, count).float() + torch.rand(300, count, generator=torch.Generator().manual_seed(0))
+    loader = DataLoader(TensorDataset(outputs, labels), 50)
+    names = [f"$class_{number}$ 猫\n{number} " + "long " * 10 for number in range(count)]
+    _, report = report_of(nn.Identity(), loader, {}, tmp_path, class_names=names)
+    rows, _ = rows_of(report, loader, tmp_path)
+    assert {row["label"] for row in rows} == set(names)
+    size = size_of(tmp_path / "confusion_test.png")
+    assert min(size) > 300
+    assert max(size) < 3000
+
+
+def look(folder, barrier):
+    barrier.wait()
+    for _ in range(50):
+        count_look(folder, "best.pth.tar", "digits")
+
+
+@pytest.mark.slow
+def test_no_look_is_lost_where_two_evaluations_count_at_once(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(2)
+    processes = [context.Process(target=look, args=(tmp_path, barrier)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert len(json.loads((tmp_path / "test_looks.json").read_text())["looks"]) == 100
+    assert [file.name for file in tmp_path.iterdir()] == ["test_looks.json"]
+
+
+def test_looks_are_counted(tmp_path):
+    assert [count_look(tmp_path, "best.pth.tar", "digits") for _ in range(3)] == [1, 2, 3]
+    looks = json.loads((tmp_path / "test_looks.json").read_text())["looks"]
+    assert [(look["checkpoint"], look["dataset"]) for look in looks] == [("best.pth.tar", "digits")] * 3

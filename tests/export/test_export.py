@@ -1,0 +1,127 @@
+"""Exported models: they compute what the network does, in batches of any size, by the file alone; or are not kept."""
+
+import json
+import sys
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from conftest import ROOT, run_process, snapshot
+from test_docs import BASE, HOOKS, write_project
+
+import export
+import predict
+import train
+from toolkit.core.image_dataset import load_images
+from utils import UserError
+
+FILES = {"model.onnx", "model.pt2"}
+# a network that computes something else each time, and one that asks what is in a tensor
+RANDOM = (
+    "```python\n# net.py\nclass Random(Net):\n    def forward(self, x):\n        return F.dropout(super().forward(x))\n"
+)
+ASKING = "```python\n# net.py\nclass Asking(Net):\n    def forward(self, x):\n        y = super().forward(x)\n"
+RANDOM += "\n\nNet = Random\n```\n"
+ASKING += "        return y * 2 if y.sum() > 0 else y\n\n\nNet = Asking\n```\n"
+
+
+@pytest.fixture
+def trained(call, experiment):
+    """A trained experiment; with augmentation, averaged weights and batch normalisation."""
+    experiment.write(random_shift=1, random_flip=True, ema_decay=0.9, compile=False)
+    assert call(train.main, *experiment.arguments)[0] == 0
+    return experiment
+
+
+def arguments(experiment):
+    return "--model_dir", experiment.folder, "--data_dir", experiment.data_dir
+
+
+def test_both_files_label_raw_images_as_predict_does(call, trained, tmp_path):
+    code, out, err = call(export.main, *arguments(trained))
+    assert (code, err) == (0, "")
+    assert out.count("| 100.00% ") == 2
+    assert call(export.main, *arguments(trained))[0] == 0  # again
+    images, _ = load_images(trained.data_dir, "test", 32)
+    call(predict.main, "--model_dir", trained.folder, trained.data_dir / "test", "--output", "labels.csv")
+    expected = [line.split(",")[1] for line in (tmp_path / "labels.csv").read_text().splitlines()[1:]]
+
+    file = trained.folder / "model.onnx"
+    onnx.checker.check_model(onnx.load(file), full_check=True)
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    (given,) = session.get_inputs()
+    assert (given.shape, given.type) == (["batch", 1, 8, 8], "tensor(uint8)")
+    meta = session.get_modelmeta().custom_metadata_map
+    class_names = json.loads(meta["dataset"])["class_names"]
+    assert json.loads(meta["epoch"]) == 2
+    for batch in images.split([1, 2, len(images) - 3]):
+        (logits,) = session.run(None, {given.name: batch.numpy()})
+        assert [class_names[i] for i in logits.argmax(axis=1)] == expected[: len(batch)]
+        expected = expected[len(batch) :]
+
+    extra = {"metadata.json": ""}
+    network = torch.export.load(trained.folder / "model.pt2", extra_files=extra).module()
+    assert json.loads(extra["metadata.json"])["dataset"]["class_names"] == class_names
+    (logits,) = session.run(None, {given.name: images.numpy()})
+    assert np.allclose(network(images).detach().numpy(), logits, atol=1e-4)
+    assert network(images[:1]).shape == (1, 10)
+
+
+def test_inputs_and_outputs_that_are_not_one_tensor(call, tmp_path):
+    write_project(tmp_path / "my_task", BASE, HOOKS["Outputs, inputs and labels that are not one tensor"])
+    folder = tmp_path / "my_task" / "experiments" / "base_model"
+    call(train.main, "--model_dir", folder)
+    code, _, err = call(export.main, "--model_dir", folder)
+    assert (code, err) == (0, "")
+    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+    assert [given.shape for given in session.get_inputs()] == [["batch", 4], ["batch", 9]]
+
+
+def test_a_large_output_hides_no_difference_of_a_small_one():
+    def model(x):
+        return {"logits": x, "size": 1e4 * x}
+
+    def other(x):
+        return {"logits": x + 0.1, "size": 1e4 * x}
+
+    with pytest.raises(UserError, match=r"x: differs from the model by up to 0\.1 \(its outputs are up to 1\)"):
+        export.compare(model, other, [torch.ones(3, 2)], "x")
+    assert export.compare(model, model, [torch.ones(3, 2)], "x")[2] == 1
+
+
+@pytest.mark.parametrize(
+    ("network", "kind", "message"),
+    [
+        (RANDOM, "torch", "model.pt2: differs from the model by up to "),
+        (RANDOM, "onnx", "model.onnx: differs from the model by up to "),
+        (ASKING, "torch", "this model cannot be exported: "),
+        (ASKING, "onnx", "this model cannot be exported: "),
+    ],
+)
+def test_what_computes_something_else_is_not_kept(call, tmp_path, network, kind, message):
+    write_project(tmp_path / "my_task", BASE, network)
+    folder = tmp_path / "my_task" / "experiments" / "base_model"
+    assert call(train.main, "--model_dir", folder)[0] == 0
+    before = snapshot(folder)
+    code, _, err = call(export.main, "--model_dir", folder, "--format", kind)
+    assert code == 2
+    assert err.startswith(f"error: {message}")
+    assert err.count("\n") == 1
+    assert snapshot(folder) == before
+
+
+@pytest.mark.slow
+def test_a_missing_package_is_named(call, trained, monkeypatch):
+    for package in ("onnx", "onnxruntime"):
+        with monkeypatch.context() as context:
+            context.setitem(sys.modules, package, None)
+            code, _, err = call(export.main, *arguments(trained))
+        assert (code, err) == (2, f"error: model.onnx needs {package}: pip install {package}\n")
+    # torch, once it has imported it, does not ask for it again: in a process of its own
+    without = "import sys; sys.modules['onnxscript'] = None; import export; export.run_script(export.main)"
+    done = run_process(sys.executable, "-c", without, *arguments(trained), cwd=ROOT)
+    assert (done.returncode, done.stderr) == (2, "error: model.onnx needs onnxscript: pip install onnxscript\n")
+    assert call(export.main, *arguments(trained), "--format", "torch")[0] == 0
+    assert FILES & {file.name for file in trained.folder.iterdir()} == {"model.pt2"}

@@ -1,0 +1,178 @@
+"""Labels for new files: those that evaluate.py would give, without the dataset, and whatever lies in a folder."""
+
+import csv
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Experiment, copy_of, snapshot
+from PIL import Image
+from sklearn.datasets import load_wine
+from test_docs import BASE, HOOKS, write_project
+
+import evaluate
+import predict
+import train
+import utils
+from toolkit.core.image_dataset import load_images
+from toolkit.core.task import find_task
+from toolkit.datasets.builder import build
+from toolkit.datasets.sources import folder
+from utils import Params
+
+
+@pytest.fixture
+def trained(call, experiment, tmp_path):
+    """A trained experiment whose dataset has been moved: `experiment.data_dir` is where it is now."""
+    gone = copy_of(experiment.data_dir, tmp_path / "data" / "gone")
+    experiment.data_dir = gone
+    experiment.write(dataset="gone", random_flip=True, ema_decay=0.9)
+    assert call(train.main, *experiment.arguments)[0] == 0
+    assert call(evaluate.main, *experiment.arguments)[0] == 0
+    experiment.data_dir = gone.rename(tmp_path / "elsewhere")
+    return experiment
+
+
+def predictions(call, model_dir, *arguments):
+    """The rows that predict.py writes for an experiment, dicts of str."""
+    code, out, err = call(predict.main, "--model_dir", model_dir, "--output", "out.csv", *arguments)
+    assert (code, err) == (0, ""), out
+    with open("out.csv", encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def train_and_evaluate(call, model_dir, **values):
+    """The metrics on test of an experiment that is trained now, as its params.json says or `values`."""
+    model_dir.mkdir(parents=True, exist_ok=True)
+    if values:
+        (model_dir / "params.json").write_text(json.dumps(values))
+    assert call(train.main, "--model_dir", model_dir)[0] == 0
+    assert call(evaluate.main, "--model_dir", model_dir)[0] == 0
+    return utils.read_json(model_dir / "metrics_test_best.json")
+
+
+def test_the_labels_are_those_of_evaluation_and_the_dataset_is_not_needed(call, trained, tmp_path):
+    before = snapshot(trained.folder)
+    rows = predictions(call, trained.folder, trained.data_dir / "test")
+    assert snapshot(trained.folder) == before
+    assert not (tmp_path / "data" / "gone").exists()
+    names = [row["item"].split("/")[-2] for row in rows]
+    accuracy = np.mean([row["prediction"] == name for row, name in zip(rows, names, strict=True)])
+    assert accuracy == trained.metrics("metrics_test_best.json")["accuracy"]
+
+    params = Params(trained.folder / "params.json", declared=find_task(trained.folder).hyperparameters)
+    facts = json.loads((trained.data_dir / "dataset.json").read_text())
+    params.add_facts(facts | {"device": "cpu"})
+    model = find_task(trained.folder).Net(params)
+    utils.load_checkpoint(trained.folder / "best.pth.tar", model)
+    images, _ = load_images(trained.data_dir, "test", 32)  # in the order of evaluate.py
+    outputs = predict.predict(model, images.split(50), params)
+    assert [row["prediction"] for row in rows] == [facts["class_names"][i] for i in outputs.argmax(axis=1)]
+    assert float(rows[0]["probability"]) == pytest.approx(np.exp(outputs[0]).max() / np.exp(outputs[0]).sum(), abs=1e-4)
+
+
+def test_photos_are_decoded_as_the_build_does_it(call, tmp_path, digits_dir):
+    photos = tmp_path / "photos"
+    numbers = np.random.default_rng(0)
+    for label in ("cat", "dog"):
+        (photos / label).mkdir(parents=True)
+        for i in range(6):
+            pixels = numbers.integers(0, 256, (90 + i, 120, 3), np.uint8)
+            exif = Image.Exif()
+            exif[0x0112] = 1 + i  # turned and mirrored
+            Image.fromarray(pixels).save(photos / label / f"{i}.jpg", exif=exif)
+    build(folder(photos), tmp_path / "built", image_size=(16, 24))
+    experiment = Experiment(tmp_path / "experiment", tmp_path / "built")
+    assert call(train.main, *experiment.arguments)[0] == 0
+    of_photos = {row["item"][-9:-4]: row for row in predictions(call, experiment.folder, photos)}
+    of_built = {row["item"][-9:-4]: row for row in predictions(call, experiment.folder, tmp_path / "built")}
+    assert of_photos.keys() == of_built.keys()
+    assert len(of_photos) == 12
+    for name, row in of_photos.items():
+        assert row["prediction"] == of_built[name]["prediction"]
+        assert row["probability"] == of_built[name]["probability"]
+
+
+def test_what_is_no_image_is_left_out_and_said(call, trained, tmp_path):
+    digit = next((trained.data_dir / "test" / "3").iterdir())
+    mixed = tmp_path / "mixed"
+    (mixed / "deep").mkdir(parents=True)
+    (mixed / ".hidden").mkdir()
+    for name in ("b.png", "deep/c.PNG", ".hidden/d.png", "no_ending"):
+        shutil.copy(digit, mixed / name)
+    (mixed / "a.png").write_bytes(b"not an image")
+    (mixed / "notes.txt").write_text("not an image")
+    odd = {"\\udcff.png"} if sys.platform == "linux" else set()
+    if odd:  # where names need not be UTF-8
+        shutil.copy(digit, os.fsencode(mixed) + b"/\xff.png")
+    arguments = ["--model_dir", trained.folder, mixed, mixed / "no_ending", mixed / "b.png", "--output", "out.csv"]
+    code, out, err = call(predict.main, *arguments)
+    assert (code, err) == (0, "")
+    assert "left out: " in out
+    assert "a.png: cannot be read as an image" in out
+    assert f"{3 + len(odd)} labelled by" in out  # b.png once, c.PNG, no_ending because it is named, and the odd one
+    with open("out.csv", encoding="utf-8", newline="") as file:
+        assert odd | {"b.png"} < {row["item"].split("/")[-1] for row in csv.DictReader(file)}
+    code, _, err = call(predict.main, "--model_dir", trained.folder, mixed / "a.png", mixed / "notes.txt")
+    assert code == 2
+    assert err == f"error: {mixed / 'a.png'}: cannot be read as an image, nor 1 others\n"
+
+
+def test_the_most_probable_classes_and_a_short_table(call, trained):
+    rows = predictions(call, trained.folder, trained.data_dir / "test", "--top_k", "99")
+    assert len(rows[0]) == 1 + 2 * 10
+    chances = [float(rows[0][f"probability{i}"]) for i in ("", *(f"_{n}" for n in range(2, 11)))]
+    assert chances == sorted(chances, reverse=True)
+    assert sum(chances) == pytest.approx(1, abs=1e-4)
+    code, out, _ = call(predict.main, "--model_dir", trained.folder, trained.data_dir / "test")
+    assert (code, out.count(".png |")) == (0, len(rows))  # no terminal: all
+    code, out, _ = call(predict.main, "--model_dir", trained.folder, trained.data_dir / "test", "--output", "x.csv")
+    assert out.count(".png |") == 20
+    assert f"... and {len(rows) - 20} more" in out
+
+
+def test_mistakes_end_in_a_line(call, trained, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for arguments, message in (
+        (["gone.png"], "gone.png: no such file or folder"),
+        (["empty"], "empty: no images in it"),
+        (["empty", "--top_k", "0"], "--top_k is 0, should be 1 or more"),
+        (["empty", "--output", "no/where.csv"], "--output no/where.csv: should be a file in a folder that is there"),
+        (["gone.png", "--output", "a.png"], "--output a.png: should be a .csv file of its own, which is not to be"),
+        (["x.csv", "--output", "./x.csv"], "--output ./x.csv: should be a .csv file of its own, which is not to be"),
+        (["empty", "--restore_file", "first"], "first: no such checkpoint"),
+    ):
+        code, _, err = call(predict.main, "--model_dir", trained.folder, *arguments)
+        assert code == 2
+        assert err.startswith(f"error: {message}")
+        assert err.count("\n") == 1
+    err = call(predict.main, "--model_dir", "empty", "gone.png")[2]
+    assert (
+        err == f"error: {Path('empty/params.json')}: no such file; an experiment is a folder with a params.json in it\n"
+    )
+
+
+def test_a_task_without_a_hook_says_what_it_lacks(call, tmp_path):
+    write_project(tmp_path / "my_task", BASE)
+    model_dir = "my_task/experiments/base_model"
+    call(train.main, "--model_dir", model_dir)
+    (tmp_path / "new.csv").write_text("1,2\n")
+    code, _, err = call(predict.main, "--model_dir", model_dir, "new.csv")
+    assert code == 2
+    assert err.startswith(f"error: {Path('my_task/model/data_loader.py')}: has no read_items(files, params)")
+
+
+def test_the_hook_of_the_page(call, tmp_path):
+    write_project(tmp_path / "my_task", BASE, HOOKS["Predictions for new files"])
+    scores = train_and_evaluate(call, tmp_path / "my_task" / "experiments" / "base_model")
+    features, labels = load_wine(return_X_y=True)
+    is_test = np.arange(len(labels)) % 5 == 0
+    np.savetxt("new_wines.csv", features[is_test], delimiter=",")
+    rows = predictions(call, "my_task/experiments/base_model", "new_wines.csv")
+    assert rows[0].keys() == {"item", "cultivar"}
+    right = np.mean(["ABC".index(row["cultivar"]) == label for row, label in zip(rows, labels[is_test], strict=True)])
+    assert right == pytest.approx(scores["accuracy"])

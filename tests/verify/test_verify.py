@@ -1,0 +1,87 @@
+"""train.py --verify_resume: it proves what is exact, and finds what is not."""
+
+import sys
+
+import pytest
+from conftest import ROOT, run_process
+from project_kinds import project
+from test_errors import LOADER, NET, own_model
+
+
+def verify(experiment):
+    return run_process(sys.executable, ROOT / "train.py", *experiment.arguments, "--verify_resume")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["template", "classic", "hard"])
+def test_exact_projects_are_proved(tmp_path, digits_dir, kind):
+    experiment, values = project(kind, tmp_path, digits_dir)
+    experiment.write(**values | {"batch_size": 32})
+    done = verify(experiment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "steps were saved. Going on" in done.stdout
+    assert "Identical to the last bit after" in done.stdout
+    assert [file.name for file in experiment.folder.iterdir()] == ["params.json"]
+
+
+COUNTER = """
+class Annealed(nn.Module):
+    def __init__(self, params):
+        super().__init__()
+        self.net, self.steps = ConvNet(params), 0
+
+    def forward(self, images):
+        self.steps += self.training
+        return self.net(images) * (1 + 0.1 * self.steps)
+
+
+def Net(params):
+    return Annealed(params)
+"""
+NOT_EXACT = {
+    "a counter in the model": (
+        {"net": NET + COUNTER},
+        ["steps is not exact", "steps of the model changes with each step and is not in its state_dict"],
+    ),
+    "images that get darker": (
+        {
+            "loader": LOADER.replace(
+                "pixels = self.images",
+                "self.count = getattr(self, 'count', 0) + 1\n        pixels = (self.images // self.count)",
+            )
+        },
+        ["steps is not exact", "items or order of the data loader depend on what was loaded before"],
+    ),
+    "the time": (
+        {
+            "net": NET.replace(
+                "return F.cross_entropy(outputs, labels)",
+                "import time\n    return F.cross_entropy(outputs, labels) * (1 + time.time_ns() % 10)",
+            )
+        },
+        ["two runs without any interruption differ: train_loss of epoch 1 is", "something that no seed governs"],
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NOT_EXACT)
+def test_what_is_not_exact_is_found_and_its_likely_cause_named(experiment, name):
+    sources, messages = NOT_EXACT[name]
+    own_model(experiment, **sources)
+    experiment.write(batch_size=32)
+    done = verify(experiment)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    for message in messages:
+        assert message in done.stderr
+    assert [file.name for file in experiment.folder.iterdir()] == ["params.json"]
+
+
+@pytest.mark.slow
+def test_an_experiment_that_fails_is_shown(experiment):
+    own_model(experiment, net=NET.replace("return F.cross_entropy(outputs, labels)", "return outputs.no_such_thing()"))
+    done = verify(experiment)
+    assert done.returncode == 2
+    assert "training failed:" in done.stderr
+    assert "no_such_thing" in done.stderr

@@ -1,0 +1,127 @@
+"""One image: from any file that Pillow opens to the pixels that a dataset holds."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from toolkit.core.progress_bar import progress_bar
+from utils import UserError
+
+GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N", "F")
+
+
+class CorruptImage(UserError):
+    """A file that should be an image and cannot be decoded."""
+
+
+def image_extensions():
+    """The file name endings that Pillow can open, in lower case, as a set."""
+    Image.init()
+    return {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+
+
+def is_grey(path):
+    """Whether an image file holds no colours, by its header; true of a broken one, which is named when decoded."""
+    try:
+        with opened(path) as image:
+            return image.mode in GREY_MODES
+    except CorruptImage:
+        return True
+
+
+def opened(path):
+    """The Pillow image of a file, not yet decoded.
+
+    Raises:
+        CorruptImage: it is not an image.
+    """
+    try:
+        return Image.open(path)
+    except Exception as error:  # Pillow's readers raise errors of many kinds
+        raise CorruptImage(f"{path}: cannot be read as an image: {reason(error, path)}") from None
+
+
+def decode(path, size, channels):
+    """The pixels of an image file, upright, without transparency, resized.
+
+    A JPEG that is more than twice as large as wanted is decoded at a half, a quarter or an eighth of its size.
+
+    Args:
+        path: the file.
+        size: (height, width) in pixels, or None for the image's own.
+        channels: 1 for grey, 3 for RGB.
+
+    Returns:
+        uint8 array of shape (height, width, channels).
+
+    Raises:
+        CorruptImage: the file is damaged, cut short or not an image.
+    """
+    with opened(path) as image:
+        try:
+            if size is not None:
+                turned = image.getexif().get(0x0112, 1) >= 5  # EXIF orientations that exchange height and width
+                height, width = reversed(size) if turned else size
+                image.draft(None, (2 * width, 2 * height))
+            pixels = convert(ImageOps.exif_transpose(image), channels)
+        except Exception as error:
+            raise CorruptImage(f"{path}: cannot be decoded: {reason(error, path)}") from None
+    return resized(pixels, size)
+
+
+def convert(image, channels):
+    """A Pillow image as grey ("L") or RGB. What is transparent becomes white, integers count as of 16 bits."""
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.asarray(image, dtype=np.float64)
+        scale = 255 / 65535 if image.mode.startswith("I") else 255 if values.max() <= 1 else 1
+        image = Image.fromarray((values * scale).clip(0, 255).round().astype(np.uint8))
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    return image.convert("L" if channels == 1 else "RGB")
+
+
+def resized(image, size):
+    """A Pillow image in grey or RGB as a uint8 array (height, width, channels), resized where `size` says so.
+
+    Bilinear with antialias (Pillow's filter widens with the reduction); the aspect ratio is not kept.
+    """
+    if size is not None and image.size != (size[1], size[0]):
+        image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    pixels = np.asarray(image)
+    return pixels if pixels.ndim == 3 else pixels[:, :, None]
+
+
+def in_threads(function, items, name):
+    """Call a function with each item of a list, in parallel threads, under a progress bar called `name`.
+
+    A thread takes several items at a time: to hand over a small image alone takes as long as to decode it.
+
+    Returns:
+        A list of what it gave, in order.
+    """
+    threads = os.cpu_count() or 1
+    at_once = max(1, min(32, len(items) // (8 * threads)))
+
+    def call(first):
+        return [function(item) for item in items[first : first + at_once]]
+
+    results, pool = [], ThreadPoolExecutor(threads)
+    try:
+        with progress_bar(name, len(items)) as bar:
+            for some in pool.map(call, range(0, len(items), at_once)):
+                results += some
+                bar.update(len(some))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return results
+
+
+def reason(error, path):
+    """What an error says, without the path that it is about."""
+    text = str(error)
+    for name in (os.path.realpath(path), str(path)):  # Pillow names the one or the other, by its version
+        text = text.replace(repr(name), "it").replace(name, "it")
+    return text or type(error).__name__

@@ -1,0 +1,82 @@
+"""The optimizer that params.json names, and torch's optimizers without the compiler that they would import."""
+
+import functools
+import inspect
+from typing import Any
+
+import torch
+
+from utils import UserError
+
+
+def optimizer_of(model, params):
+    """The optimizer `params.optimizer` of `torch.optim`, of the parameters of `model` that are trained.
+
+    `params.learning_rate`, `params.weight_decay` (not of parameters with fewer than two dimensions, which biases and
+    the weights of normalisation layers are) and `params.optimizer_arguments` are given to it. It is fused, one kernel
+    for all parameters, where torch can do so; the numbers differ from the plain one's by rounding.
+
+    Raises:
+        UserError: there is no such optimizer, or it does not take these arguments.
+    """
+    kind = getattr(torch.optim, params.optimizer, None)
+    if not isinstance(kind, type) or not issubclass(kind, torch.optim.Optimizer) or kind is torch.optim.Optimizer:
+        names = [name for name, value in vars(torch.optim).items() if isinstance(value, type) and name != "Optimizer"]
+        raise UserError(f"params.json: optimizer is {params.optimizer!r}; torch.optim has {', '.join(sorted(names))}")
+    arguments = {"lr": params.learning_rate} | params.optimizer_arguments
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups: list[dict[str, Any]] = [{"params": trained}]
+    if params.weight_decay:
+        matrices, vectors = [p for p in trained if p.ndim > 1], [p for p in trained if p.ndim < 2]
+        decays = [(matrices, params.weight_decay), (vectors, 0.0)]
+        groups = [{"params": group, "weight_decay": decay} for group, decay in decays if group]
+    takes = inspect.signature(kind).parameters
+    can_fuse = all(p.is_floating_point() and p.device.type in ("cpu", "cuda", "mps") for p in trained)
+    if "fused" in takes and can_fuse and not {"fused", "foreach", "differentiable"} & arguments.keys():
+        arguments["fused"] = True
+    try:
+        optimizer = kind(groups, **arguments)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"params.json: torch.optim.{params.optimizer} refuses its arguments: {error}") from None
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    if closure is not None and closure.default is closure.empty:  # of LBFGS, for one
+        raise UserError(
+            f"params.json: optimizer {params.optimizer} computes the loss several times a step, which "
+            f"the training loop does not do; choose another one"
+        )
+    return optimizer
+
+
+def without_compiler():
+    """Keep `torch.optim` from importing `torch._dynamo`, which takes as long as torch itself, for nothing.
+
+    It does so to tell torch.compile to leave some of its functions alone; without torch.compile that says nothing.
+    What is called is the same function without that wrapping; where a torch is made otherwise, nothing is changed.
+    """
+    base = torch.optim.Optimizer
+    for method in vars(base).values():
+        if imports_compiler(method):
+            setattr(method.__wrapped__, "__dynamo_disable", method.__wrapped__)
+    optimizer: Any
+    for optimizer in [value for value in vars(torch.optim).values() if isinstance(value, type)]:
+        if issubclass(optimizer, base) and imports_compiler(vars(optimizer).get("step")):
+            optimizer.step = plain_step(optimizer.step)
+
+
+def imports_compiler(function):
+    """Whether a function is one of torch's wrappers that import `torch._dynamo` when they are called."""
+    code = getattr(function, "__code__", None)
+    return hasattr(function, "__wrapped__") and code is not None and "_dynamo" in code.co_names
+
+
+def plain_step(step):
+    """An optimizer's `step` as torch runs it where nothing is compiled."""
+
+    @functools.wraps(step)
+    def wrapper(self, *args, **kwargs):
+        if torch.compiler.is_compiling():
+            return step(self, *args, **kwargs)
+        with torch.set_grad_enabled(self.defaults["differentiable"]):
+            return step.__wrapped__(self, *args, **kwargs)
+
+    return wrapper

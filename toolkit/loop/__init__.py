@@ -1,1 +1,0 @@
-"""What surrounds the five lines of training: batches, optimizer steps, metrics, signals."""
