@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import utils
+from toolkit.core.experiment_folder import LOOKS
 from toolkit.core.lock import is_alive, read_owner
 from toolkit.core.monitor import MODES
+from toolkit.core.text import one_line
 from utils import UserError
 
 BEST_METRICS = "metrics_val_best_weights.json"
 TEST_METRICS = "metrics_test_best.json"
-LOOKS = "test_looks.json"
 NO_EXPERIMENTS = (".", "replaced-", "reproduced-")  # how folders begin that an experiment keeps beside its results
 STATUSES = ("finished", "running", "stopped", "pruned", "failed")  # from good to bad
 
@@ -255,17 +256,3 @@ def read_object(path):
 def as_dict(value):
     """The value, if it is a dict; else an empty one."""
     return value if isinstance(value, dict) else {}
-
-
-def one_line(text, longest=160):
-    """What a message of any form comes to: its first line, of a traceback the last one."""
-    lines = [line.strip() for line in str(text or "").splitlines() if line.strip()] or [""]
-    line = printable(lines[-1] if lines[0].startswith("Traceback") else lines[0])
-    return line if len(line) <= longest else f"{line[: longest - 1]}…"
-
-
-def printable(text):
-    """A text with escapes for what would do something to a terminal or a table: line breaks, control characters."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
