@@ -1,0 +1,169 @@
+"""The scheduler of a sweep on this machine: keeps one trial running on each device, and records the results."""
+
+import contextlib
+import logging
+import math
+import time
+from collections import Counter
+from multiprocessing import connection
+
+from optuna.trial import TrialState
+
+from toolkit.core.experiment_folder import MAY_CHANGE
+from toolkit.core.progress_bar import progress_bar
+from toolkit.core.run_record import note_failure
+from toolkit.core.setup import derive
+from toolkit.core.stop_signals import StopSignals
+from toolkit.sweep.trial_process import TrialProcess
+from utils import Params, UserError
+
+SECONDS_BETWEEN_CHECKS = 0.5  # for signals, and for results of other processes
+MAY_CHANGE_IN_TRIALS = MAY_CHANGE.keys() - {"learning_rate"}  # another learning rate is another trial
+
+
+class Scheduler:
+    """Trains the experiments of a study, each in its own folder, until there are none left.
+
+    Args:
+        study: the Study.
+        task: the Task.
+        data_dir: the dataset's folder, as given on the command line, or None.
+        devices: list of device names; each runs one trial at a time.
+        threads: number of CPU threads of each trial.
+        retries: times that a trial is resumed after its process has crashed.
+    """
+
+    def __init__(self, study, task, data_dir, devices, threads, retries):
+        self.study, self.task, self.data_dir, self.devices = study, task, data_dir, devices
+        self.threads, self.retries = threads, retries
+        self.running, self.crashes = {}, Counter()  # TrialProcesses by index of their device; by experiment
+        self.bar = progress_bar("sweep", study.total, leave=True)
+
+    def run(self):
+        """Train. Return what `Study.standing` returns.
+
+        Raises:
+            OSError, SQLAlchemyError, StorageInternalError: the storage cannot be used any more.
+            KeyboardInterrupt, SystemExit: after a signal; the trials have been saved.
+        """
+        with StopSignals() as signals, self.study:
+            signals.in_step = True  # signals only take effect in `check`
+            try:
+                self.show()
+                while self.step():
+                    signals.check()
+            finally:
+                self.stop()
+                self.bar.close()
+        return self.study.standing()
+
+    def step(self):
+        """Start trials on free devices and handle messages of trials. Return False if nothing is left to do."""
+        for slot in range(len(self.devices)):
+            while slot not in self.running and (experiment := self.study.next()) is not None:
+                self.start(slot, experiment)
+        if not self.running:
+            time.sleep(SECONDS_BETWEEN_CHECKS if self.study.duplicates else 0)
+            return bool(self.study.duplicates)
+        slots = {trial.connection: slot for slot, trial in self.running.items()}
+        for ready in connection.wait(list(slots), SECONDS_BETWEEN_CHECKS):
+            self.handle(slots[ready])
+        self.study.heartbeat(trial.experiment for trial in self.running.values())
+        return True
+
+    def start(self, slot, experiment):
+        """Train an experiment on a device, in a new folder or in one to resume; other params there are a failure."""
+        folder, parent = self.study.folder / experiment.name, self.study.folder
+        try:
+            params = Params(parent / "params.json", declared=self.task.hyperparameters, overrides=experiment.values)
+            derive(params, folder, parent, MAY_CHANGE_IN_TRIALS)
+            folder.mkdir(exist_ok=True)
+            params.save(folder / "params.json")
+        except (UserError, OSError) as error:
+            failure = f"{folder}: cannot be created: {error.strerror}" if isinstance(error, OSError) else str(error)
+            return self.end(experiment, "failed", failure)
+        prunes = self.study.pruner != "none"
+        trial = TrialProcess(experiment, folder, self.data_dir, self.devices[slot], self.threads, prunes)
+        self.running[slot] = trial
+
+    def handle(self, slot):
+        """Handle the next message of a trial, or its death."""
+        trial = self.running[slot]
+        name, message = trial.experiment.name, trial.message()
+        if message is not None and message[0] == "epoch":
+            trial.answer(self.study.report(trial.experiment, *message[1:]))
+            return
+        del self.running[slot]
+        if message is not None:
+            self.end(trial.experiment, *message)
+            return
+        self.crashes[name] += 1
+        if self.crashes[name] <= self.retries:
+            self.say(f"{name}: {trial.death}; resuming it")
+            self.start(slot, trial.experiment)
+        else:
+            with contextlib.suppress(UserError):  # the disk is full, perhaps
+                note_failure(self.study.folder / name, trial.death)
+            self.end(trial.experiment, "failed", trial.death)
+
+    def end(self, experiment, outcome, result):
+        """Record that an experiment is "finished" with a value, or "pruned" or "failed" for a reason, and print it."""
+        name, metric = experiment.name, self.study.metric
+        if outcome == "finished" and math.isnan(result):
+            outcome, result = "failed", f"{metric} is nan"
+        if outcome != "finished":
+            is_pruned = outcome == "pruned"
+            state, error = (TrialState.PRUNED, None) if is_pruned else (TrialState.FAIL, result)
+            self.study.end(experiment, state, error=error)
+            self.show(f"{name}: {outcome}: {result}")
+            return
+        _, best_before = self.study.standing()
+        self.study.end(experiment, TrialState.COMPLETE, result)
+        standing = self.study.standing()
+        mark = "" if standing[1] == best_before else "  *"
+        self.show(f"{name}: {metric} {result:.4f}{mark}", standing)
+
+    def say(self, message):
+        """Print a line above the progress bar."""
+        self.bar.clear()
+        logging.info("%s", message)
+
+    def show(self, message=None, standing=None):
+        """Update the progress bar, and print a message about the experiment that has ended."""
+        counts, best = standing or self.study.standing()
+        self.bar.n = counts["finished"] + counts["pruned"] + counts["failed"]
+        if message is not None:
+            self.say(f"[{self.bar.n}/{self.study.total}] {message}")
+        if best is not None:
+            mean = "mean " if self.study.replicates > 1 else ""
+            self.bar.set_postfix_str(f"best {mean}{self.study.metric} {best[0]:.4f}", refresh=False)
+        self.bar.refresh()
+
+    def stop(self):
+        """Stop all trials. Each saves its state, unless Ctrl-C is pressed a second time."""
+        if self.running:
+            self.say(f"Stopping {len(self.running)} trials, which save their state. Run the same command to resume.")
+        for trial in self.running.values():
+            trial.stop()
+        ended = {}
+        try:
+            for slot, trial in self.running.items():
+                ended[slot] = self.last_message(trial)
+        finally:
+            for trial in self.running.values():
+                trial.process.kill()
+            for slot, trial in self.running.items():
+                if ended.get(slot) is None:
+                    self.study.end(trial.experiment, TrialState.FAIL)  # to be resumed
+                else:
+                    self.end(trial.experiment, *ended[slot])
+
+    def last_message(self, trial):
+        """Return how a trial that was asked to stop ended, if it ended by itself, or None."""
+        while True:
+            while not trial.connection.poll(1):  # where a second Ctrl-C is noticed
+                pass
+            message = trial.message()
+            if message is None or message[0] != "epoch":
+                return message
+            trial.answer(None)
