@@ -128,13 +128,13 @@ def main(argv=None):
     from toolkit.core.monitor import monitored
     from toolkit.core.setup import set_up
     from toolkit.sweep.scheduler import Scheduler
-    from toolkit.sweep.search_space import read_space
+    from toolkit.sweep.search_space import SearchSpace
     from toolkit.sweep.storage import storage_errors
     from toolkit.sweep.study import Study
 
     devices, threads = choose_devices(args.devices, args.jobs)
     task, params, data_dir = set_up(parent, args.data_dir, "cpu")
-    space = read_space(parent, params, task.hyperparameters)
+    space = SearchSpace(parent, params, task.hyperparameters)
     check(args, task, params, data_dir, space)
     results = ["loss", *task.metrics]
     if (params.monitor or "accuracy") not in results:  # a part of the loss or of a metric, perhaps

@@ -3,11 +3,8 @@
 import contextlib
 import logging
 import math
-import time
 from collections import Counter
 from multiprocessing import connection
-
-from optuna.trial import TrialState
 
 from toolkit.core.experiment_folder import MAY_CHANGE
 from toolkit.core.progress_bar import progress_bar
@@ -49,7 +46,7 @@ class Scheduler:
         with StopSignals() as signals, self.study:
             signals.in_step = True  # signals only take effect in `check`
             try:
-                self.show()
+                self.show(*self.study.standing())
                 while self.step():
                     signals.check()
             finally:
@@ -62,14 +59,11 @@ class Scheduler:
         for slot in range(len(self.devices)):
             while slot not in self.running and (experiment := self.study.next()) is not None:
                 self.start(slot, experiment)
-        if not self.running:
-            time.sleep(SECONDS_BETWEEN_CHECKS if self.study.duplicates else 0)
-            return bool(self.study.duplicates)
-        slots = {trial.connection: slot for slot, trial in self.running.items()}
-        for ready in connection.wait(list(slots), SECONDS_BETWEEN_CHECKS):
-            self.handle(slots[ready])
         self.study.heartbeat(trial.experiment for trial in self.running.values())
-        return True
+        slots = {trial.connection: slot for slot, trial in self.running.items()}
+        for ready in connection.wait(list(slots), SECONDS_BETWEEN_CHECKS) if slots else ():
+            self.handle(slots[ready])
+        return bool(slots)
 
     def start(self, slot, experiment):
         """Train an experiment on a device, in a new folder or in one to resume; other params there are a failure."""
@@ -108,30 +102,25 @@ class Scheduler:
 
     def end(self, experiment, outcome, result):
         """Record that an experiment is "finished" with a value, or "pruned" or "failed" for a reason, and print it."""
-        name, metric = experiment.name, self.study.metric
+        name, metric, mark = experiment.name, self.study.metric, ""
         if outcome == "finished" and math.isnan(result):
             outcome, result = "failed", f"{metric} is nan"
-        if outcome != "finished":
-            is_pruned = outcome == "pruned"
-            state, error = (TrialState.PRUNED, None) if is_pruned else (TrialState.FAIL, result)
-            self.study.end(experiment, state, error=error)
-            self.show(f"{name}: {outcome}: {result}")
-            return
-        _, best_before = self.study.standing()
-        self.study.end(experiment, TrialState.COMPLETE, result)
-        standing = self.study.standing()
-        mark = "" if standing[1] == best_before else "  *"
-        self.show(f"{name}: {metric} {result:.4f}{mark}", standing)
+        self.study.end(experiment, outcome, result)
+        counts, best = self.study.standing()
+        if outcome == "finished":
+            mark = "" if best == self.best else "  *"
+            self.show(counts, best, f"{name}: {metric} {result:.4f}{mark}")
+        else:
+            self.show(counts, best, f"{name}: {outcome}: {result}")
 
     def say(self, message):
         """Print a line above the progress bar."""
         self.bar.clear()
         logging.info("%s", message)
 
-    def show(self, message=None, standing=None):
+    def show(self, counts, best, message=None):
         """Update the progress bar, and print a message about the experiment that has ended."""
-        counts, best = standing or self.study.standing()
-        self.bar.n = counts["finished"] + counts["pruned"] + counts["failed"]
+        self.bar.n, self.best = counts["finished"] + counts["pruned"] + counts["failed"], best
         if message is not None:
             self.say(f"[{self.bar.n}/{self.study.total}] {message}")
         if best is not None:
@@ -145,25 +134,17 @@ class Scheduler:
             self.say(f"Stopping {len(self.running)} trials, which save their state. Run the same command to resume.")
         for trial in self.running.values():
             trial.stop()
-        ended = {}
+        last = dict.fromkeys(self.running)
         try:
             for slot, trial in self.running.items():
-                ended[slot] = self.last_message(trial)
+                while (message := trial.message()) is not None and message[0] == "epoch":
+                    trial.answer(None)
+                last[slot] = message
         finally:
             for trial in self.running.values():
                 trial.process.kill()
             for slot, trial in self.running.items():
-                if ended.get(slot) is None:
-                    self.study.end(trial.experiment, TrialState.FAIL)  # to be resumed
+                if last[slot] is not None:
+                    self.end(trial.experiment, *last[slot])
                 else:
-                    self.end(trial.experiment, *ended[slot])
-
-    def last_message(self, trial):
-        """Return how a trial that was asked to stop ended, if it ended by itself, or None."""
-        while True:
-            while not trial.connection.poll(1):  # where a second Ctrl-C is noticed
-                pass
-            message = trial.message()
-            if message is None or message[0] != "epoch":
-                return message
-            trial.answer(None)
+                    self.study.end(trial.experiment, "interrupted")

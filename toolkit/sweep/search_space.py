@@ -31,11 +31,6 @@ class Values(Dimension):
 
     values: list = Field(min_length=1)
 
-    @property
-    def bounds(self):
-        """All values, as a list."""
-        return self.values
-
     def suggest(self, name, trial):
         """Return its value in an Optuna trial."""
         choices = [as_choice(value) for value in self.values]
@@ -62,7 +57,7 @@ class Range(Dimension):
         return self
 
     @property
-    def bounds(self):
+    def values(self):
         """The smallest and the largest value, as a list."""
         return [self.low, self.high]
 
@@ -82,12 +77,12 @@ class SearchSpace:
     """The hyperparameters that a sweep searches, in the order of the file.
 
     Args:
-        content: content of search_space.json, a dict.
-        source: path of the file, for messages.
-        params: Params of the sweep's folder, with the facts of the dataset.
+        folder: the sweep's folder; without a search_space.json in it, the learning rates of CS230 are searched.
+        params: Params of that folder, with the facts of the dataset.
         declared: pydantic model of the declared hyperparameters.
 
     Attributes:
+        source: path of the file.
         dimensions: dict from name to Values or Range.
         undeclared: names that are neither declared nor in params.json; the user's code has to read them.
 
@@ -95,19 +90,22 @@ class SearchSpace:
         UserError: nothing is searched, or a name, a type, a bound or a condition is wrong.
     """
 
-    def __init__(self, content, source, params, declared):
-        self.source, self.reference, self.dimensions = source, params.stated, {}
+    def __init__(self, folder, params, declared):
+        self.source, self.reference, self.dimensions = folder / SPACE, params.stated, {}
         types = {name: field.annotation for name, field in declared.model_fields.items()}
+        content = read_json(self.source, what="search space") if self.source.exists() else CLASSIC
         for name, description in content.items():
             if name.startswith(("$", "_")):  # notes
                 continue
             if name in NOT_SEARCHED:
-                raise UserError(f"{source}: {name} cannot be searched: {NOT_SEARCHED[name]}")
+                raise UserError(f"{self.source}: {name} cannot be searched: {NOT_SEARCHED[name]}")
             if name in params.values.keys() - self.reference.keys():
-                raise UserError(f"{source}: {name} is a fact of the dataset, not a hyperparameter; remove it")
+                raise UserError(f"{self.source}: {name} is a fact of the dataset, not a hyperparameter; remove it")
             self.dimensions[name] = self._read(name, description, params, types.get(name))
         if not self.dimensions:
-            raise UserError(f'{source}: no hyperparameters; give one, such as {{"learning_rate": [1e-4, 1e-3, 1e-2]}}')
+            raise UserError(
+                f'{self.source}: no hyperparameters; give one, such as {{"learning_rate": [1e-4, 1e-3, 1e-2]}}'
+            )
         self.undeclared = [name for name in self.dimensions if name not in self.reference]
 
     def _read(self, name, description, params, declared_type):
@@ -123,7 +121,7 @@ class SearchSpace:
             raise UserError(f"{self.source}: {name} is an integer; give integers for low, high and step")
         if isinstance(dimension, Range) and declared_type is float:
             dimension.low = float(dimension.low)
-        for value in dimension.bounds:
+        for value in dimension.values:
             if value != value:
                 raise UserError(f"{self.source}: {name} is NaN; give numbers")
             deepcopy(params).take({name: value}, self.source)
@@ -131,14 +129,12 @@ class SearchSpace:
             allowed = dimension.when[other] = allowed if isinstance(allowed, list) else [allowed]
             known = self.dimensions.get(other, Values(values=[self.reference.get(other)]))
             if isinstance(known, Range) or other not in self.dimensions.keys() | self.reference.keys():
-                raise UserError(
-                    f'{self.source}: {name} has "when" {other}; expected a list of values above it, or a key of params.json'
-                )
+                where = "neither a list of values above it nor a key of params.json"
+                raise UserError(f'{self.source}: {name} has "when" {other}, which is {where}')
             never = [json.dumps(value) for value in allowed if value not in known.values]
             if never or not allowed:
-                raise UserError(
-                    f"{self.source}: {name} is searched when {other} is {' or '.join(never) or '[]'}, which never happens"
-                )
+                condition = f"when {other} is {' or '.join(never) or 'nothing'}"
+                raise UserError(f"{self.source}: {name} is searched {condition}, which it never is")
         return dimension
 
     @property
@@ -155,12 +151,9 @@ class SearchSpace:
         for name, dimension in self.dimensions.items():
             if isinstance(dimension, Range):
                 raise UserError(f"{self.source}: {name} is a range; for a grid list its values, or use --method tpe")
-        lists = [dimension.bounds for dimension in self.dimensions.values()]
+        lists = [dimension.values for dimension in self.dimensions.values()]
         if math.prod(map(len, lists)) > LARGEST_GRID:
-            raise UserError(
-                f"{self.source}: the grid has more than {LARGEST_GRID:,} configurations; list fewer values, "
-                f"or use --method tpe"
-            )
+            raise UserError(f"{self.source}: more than {LARGEST_GRID:,} combinations; list fewer, or use --method tpe")
         found = {}
         for values in itertools.product(*lists):
             configuration = self._configuration(dict(zip(self.dimensions, values, strict=True)).get)
@@ -173,7 +166,7 @@ class SearchSpace:
 
     def example(self, name):
         """Return a part of a configuration in which a hyperparameter is searched, as a dict."""
-        values = {name: self.dimensions[name].bounds[0]}
+        values = {name: self.dimensions[name].values[0]}
         for other, allowed in self.dimensions[name].when.items():
             values |= (self.example(other) if other in self.dimensions else {}) | {other: allowed[0]}
         return values
@@ -185,12 +178,6 @@ class SearchSpace:
             if all(known.get(other) in allowed for other, allowed in dimension.when.items()):
                 values[name] = value_of(name)
         return values
-
-
-def read_space(folder, params, declared):
-    """Return the SearchSpace of a sweep's folder; without a search_space.json, the learning rates of CS230."""
-    path = folder / SPACE
-    return SearchSpace(read_json(path, what="search space") if path.exists() else CLASSIC, path, params, declared)
 
 
 def as_choice(value):

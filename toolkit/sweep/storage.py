@@ -6,7 +6,6 @@ import random
 import socket
 import time
 import uuid
-import warnings
 
 import optuna
 from filelock import FileLock, Timeout
@@ -18,7 +17,7 @@ from sqlalchemy.exc import ArgumentError, IntegrityError, ProgrammingError, SQLA
 from utils import UserError
 
 JOURNAL = "study.journal"
-PREFIX = ".owner-"  # of the files that owners of trials lock
+OWNER = ".owner-"  # prefix of the files that owners of trials lock
 HEARTBEAT_SECONDS = 20  # between two heartbeats of a trial in a database
 GRACE_SECONDS = 120  # without a heartbeat, after which a trial counts as abandoned
 ATTEMPTS_TO_OPEN = 10
@@ -28,7 +27,7 @@ class JournalLock:
     """The lock that Optuna holds while it appends to a journal; the operating system frees it if its holder dies.
 
     Args:
-        path: path of the journal. An incomplete last line, left by a full disk or a power failure, is removed.
+        path: path of the journal. An incomplete last line, left by a full disk or a crash, is removed.
     """
 
     def __init__(self, path):
@@ -50,33 +49,23 @@ class JournalLock:
 
 
 class Owner:
-    """This process as the owner of trials: it locks a file in the sweep's folder as long as it lives.
+    """This process as the owner of trials: while it lives, it locks a file in the sweep's folder.
 
     Args:
         folder: the sweep's folder.
 
     Attributes:
         name: name of this owner, unique among all machines.
+        lock: the FileLock.
     """
 
     def __init__(self, folder):
         self.folder, self.name = folder, f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        self.lock = FileLock(folder / f"{PREFIX}{self.name}")
-
-    def acquire(self):
-        """Start to own trials."""
-        self.lock.acquire()
-
-    def release(self, keep_file=False):
-        """Release the lock. With `keep_file`, other processes can tell that this one has ended but not its trials."""
-        self.lock.release()
-        ended = [path for path in self.folder.glob(f"{PREFIX}*") if self.has_ended(path.name.removeprefix(PREFIX))]
-        for path in () if keep_file else [self.folder / f"{PREFIX}{self.name}", *ended]:
-            path.unlink(missing_ok=True)
+        self.lock = FileLock(folder / f"{OWNER}{self.name}")
 
     def has_ended(self, name, if_unknown=True):
         """Return True if the process of that name has ended; `if_unknown` if it has no file in this folder."""
-        path = self.folder / f"{PREFIX}{name}"
+        path = self.folder / f"{OWNER}{name}"
         if name == self.name or not path.exists():
             return name != self.name and if_unknown
         try:
@@ -85,6 +74,13 @@ class Owner:
         except Timeout:
             return False
 
+    def delete_files(self):
+        """Delete the files of this owner, which must have released its lock, and of all others that have ended."""
+        for path in self.folder.glob(f"{OWNER}*"):
+            name = path.name.removeprefix(OWNER)
+            if name == self.name or self.has_ended(name):
+                path.unlink(missing_ok=True)
+
 
 def open_storage(url, folder):
     """Return the Optuna storage at a database URL, or the journal in `folder` if the URL is None.
@@ -92,7 +88,7 @@ def open_storage(url, folder):
     Raises:
         UserError: the storage cannot be reached, or its driver is not installed.
     """
-    with storage_errors(url, opening=True), without_optuna_warnings():
+    with storage_errors(url):
         if url is None:
             path = folder / JOURNAL
             return JournalStorage(JournalFileBackend(str(path), lock_obj=JournalLock(path)))
@@ -109,29 +105,16 @@ def open_storage(url, folder):
 
 
 @contextlib.contextmanager
-def storage_errors(url, opening=False):
-    """Raise errors of the storage as a UserError; `opening` includes a wrong URL and a driver that is missing."""
-    errors: tuple[type[Exception], ...] = (OSError, SQLAlchemyError, optuna.exceptions.StorageInternalError)
-    if opening:
-        errors += (ImportError, ValueError, optuna.exceptions.OptunaError)
+def storage_errors(url):
+    """Raise errors of the storage at a URL (None for the journal) as a UserError."""
     try:
         yield
-    except errors as error:
+    except (OSError, SQLAlchemyError, ImportError, optuna.exceptions.StorageInternalError) as error:
         with contextlib.suppress(ArgumentError):
             url = make_url(url).render_as_string() if url else url  # without the password
         lines = str(getattr(error, "orig", None) or error.__cause__ or error).strip().splitlines()
         reason = " ".join(lines[:2]) or type(error).__name__
         install = "; install it with pip" if isinstance(error, ImportError) else ""
         raise UserError(
-            f"--storage {url or JOURNAL}: cannot be used: {reason}{install}. "
-            f"Run the same command again to resume once it works"
+            f"--storage {url or JOURNAL}: cannot be used: {reason}{install} (the same command resumes once it works)"
         ) from error
-
-
-@contextlib.contextmanager
-def without_optuna_warnings():
-    """Hide warnings about experimental interfaces, heartbeats outside `optimize`, and steps that do not fit a range."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-        warnings.filterwarnings("ignore", message="Heartbeat of storage|The reported value is ignored|.*divisible by")
-        yield

@@ -13,26 +13,27 @@ import logging
 import math
 import random
 import time
+import warnings
 from dataclasses import dataclass
 
 import optuna
-from optuna.exceptions import UpdateFinishedTrialError
+from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
+from optuna.pruners import MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import PartialFixedSampler, RandomSampler, TPESampler
 from optuna.trial import Trial, TrialState, create_trial
 
 from toolkit.core.seeds import mix
 from toolkit.sweep.search_space import as_choice, name_of
-from toolkit.sweep.storage import HEARTBEAT_SECONDS, Owner, open_storage, storage_errors, without_optuna_warnings
+from toolkit.sweep.storage import HEARTBEAT_SECONDS, Owner, open_storage, storage_errors
 from utils import UserError
 
 SECONDS_TO_DRAW = 10  # that another process may take to draw the configuration of a trial
 SECONDS_BETWEEN_LOOKS = 5  # for abandoned trials
 TPE_STARTUP = 10  # random configurations before TPE learns from the results
 REDUCTION = 3  # asha continues one of three trials after a ninth and after a third of the epochs
-ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
+OUTCOMES = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned"}
 KEPT = ("params", "distributions", "system_attrs", "intermediate_values")  # of a trial that is retried
-
-optuna.logging.set_verbosity(optuna.logging.ERROR)
+WARNINGS = "Heartbeat of storage|The reported value is ignored|.*divisible by"  # of Optuna, which are expected here
 
 
 @dataclass
@@ -70,65 +71,54 @@ class Study:
             random.Random(params.seed).shuffle(self.grid)
         if self.grid is not None and (trials or 0) > len(self.grid):
             raise UserError(f"--trials is {trials}, but the grid of {space.source} has {len(self.grid)} configurations")
-        self.configurations = trials or len(self.grid or [])
-        self.replicates = seeds * max(folds, 1)
+        self.configurations, self.replicates = trials or len(self.grid or []), seeds * max(folds, 1)
         self.total = self.configurations * self.replicates
         self.owner = Owner(folder)
-        self.duplicates = []  # own experiments whose folder an earlier trial is training: they get its result
         self.deleted, self.failed_before = set(), set()  # numbers of trials from before this process, to be retried
         self.looked_at = self.heartbeat_at = -math.inf
-        self.storage = open_storage(storage, folder)
         reference = {k: v for k, v in params.written.items() if not k.startswith(("$", "_"))}
         dimensions = {name: dimension.model_dump() for name, dimension in space.dimensions.items()}
         definition = json.dumps([dimensions, reference, metric, mode, method, seeds, folds])
         prefix = folder.resolve().name if storage else "sweep"  # a folder with a journal may be renamed
         self.name = f"{prefix}-{hashlib.sha256(definition.encode()).hexdigest()[:8]}"
-        with storage_errors(storage, opening=True):
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        warnings.filterwarnings("ignore", category=ExperimentalWarning)
+        warnings.filterwarnings("ignore", message=WARNINGS)
+        self.storage = open_storage(storage, folder)
+        with storage_errors(storage):
             direction = "maximize" if mode == "max" else "minimize"
             optuna.create_study(study_name=self.name, storage=self.storage, direction=direction, load_if_exists=True)
             self.study = self._load(RandomSampler())
 
     def _load(self, sampler):
-        """Return the Optuna study with a sampler, and without the trials that Optuna caches."""
-        pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
-        if self.pruner == "asha":
-            first_rung = max(1, self.params.num_epochs // REDUCTION**2)
-            pruner = optuna.pruners.SuccessiveHalvingPruner(first_rung, REDUCTION)
-        elif self.pruner == "median":
-            pruner = optuna.pruners.MedianPruner()
+        """Return the Optuna study with a sampler, and without the trials that Optuna has cached."""
+        asha = SuccessiveHalvingPruner(max(1, self.params.num_epochs // REDUCTION**2), REDUCTION)
+        pruner = {"asha": asha, "median": MedianPruner(), "none": NopPruner()}[self.pruner]
         return optuna.load_study(study_name=self.name, storage=self.storage, sampler=sampler, pruner=pruner)
 
     def __enter__(self):
         """Start to work on the study: trials that failed, and those whose folder was deleted, are retried."""
-        self.owner.acquire()
+        self.owner.lock.acquire()
         for trial in self.study.get_trials(deepcopy=False):
-            name, is_here = trial.user_attrs.get("experiment"), not self.is_database  # else on another machine, perhaps
-            if is_here and trial.state in ENDED and not (self.folder / name / "run.json").exists():
+            name = trial.user_attrs.get("experiment")
+            if trial.state == TrialState.FAIL:
+                self.failed_before.add(trial.number)
+            elif trial.state in OUTCOMES and not self.is_database and not (self.folder / name / "run.json").exists():
                 logging.info("%s: finished before, but its folder was deleted; training it again", name)
                 self.deleted.add(trial.number)
-            elif trial.state == TrialState.FAIL:
-                self.failed_before.add(trial.number)
         return self
 
     def __exit__(self, kind, error, trace):
-        try:
-            for experiment in self.duplicates:
-                self.end(experiment, TrialState.FAIL)
-        finally:
-            self.owner.release(keep_file=isinstance(error, Exception))
+        self.owner.lock.release()
+        if not isinstance(error, Exception):  # else its trials may still be running in the storage; the file says why
+            self.owner.delete_files()
 
     def next(self):
         """Return the Experiment that this process trains next, or None if all are done or taken."""
         if time.monotonic() - self.looked_at > SECONDS_BETWEEN_LOOKS:
             self._end_abandoned()
-        waiting, self.duplicates = self.duplicates, []
-        free = [experiment for experiment in waiting if not self._is_duplicate(experiment)]
-        self.duplicates += free[1:]
-        if free:  # the earlier trial has failed
-            return free[0]
         while (place := self._free_place()) is not None:
-            experiment = self._claim(place)
-            if experiment is not None and not self._is_duplicate(experiment):
+            if (experiment := self._claim(place)) is not None:
                 return experiment
         return None
 
@@ -143,37 +133,41 @@ class Study:
         return None
 
     def _claim(self, place):
-        """Return the Experiment at a place as this process's own, or None if another process was faster."""
-        tried = self.attempts().get(place, [])
-        kept = {name: getattr(tried[-1], name) for name in KEPT} if tried else {}
+        """Return the Experiment at a place as this process's own, or None if there is nothing to train."""
+        before = self._drawn(place)
+        kept = {name: getattr(before, name) for name in KEPT} if before else {}
         own = {"place": place, "owner": self.owner.name}
         self.study.add_trial(create_trial(state=TrialState.RUNNING, user_attrs=own, **kept))
         tried = self.attempts()[place]
         created = next(trial for trial in reversed(tried) if trial.user_attrs.get("owner") == self.owner.name)
-        self._record_heartbeat(created)
         configuration, replicate = divmod(place, self.replicates)
+        first = self._drawn(place - replicate, SECONDS_TO_DRAW) if replicate else None
+        sampler = self._sampler(configuration, first.params if first else {})
+        trial = Trial(self._load(sampler), created._trial_id)
+        if any(t.number < trial.number and self._state(t) != TrialState.FAIL for t in tried):
+            trial.set_user_attr("superseded", True)  # another process was faster
+            self._tell(trial.number, TrialState.FAIL)
+            return None
+        values = self.space.suggest(trial)
         seed_number, fold = divmod(replicate, max(self.folds, 1))
-        with without_optuna_warnings():
-            fixed = self._drawn(place - replicate) if replicate else {}
-            trial = Trial(self._load(self._sampler(configuration, fixed)), created._trial_id)
-            if any(t.number < trial.number and self._state(t) != TrialState.FAIL for t in tried):
-                trial.set_user_attr("superseded", True)
-                self._tell(trial.number, TrialState.FAIL)
-                return None
-            values = self.space.suggest(trial)
-        replicate_values = {"seed": self.params.seed + seed_number} if seed_number else {}
-        replicate_values |= {"fold": fold} if self.folds else {}
-        name = name_of(values, replicate_values)
+        own_values = {"seed": self.params.seed + seed_number} if seed_number else {}
+        own_values |= {"fold": fold} if self.folds else {}
+        name = name_of(values, own_values)
         trial.set_user_attr("experiment", name)
-        return Experiment(trial, name, values | replicate_values | ({"num_folds": self.folds} if self.folds else {}))
+        for twin in self.study.get_trials(deepcopy=False):  # if the same configuration was drawn and trained before
+            if twin.user_attrs.get("experiment") == name and self._state(twin) in OUTCOMES:
+                self._tell(trial.number, twin.state, twin.value if twin.state == TrialState.COMPLETE else None)
+                return None
+        self.heartbeat_at = -math.inf  # the next one is due at once
+        return Experiment(trial, name, values | own_values | ({"num_folds": self.folds} if self.folds else {}))
 
-    def _drawn(self, place):
-        """Return the Optuna parameters of the experiment at a place, which another process may be drawing now."""
-        deadline = time.monotonic() + SECONDS_TO_DRAW
+    def _drawn(self, place, seconds=0):
+        """Return the last trial at a place whose configuration has been drawn, or None after some seconds."""
+        deadline = time.monotonic() + seconds
         while True:
-            trial = self.attempts()[place][-1]
-            if "experiment" in trial.user_attrs or time.monotonic() > deadline:
-                return trial.params
+            drawn = [trial for trial in self.attempts().get(place, []) if "experiment" in trial.user_attrs]
+            if drawn or time.monotonic() > deadline:
+                return drawn[-1] if drawn else None
             time.sleep(0.1)
 
     def _sampler(self, configuration, fixed):
@@ -184,21 +178,8 @@ class Study:
         tpe = TPESampler(seed=seed, constant_liar=True, n_startup_trials=TPE_STARTUP * self.replicates)
         return PartialFixedSampler(fixed, tpe if self.method == "tpe" else RandomSampler(seed))
 
-    def _is_duplicate(self, experiment):
-        """Return True if an earlier trial has the same folder: take over its result, or wait for it."""
-        for trial in self.study.get_trials(deepcopy=False):
-            is_earlier = trial.number < experiment.trial.number
-            if is_earlier and trial.user_attrs.get("experiment") == experiment.name:
-                if self._state(trial) in ENDED:
-                    self.end(experiment, trial.state, trial.value if trial.state == TrialState.COMPLETE else None)
-                    return True
-                if self._state(trial) == TrialState.RUNNING:
-                    self.duplicates.append(experiment)
-                    return True
-        return False
-
     def _state(self, trial):
-        """Return the state of a trial; it counts as failed if its folder was deleted, or if it only waits."""
+        """Return the state of a trial; it counts as failed if its folder was deleted, or if it waits to be retried."""
         is_lost = trial.number in self.deleted or trial.state == TrialState.WAITING
         return TrialState.FAIL if is_lost else trial.state
 
@@ -216,38 +197,34 @@ class Study:
         """Record trials as failed whose process has ended, so that they are retried."""
         self.looked_at = time.monotonic()
         if self.is_database:
-            with without_optuna_warnings():
-                optuna.storages.fail_stale_trials(self.study)
+            optuna.storages.fail_stale_trials(self.study)
         for trial in self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
             owner = trial.user_attrs.get("owner")
             if owner is None or self.owner.has_ended(owner, if_unknown=not self.is_database):  # else heartbeats tell
                 self._tell(trial.number, TrialState.FAIL)
 
     def heartbeat(self, experiments):
-        """Record in a database, when it is due, that this process still trains `experiments`."""
-        if time.monotonic() - self.heartbeat_at > HEARTBEAT_SECONDS:
+        """Record in a database, if it is due, that this process still trains `experiments`."""
+        if self.is_database and time.monotonic() - self.heartbeat_at > HEARTBEAT_SECONDS:
             self.heartbeat_at = time.monotonic()
-            for experiment in [*experiments, *self.duplicates]:
-                self._record_heartbeat(experiment.trial)
-
-    def _record_heartbeat(self, trial):
-        if self.is_database:  # Optuna does this only within `Study.optimize`
-            self.storage.record_heartbeat(trial._trial_id)
+            for experiment in experiments:
+                self.storage.record_heartbeat(experiment.trial._trial_id)  # which Optuna only does in `optimize`
 
     def report(self, experiment, epoch, value):
         """Record the result of an epoch. Return the reason for which the experiment is to be pruned, or None."""
-        with without_optuna_warnings(), contextlib.suppress(UpdateFinishedTrialError):  # another process has taken it
+        with contextlib.suppress(UpdateFinishedTrialError):  # another process has taken it over
             experiment.trial.report(value, epoch)
             if experiment.trial.should_prune():
                 return f"{self.metric} {value:.4g} after epoch {epoch} is too far behind other trials ({self.pruner})"
         return None
 
-    def end(self, experiment, state, value=None, error=None):
-        """Record the end of an experiment. One that failed without an `error` was interrupted, and is resumed."""
-        if error is not None:
-            with contextlib.suppress(UpdateFinishedTrialError):
-                experiment.trial.set_user_attr("failed", error)
-        self._tell(experiment.trial.number, state, value)
+    def end(self, experiment, outcome, result=None):
+        """Record that an experiment is "finished" with a value, "failed" for a reason, "pruned", or "interrupted"."""
+        with contextlib.suppress(UpdateFinishedTrialError):
+            if outcome == "failed":
+                experiment.trial.set_user_attr("failed", result)
+        state = next((state for state, name in OUTCOMES.items() if name == outcome), TrialState.FAIL)
+        self._tell(experiment.trial.number, state, result if outcome == "finished" else None)
 
     def _tell(self, number, state, value=None):
         with contextlib.suppress(ValueError, UpdateFinishedTrialError):  # another process has done so
@@ -262,10 +239,10 @@ class Study:
         """
         attempts, means = self.attempts(), []
         counts = dict.fromkeys(("finished", "pruned", "failed", "running"), 0)
+        names = OUTCOMES | {TrialState.RUNNING: "running"}
         for place in attempts.keys() & range(self.total):
             states = {self._state(trial) for trial in attempts[place]}
-            names = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned", TrialState.RUNNING: "running"}
-            counts[next((name for state, name in names.items() if state in states), "failed")] += 1
+            counts[next((names[state] for state in names if state in states), "failed")] += 1
         for first in range(0, self.total, self.replicates):
             group = [attempts[place][-1] for place in range(first, first + self.replicates) if place in attempts]
             if len(group) == self.replicates and all(self._state(t) == TrialState.COMPLETE for t in group):

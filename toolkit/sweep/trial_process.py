@@ -25,7 +25,7 @@ PRELOADED = ["train", "matplotlib.figure", "tensorboard.summary.writer.record_wr
 METHOD = "spawn" if sys.platform in ("win32", "darwin") else "forkserver"  # macOS's libraries cannot be forked
 STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
 SECONDS_TO_SAVE = 300  # after the sweep has died, before a trial counts as hanging
-SECONDS_FOR_LOCK = 60  # that a trial of a sweep which died may still be saving
+LONGEST_PAUSE = 10  # seconds, while another process trains in the folder
 
 
 class TrialProcess:
@@ -134,15 +134,14 @@ def train_experiment(sweep, model_dir, data_dir, device, prunes):
             raise SystemExit from None
 
     utils.set_logger(Path(model_dir) / "train.log", terminal=False)
-    deadline = time.monotonic() + SECONDS_FOR_LOCK
+    pause = 0.1
     while True:
         try:
             task, params, data = set_up(model_dir, data_dir, device)
             train.train_experiment(task, params, data, model_dir, terminal=False, report=report)
-        except InUse as error:  # a trial of a sweep that has died may still be saving
-            if time.monotonic() > deadline:
-                return "failed", str(error)  # not recorded in the folder, which is another process's
-            time.sleep(0.2)
+        except InUse:  # the same configuration was drawn twice, or the trial of a sweep that died is still saving
+            pause = min(2 * pause, LONGEST_PAUSE)
+            time.sleep(pause)
             continue
         except (MemoryError, torch.OutOfMemoryError, OutOfMemory):  # a retry in a new process may have more memory
             raise
