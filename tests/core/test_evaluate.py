@@ -14,8 +14,8 @@ import evaluate
 import synthesize_results
 import train
 import utils
+from toolkit.core.text import pipe_table
 from toolkit.evaluation_report.collected_outputs import names_of
-from toolkit.results.tables import pipe_table
 
 
 @pytest.fixture

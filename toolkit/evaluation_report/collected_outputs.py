@@ -112,10 +112,6 @@ def names_of(dataset):
     return names if isinstance(names, Sequence | np.ndarray) and len(names) == len(dataset) else None
 
 
-def in_utf8(name):
-    """A name as text that can be written: a file's may have bytes that are no UTF-8."""
-    return str(name).encode(errors="backslashreplace").decode()
-
 
 def inputs_at(dataloader, seed, positions):
     """Yield the inputs of the samples that came at `positions` of an evaluation, each a batch of one.

@@ -5,8 +5,8 @@ import warnings
 
 import numpy as np
 
+from toolkit.core.text import shorten
 from toolkit.core.trees import tensors
-from toolkit.results.pictures import shorten
 
 MOST_CLASSES_WITH_COUNTS = 25
 MOST_CLASSES_WITH_NAMES = 100

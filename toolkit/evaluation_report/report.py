@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from toolkit.core.metrics import is_streaming, probabilities_of, results_of
+from toolkit.core.text import in_utf8, pipe_table
 from toolkit.core.totals import to_numpy
 from toolkit.core.trees import tensors, tree_map
-from toolkit.evaluation_report.collected_outputs import are_lengths, in_utf8, names_of, places_in_dataset
-from toolkit.results.tables import pipe_table
+from toolkit.evaluation_report.collected_outputs import are_lengths, names_of, places_in_dataset
 
 RESAMPLES = 1000  # of the bootstrap
 FEWEST_RESAMPLES = 100  # of which the outer 5% are still some
