@@ -1,5 +1,8 @@
 
 
+import torch
+
+
 class TwoInputs(Net):
     def forward(self, inputs):
         x = torch.cat([inputs["acids"], inputs["others"]], dim=1)  # (B, 13)
