@@ -177,13 +177,8 @@ def status_of(folder, names, run):
         if last and status in last:
             why = {"failed": last.get("error"), "pruned": last.get("reason")}.get(status)
             return status, one_line(why)
-    if ".lock" in names:
-        try:
-            with open(os.path.join(folder, ".lock"), encoding="utf-8", errors="replace") as file:
-                if is_alive(read_owner(file)):
-                    return "running", ""
-        except OSError:  # it has just ended
-            pass
+    if ".lock" in names and is_alive(read_owner(os.path.join(folder, ".lock"))):
+        return "running", ""
     if last is not None:
         return "stopped", ""
     return ("finished", "") if names & {BEST_METRICS, "run.json"} else (None, "")  # CS230's have no run.json
