@@ -12,9 +12,9 @@ Run the same command again to resume, or on several machines to share the work.
 """
 
 import argparse
-import copy
 import logging
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -83,41 +83,6 @@ def choose_devices(names, jobs):
     return [devices[number % len(devices)] for number in range(jobs)], threads
 
 
-def try_batch(task, params, data_dir, values, source):
-    """Put one batch through model, loss and metrics with some `values` of hyperparameters, which are from `source`.
-
-    Returns:
-        (results, unread): the names of the results, and the names of the hyperparameters that no code has read.
-    """
-    from toolkit.core.smoke_test import smoke_test
-
-    params = copy.deepcopy(params)
-    params.take(values, source)
-    dataloaders = task.fetch_dataloader(["train", "val"], data_dir, params)
-    model = task.make_model(params)
-    task.make_optimizer(model, params)
-    return smoke_test(model, task.loss_fn(params), dataloaders, task.metrics, params), params.unread
-
-
-def check(args, task, params, data_dir, space):
-    """Raise a UserError if the sweep asks for something that the task's code does not use."""
-    if args.seeds > 1 and "seed" in space.dimensions:
-        raise UserError(f"--seeds {args.seeds}: {space.source} already searches seed; remove one of the two")
-    for name in space.undeclared:
-        if name in try_batch(task, params, data_dir, space.example(name), space.source)[1]:
-            raise UserError(
-                f"{space.source}: unknown hyperparameter {name}{params.meant(name)}: neither the model nor the data "
-                f"loader reads it; train.py --list_params lists those that are declared"
-            )
-    if args.folds:
-        unread = try_batch(task, params, data_dir, {"num_folds": args.folds, "fold": 0}, "--folds")[1]
-        for name in {"num_folds", "fold"}.intersection(unread):
-            raise UserError(
-                f"--folds: {task.path_of(task.data_loader)} does not read params.{name}; "
-                f"toolkit/core/folds.py splits the data for it"
-            )
-
-
 def main(argv=None):
     args = parse_arguments(argv)
     utils.set_logger(quiet=args.quiet)
@@ -127,6 +92,7 @@ def main(argv=None):
     start_fork_server()
     from toolkit.core.monitor import monitored
     from toolkit.core.setup import set_up
+    from toolkit.core.smoke_test import smoke_test
     from toolkit.sweep.scheduler import Scheduler
     from toolkit.sweep.search_space import SearchSpace
     from toolkit.sweep.storage import storage_errors
@@ -135,10 +101,17 @@ def main(argv=None):
     devices, threads = choose_devices(args.devices, args.jobs)
     task, params, data_dir = set_up(parent, args.data_dir, "cpu")
     space = SearchSpace(parent, params, task.hyperparameters)
-    check(args, task, params, data_dir, space)
+    if args.seeds > 1 and "seed" in space.dimensions:
+        raise UserError(f"--seeds {args.seeds}: {space.source} already searches seed; remove one of the two")
+    if args.folds and not re.search(r"\bparams\.num_folds\b", task.code()):
+        raise UserError(
+            f"--folds: {task.path_of(task.data_loader)} does not read params.num_folds; that of the template does, "
+            f"and divides the data with toolkit/core/folds.py"
+        )
     results = ["loss", *task.metrics]
     if (params.monitor or "accuracy") not in results:  # a part of the loss or of a metric, perhaps
-        results, _ = try_batch(task, params, data_dir, {}, "")
+        dataloaders = task.fetch_dataloader(["val"], data_dir, params)
+        results = smoke_test(task.make_model(params), task.loss_fn(params), dataloaders, task.metrics, params)
     metric, mode = monitored(params, results)
     method = args.method or ("grid" if space.is_grid else "tpe")
     trials = args.trials or (None if space.is_grid and method != "tpe" else DEFAULT_TRIALS)

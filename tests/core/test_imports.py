@@ -46,7 +46,7 @@ def test_there_is_no_circle():
 
 def test_imports_run_one_way():
     assert (
-        place("toolkit.sweep.pool")
+        place("toolkit.sweep.trial_process")
         > place("train")
         > place("toolkit.core.optimizer_steps")
         > place("toolkit.core.sharded_tensors")

@@ -84,7 +84,6 @@ class SearchSpace:
     Attributes:
         source: path of the file.
         dimensions: dict from name to Values or Range.
-        undeclared: names that are neither declared nor in params.json; the user's code has to read them.
 
     Raises:
         UserError: nothing is searched, or a name, a type, a bound or a condition is wrong.
@@ -101,12 +100,13 @@ class SearchSpace:
                 raise UserError(f"{self.source}: {name} cannot be searched: {NOT_SEARCHED[name]}")
             if name in params.values.keys() - self.reference.keys():
                 raise UserError(f"{self.source}: {name} is a fact of the dataset, not a hyperparameter; remove it")
+            if name not in self.reference and (meant := params.meant(name)):
+                raise UserError(f"{self.source}: unknown key {name}{meant}; add a key of your own to params.json, too")
             self.dimensions[name] = self._read(name, description, params, types.get(name))
         if not self.dimensions:
             raise UserError(
                 f'{self.source}: no hyperparameters; give one, such as {{"learning_rate": [1e-4, 1e-3, 1e-2]}}'
             )
-        self.undeclared = [name for name in self.dimensions if name not in self.reference]
 
     def _read(self, name, description, params, declared_type):
         """Return the Values or Range that the file describes for a hyperparameter."""
@@ -163,13 +163,6 @@ class SearchSpace:
     def suggest(self, trial):
         """Return the configuration of an Optuna trial, a dict from name to value."""
         return self._configuration(lambda name: self.dimensions[name].suggest(name, trial))
-
-    def example(self, name):
-        """Return a part of a configuration in which a hyperparameter is searched, as a dict."""
-        values = {name: self.dimensions[name].values[0]}
-        for other, allowed in self.dimensions[name].when.items():
-            values |= (self.example(other) if other in self.dimensions else {}) | {other: allowed[0]}
-        return values
 
     def _configuration(self, value_of):
         values = {}
