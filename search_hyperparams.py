@@ -113,15 +113,13 @@ def main(argv=None):
         dataloaders = task.fetch_dataloader(["val"], data_dir, params)
         results = smoke_test(task.make_model(params), task.loss_fn(params), dataloaders, task.metrics, params)
     metric, mode = monitored(params, results)
-    method = args.method or ("grid" if space.is_grid else "tpe")
-    trials = args.trials or (None if space.is_grid and method != "tpe" else DEFAULT_TRIALS)
-    options = {"seeds": args.seeds, "folds": args.folds, "pruner": args.pruner, "storage": args.storage}
-    study = Study(parent, space, params, metric, mode, method=method, trials=trials, **options)
+    args.method = args.method or ("grid" if space.is_grid else "tpe")
+    if args.trials is None and not (space.is_grid and args.method != "tpe"):
+        args.trials = DEFAULT_TRIALS
+    study = Study(parent, space, params, metric, mode, args)
     replicates = f" × {study.replicates} of each" if study.replicates > 1 else ""
-    places = ", ".join(dict.fromkeys(devices))
-    logging.info(
-        f"{parent}: {study.configurations} configurations{replicates} by {method}; {len(devices)} at a time on {places}"
-    )
+    logging.info("%s: %d configurations%s, by %s", parent, study.configurations, replicates, args.method)
+    logging.info("%d at a time, on %s", len(devices), ", ".join(dict.fromkeys(devices)))
     with storage_errors(args.storage):
         counts, best = Scheduler(study, task, args.data_dir, devices, threads, args.retries).run()
     logging.info("%s", ", ".join(f"{number} {state}" for state, number in counts.items() if number))

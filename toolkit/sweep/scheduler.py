@@ -4,6 +4,7 @@ import contextlib
 import logging
 import math
 from collections import Counter
+from itertools import zip_longest
 from multiprocessing import connection
 
 from toolkit.core.experiment_folder import MAY_CHANGE
@@ -34,7 +35,7 @@ class Scheduler:
         self.study, self.task, self.data_dir, self.devices = study, task, data_dir, devices
         self.threads, self.retries = threads, retries
         self.running, self.crashes = {}, Counter()  # TrialProcesses by index of their device; by experiment
-        self.bar = progress_bar("sweep", study.total, leave=True)
+        self.best, self.bar = None, progress_bar("sweep", study.total, leave=True)
 
     def run(self):
         """Train. Return what `Study.standing` returns.
@@ -46,7 +47,7 @@ class Scheduler:
         with StopSignals() as signals, self.study:
             signals.in_step = True  # signals only take effect in `check`
             try:
-                self.show(*self.study.standing())
+                self.show()
                 while self.step():
                     signals.check()
             finally:
@@ -76,7 +77,7 @@ class Scheduler:
         except (UserError, OSError) as error:
             failure = f"{folder}: cannot be created: {error.strerror}" if isinstance(error, OSError) else str(error)
             return self.end(experiment, "failed", failure)
-        prunes = self.study.pruner != "none"
+        prunes = self.study.options.pruner != "none"
         trial = TrialProcess(experiment, folder, self.data_dir, self.devices[slot], self.threads, prunes)
         self.running[slot] = trial
 
@@ -100,33 +101,33 @@ class Scheduler:
                 note_failure(self.study.folder / name, trial.death)
             self.end(trial.experiment, "failed", trial.death)
 
-    def end(self, experiment, outcome, result):
-        """Record that an experiment is "finished" with a value, or "pruned" or "failed" for a reason, and print it."""
-        name, metric, mark = experiment.name, self.study.metric, ""
+    def end(self, experiment, outcome, result=None):
+        """Record that an experiment is "finished" with a value, "pruned" or "failed" for a reason, or "interrupted"."""
+        metric = self.study.metric
         if outcome == "finished" and math.isnan(result):
             outcome, result = "failed", f"{metric} is nan"
         self.study.end(experiment, outcome, result)
-        counts, best = self.study.standing()
         if outcome == "finished":
-            mark = "" if best == self.best else "  *"
-            self.show(counts, best, f"{name}: {metric} {result:.4f}{mark}")
-        else:
-            self.show(counts, best, f"{name}: {outcome}: {result}")
+            self.show(f"{experiment.name}: {metric} {result:.4f}", star="  *")
+        elif outcome != "interrupted":
+            self.show(f"{experiment.name}: {outcome}: {result}")
+
+    def show(self, message=None, star=""):
+        """Update the progress bar, and print how an experiment has ended, with a star if it is the new best."""
+        counts, best = self.study.standing()
+        self.bar.n = counts["finished"] + counts["pruned"] + counts["failed"]
+        if message is not None:
+            self.say(f"[{self.bar.n}/{self.study.total}] {message}{'' if best == self.best else star}")
+        if best is not None:
+            mean = "mean " if self.study.replicates > 1 else ""
+            self.bar.set_postfix_str(f"best {mean}{self.study.metric} {best[0]:.4f}", refresh=False)
+        self.bar.refresh()
+        self.best = best
 
     def say(self, message):
         """Print a line above the progress bar."""
         self.bar.clear()
         logging.info("%s", message)
-
-    def show(self, counts, best, message=None):
-        """Update the progress bar, and print a message about the experiment that has ended."""
-        self.bar.n, self.best = counts["finished"] + counts["pruned"] + counts["failed"], best
-        if message is not None:
-            self.say(f"[{self.bar.n}/{self.study.total}] {message}")
-        if best is not None:
-            mean = "mean " if self.study.replicates > 1 else ""
-            self.bar.set_postfix_str(f"best {mean}{self.study.metric} {best[0]:.4f}", refresh=False)
-        self.bar.refresh()
 
     def stop(self):
         """Stop all trials. Each saves its state, unless Ctrl-C is pressed a second time."""
@@ -134,17 +135,14 @@ class Scheduler:
             self.say(f"Stopping {len(self.running)} trials, which save their state. Run the same command to resume.")
         for trial in self.running.values():
             trial.stop()
-        last = dict.fromkeys(self.running)
+        last = []
         try:
-            for slot, trial in self.running.items():
+            for trial in self.running.values():
                 while (message := trial.message()) is not None and message[0] == "epoch":
                     trial.answer(None)
-                last[slot] = message
+                last.append(message)
         finally:
             for trial in self.running.values():
                 trial.process.kill()
-            for slot, trial in self.running.items():
-                if last[slot] is not None:
-                    self.end(trial.experiment, *last[slot])
-                else:
-                    self.study.end(trial.experiment, "interrupted")
+            for trial, message in zip_longest(self.running.values(), last):
+                self.end(trial.experiment, *(message or ["interrupted"]))

@@ -10,7 +10,7 @@ import uuid
 import optuna
 from filelock import FileLock, Timeout
 from optuna.storages import JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError, ProgrammingError, SQLAlchemyError
 
@@ -23,8 +23,10 @@ GRACE_SECONDS = 120  # without a heartbeat, after which a trial counts as abando
 ATTEMPTS_TO_OPEN = 10
 
 
-class JournalLock:
+class JournalLock(JournalFileOpenLock):
     """The lock that Optuna holds while it appends to a journal; the operating system frees it if its holder dies.
+
+    Optuna's own lock is freed when its holder has been dead for half a minute.
 
     Args:
         path: path of the journal. An incomplete last line, left by a full disk or a crash, is removed.
@@ -92,8 +94,10 @@ def open_storage(url, folder):
         if url is None:
             path = folder / JOURNAL
             return JournalStorage(JournalFileBackend(str(path), lock_obj=JournalLock(path)))
-        options = {"connect_args": {"connect_timeout": 10}} if url.startswith("postgresql") else {}
-        options["pool_pre_ping"] = True
+        options = {
+            "pool_pre_ping": True,
+            "connect_args": {"connect_timeout": 10} if url.startswith("postgresql") else {},
+        }
         for attempt in range(1, ATTEMPTS_TO_OPEN + 1):
             try:
                 database = RDBStorage(url, options, heartbeat_interval=HEARTBEAT_SECONDS, grace_period=GRACE_SECONDS)

@@ -20,6 +20,7 @@ import optuna
 from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.pruners import MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import PartialFixedSampler, RandomSampler, TPESampler
+from optuna.study import StudyDirection
 from optuna.trial import Trial, TrialState, create_trial
 
 from toolkit.core.seeds import mix
@@ -31,7 +32,8 @@ SECONDS_TO_DRAW = 10  # that another process may take to draw the configuration 
 SECONDS_BETWEEN_LOOKS = 5  # for abandoned trials
 TPE_STARTUP = 10  # random configurations before TPE learns from the results
 REDUCTION = 3  # asha continues one of three trials after a ninth and after a third of the epochs
-OUTCOMES = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned"}
+ENDED = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned"}
+STATES = ENDED | {TrialState.RUNNING: "running", TrialState.FAIL: "failed"}
 KEPT = ("params", "distributions", "system_attrs", "intermediate_values")  # of a trial that is retried
 WARNINGS = "Heartbeat of storage|The reported value is ignored|.*divisible by"  # of Optuna, which are expected here
 
@@ -53,32 +55,29 @@ class Study:
         space: its SearchSpace.
         params: Params of the sweep's folder.
         metric, mode: name of the metric to optimize, and "max" or "min".
-        method: "grid", "random" or "tpe".
-        trials: number of configurations, or None for the whole grid.
-        seeds, folds: number of seeds, and of cross-validation folds (0 for none), of each configuration.
-        pruner: "asha", "median" or "none".
-        storage: URL of a database, or None for a journal file in the sweep's folder.
+        options: `method`, `trials` (None for the whole grid), `seeds`, `folds`, `pruner` and `storage` (None for a
+            journal file in the sweep's folder), as on the command line.
 
     Raises:
         UserError: the storage cannot be used, or the grid has fewer configurations than `trials`.
     """
 
-    def __init__(self, folder, space, params, metric, mode, *, method, trials, seeds, folds, pruner, storage):
+    def __init__(self, folder, space, params, metric, mode, options):
         self.folder, self.space, self.params, self.metric, self.mode = folder, space, params, metric, mode
-        self.method, self.folds, self.pruner, self.is_database = method, folds, pruner, storage is not None
+        self.options, method, trials, storage = options, options.method, options.trials, options.storage
         self.grid = space.grid() if method == "grid" or (method == "random" and space.is_grid) else None
         if method == "random" and self.grid is not None:
             random.Random(params.seed).shuffle(self.grid)
         if self.grid is not None and (trials or 0) > len(self.grid):
             raise UserError(f"--trials is {trials}, but the grid of {space.source} has {len(self.grid)} configurations")
-        self.configurations, self.replicates = trials or len(self.grid or []), seeds * max(folds, 1)
+        self.configurations, self.replicates = trials or len(self.grid or []), options.seeds * max(options.folds, 1)
         self.total = self.configurations * self.replicates
-        self.owner = Owner(folder)
+        self.owner, self.is_database = Owner(folder), storage is not None
         self.deleted, self.failed_before = set(), set()  # numbers of trials from before this process, to be retried
         self.looked_at = self.heartbeat_at = -math.inf
         reference = {k: v for k, v in params.written.items() if not k.startswith(("$", "_"))}
         dimensions = {name: dimension.model_dump() for name, dimension in space.dimensions.items()}
-        definition = json.dumps([dimensions, reference, metric, mode, method, seeds, folds])
+        definition = json.dumps([dimensions, reference, metric, mode, method, options.seeds, options.folds])
         prefix = folder.resolve().name if storage else "sweep"  # a folder with a journal may be renamed
         self.name = f"{prefix}-{hashlib.sha256(definition.encode()).hexdigest()[:8]}"
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -86,14 +85,14 @@ class Study:
         warnings.filterwarnings("ignore", message=WARNINGS)
         self.storage = open_storage(storage, folder)
         with storage_errors(storage):
-            direction = "maximize" if mode == "max" else "minimize"
+            direction = StudyDirection.MAXIMIZE if mode == "max" else StudyDirection.MINIMIZE
             optuna.create_study(study_name=self.name, storage=self.storage, direction=direction, load_if_exists=True)
             self.study = self._load(RandomSampler())
 
     def _load(self, sampler):
         """Return the Optuna study with a sampler, and without the trials that Optuna has cached."""
         asha = SuccessiveHalvingPruner(max(1, self.params.num_epochs // REDUCTION**2), REDUCTION)
-        pruner = {"asha": asha, "median": MedianPruner(), "none": NopPruner()}[self.pruner]
+        pruner = {"asha": asha, "median": MedianPruner(), "none": NopPruner()}[self.options.pruner]
         return optuna.load_study(study_name=self.name, storage=self.storage, sampler=sampler, pruner=pruner)
 
     def __enter__(self):
@@ -103,7 +102,7 @@ class Study:
             name = trial.user_attrs.get("experiment")
             if trial.state == TrialState.FAIL:
                 self.failed_before.add(trial.number)
-            elif trial.state in OUTCOMES and not self.is_database and not (self.folder / name / "run.json").exists():
+            elif trial.state in ENDED and not self.is_database and not (self.folder / name / "run.json").exists():
                 logging.info("%s: finished before, but its folder was deleted; training it again", name)
                 self.deleted.add(trial.number)
         return self
@@ -127,7 +126,7 @@ class Study:
         attempts = self.attempts()
         for place in range(self.total):
             tried = attempts.get(place, [])
-            failed_now = tried and "failed" in tried[-1].user_attrs and tried[-1].number not in self.failed_before
+            failed_now = any("failed" in t.user_attrs and t.number not in self.failed_before for t in tried)
             if not failed_now and all(self._state(trial) == TrialState.FAIL for trial in tried):
                 return place
         return None
@@ -145,21 +144,21 @@ class Study:
         sampler = self._sampler(configuration, first.params if first else {})
         trial = Trial(self._load(sampler), created._trial_id)
         if any(t.number < trial.number and self._state(t) != TrialState.FAIL for t in tried):
-            trial.set_user_attr("superseded", True)  # another process was faster
             self._tell(trial.number, TrialState.FAIL)
-            return None
+            return None  # another process was faster
         values = self.space.suggest(trial)
-        seed_number, fold = divmod(replicate, max(self.folds, 1))
+        seed_number, fold = divmod(replicate, max(self.options.folds, 1))
         own_values = {"seed": self.params.seed + seed_number} if seed_number else {}
-        own_values |= {"fold": fold} if self.folds else {}
+        own_values |= {"fold": fold} if self.options.folds else {}
         name = name_of(values, own_values)
         trial.set_user_attr("experiment", name)
         for twin in self.study.get_trials(deepcopy=False):  # if the same configuration was drawn and trained before
-            if twin.user_attrs.get("experiment") == name and self._state(twin) in OUTCOMES:
+            if twin.user_attrs.get("experiment") == name and self._state(twin) in ENDED:
                 self._tell(trial.number, twin.state, twin.value if twin.state == TrialState.COMPLETE else None)
                 return None
         self.heartbeat_at = -math.inf  # the next one is due at once
-        return Experiment(trial, name, values | own_values | ({"num_folds": self.folds} if self.folds else {}))
+        own_values |= {"num_folds": self.options.folds} if self.options.folds else {}
+        return Experiment(trial, name, values | own_values)
 
     def _drawn(self, place, seconds=0):
         """Return the last trial at a place whose configuration has been drawn, or None after some seconds."""
@@ -176,7 +175,7 @@ class Study:
         if self.grid is not None:
             fixed = {name: as_choice(value) for name, value in self.grid[configuration].items()}
         tpe = TPESampler(seed=seed, constant_liar=True, n_startup_trials=TPE_STARTUP * self.replicates)
-        return PartialFixedSampler(fixed, tpe if self.method == "tpe" else RandomSampler(seed))
+        return PartialFixedSampler(fixed, tpe if self.options.method == "tpe" else RandomSampler(seed))
 
     def _state(self, trial):
         """Return the state of a trial; it counts as failed if its folder was deleted, or if it waits to be retried."""
@@ -187,10 +186,8 @@ class Study:
         """Return the trials of each experiment, oldest first, as FrozenTrials: a dict by place."""
         count, attempts = itertools.count(), {}
         for trial in self.study.get_trials(deepcopy=False):
-            attributes = trial.user_attrs
-            place = attributes["place"] if "place" in attributes else next(count)  # earlier versions count these
-            if "superseded" not in attributes:
-                attempts.setdefault(place, []).append(trial)
+            place = trial.user_attrs["place"] if "place" in trial.user_attrs else next(count)  # in earlier versions
+            attempts.setdefault(place, []).append(trial)
         return attempts
 
     def _end_abandoned(self):
@@ -199,8 +196,8 @@ class Study:
         if self.is_database:
             optuna.storages.fail_stale_trials(self.study)
         for trial in self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
-            owner = trial.user_attrs.get("owner")
-            if owner is None or self.owner.has_ended(owner, if_unknown=not self.is_database):  # else heartbeats tell
+            owner, if_unknown = trial.user_attrs.get("owner"), not self.is_database  # where heartbeats decide
+            if owner is None or self.owner.has_ended(owner, if_unknown):
                 self._tell(trial.number, TrialState.FAIL)
 
     def heartbeat(self, experiments):
@@ -215,15 +212,16 @@ class Study:
         with contextlib.suppress(UpdateFinishedTrialError):  # another process has taken it over
             experiment.trial.report(value, epoch)
             if experiment.trial.should_prune():
-                return f"{self.metric} {value:.4g} after epoch {epoch} is too far behind other trials ({self.pruner})"
+                how = f"too far behind other trials ({self.options.pruner})"
+                return f"{self.metric} {value:.4g} after epoch {epoch} is {how}"
         return None
 
     def end(self, experiment, outcome, result=None):
         """Record that an experiment is "finished" with a value, "failed" for a reason, "pruned", or "interrupted"."""
-        with contextlib.suppress(UpdateFinishedTrialError):
-            if outcome == "failed":
+        if outcome == "failed":
+            with contextlib.suppress(UpdateFinishedTrialError):
                 experiment.trial.set_user_attr("failed", result)
-        state = next((state for state, name in OUTCOMES.items() if name == outcome), TrialState.FAIL)
+        state = next((state for state, name in STATES.items() if name == outcome), TrialState.FAIL)
         self._tell(experiment.trial.number, state, result if outcome == "finished" else None)
 
     def _tell(self, number, state, value=None):
@@ -234,20 +232,19 @@ class Study:
         """Return how far the sweep is.
 
         Returns:
-            (counts, best): how many experiments are "finished", "pruned", "failed" and "running", a dict; the best
+            (counts, best): how many experiments are "finished", "pruned", "running" and "failed", a dict; the best
             mean over all replicates of a configuration and the name of its first folder, or None.
         """
-        attempts, means = self.attempts(), []
-        counts = dict.fromkeys(("finished", "pruned", "failed", "running"), 0)
-        names = OUTCOMES | {TrialState.RUNNING: "running"}
-        for place in attempts.keys() & range(self.total):
-            states = {self._state(trial) for trial in attempts[place]}
-            counts[next((names[state] for state in names if state in states), "failed")] += 1
+        counts, results, means = dict.fromkeys(STATES.values(), 0), {}, []
+        for place, tried in self.attempts().items():
+            if place < self.total:
+                states = [self._state(trial) for trial in tried]
+                counts[next(name for state, name in STATES.items() if state in states)] += 1
+                results[place] = [trial for trial in tried if self._state(trial) == TrialState.COMPLETE]
         for first in range(0, self.total, self.replicates):
-            group = [attempts[place][-1] for place in range(first, first + self.replicates) if place in attempts]
-            if len(group) == self.replicates and all(self._state(t) == TrialState.COMPLETE for t in group):
-                means.append(
-                    (math.fsum(trial.value for trial in group) / len(group), group[0].user_attrs["experiment"])
-                )
+            group = [results.get(place, []) for place in range(first, first + self.replicates)]
+            if all(group):
+                mean = math.fsum(trials[-1].value for trials in group) / len(group)
+                means.append((mean, group[0][-1].user_attrs["experiment"]))
         sign = -1 if self.mode == "max" else 1  # of equals the first by name, as in the table of results
         return counts, min(means, key=lambda mean: (sign * mean[0], mean[1]), default=None)

@@ -115,6 +115,8 @@ def stop_with_sweep(leash):
     """Wait until the sweep closes the leash or dies; then stop as if SIGTERM had come."""
     connection.wait([leash])
     signal.raise_signal(signal.SIGTERM)
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
     time.sleep(SECONDS_TO_SAVE)
     os._exit(1)
 
@@ -145,16 +147,13 @@ def train_experiment(sweep, model_dir, data_dir, device, prunes):
             continue
         except (MemoryError, torch.OutOfMemoryError, OutOfMemory):  # a retry in a new process may have more memory
             raise
-        except UserError as error:
-            failure = str(error)
-            print(f"error: {failure}", file=sys.stderr)
         except Exception as error:
-            failure = "".join(traceback.format_exception_only(error)).strip()
-            traceback.print_exc()
-        else:
-            record = utils.read_json(Path(model_dir) / "run.json")
-            session = record["sessions"][-1]
-            return ("pruned", session["reason"]) if "pruned" in session else ("finished", record["best"]["value"])
-        with contextlib.suppress(UserError):  # the disk is full, perhaps
-            note_failure(model_dir, failure)
-        return "failed", failure
+            is_traced = not isinstance(error, UserError)
+            failure = traceback.format_exception_only(error)[-1].strip() if is_traced else str(error)
+            print(traceback.format_exc() if is_traced else f"error: {failure}", file=sys.stderr)
+            with contextlib.suppress(UserError):  # the disk is full, perhaps
+                note_failure(model_dir, failure)
+            return "failed", failure
+        record = utils.read_json(Path(model_dir) / "run.json")
+        session = record["sessions"][-1]
+        return ("pruned", session["reason"]) if "pruned" in session else ("finished", record["best"]["value"])
