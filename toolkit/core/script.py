@@ -1,4 +1,4 @@
-"""How scripts start and end: the option `--quiet`, exit codes, one line for a mistake of the user, the log's last line."""
+"""How scripts start and end: the option `--quiet`, exit codes, and one line for a mistake of the user."""
 
 import atexit
 import contextlib
