@@ -143,7 +143,7 @@ def shard_of(length):
 
 
 def all_reduce_sum(value, device):
-    """Return the sum over all ranks of `value`, a number or a scalar tensor on `device`; a tensor if there are several."""
+    """Return the sum over ranks of `value`, a number or a scalar tensor on `device`; with several ranks, a tensor."""
     if world_size() == 1:
         return value
     is_tensor = isinstance(value, torch.Tensor)
