@@ -4,11 +4,11 @@ import json
 import shutil
 
 import numpy as np
+import torch
 from conftest import ROOT, Experiment
 from PIL import Image
 
 import utils
-from toolkit.verify.verify_resume import as_bits, pairs
 
 EACH_STEP = 1e-9  # minutes between checkpoints
 
@@ -19,9 +19,23 @@ def outcome(folder):
     for name in ("last", "best"):
         state = utils.read_checkpoint(folder / f"{name}.pth.tar")
         del state["params"]  # some may change on the way
-        for path, value, _ in pairs(state, state, name):
-            found[path] = (value.shape, as_bits(value).numpy().tobytes()) if hasattr(value, "shape") else repr(value)
+        for path, value in leaves(state, name):
+            found[path] = (value.shape, bytes_of(value)) if hasattr(value, "shape") else repr(value)
     return found
+
+
+def leaves(tree, path):
+    """Yield (path, value) of everything that nested dicts, lists and tuples hold."""
+    if isinstance(tree, dict | list | tuple):
+        for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
+            yield from leaves(value, f"{path}/{key}")
+    else:
+        yield path, tree
+
+
+def bytes_of(tensor):
+    """Return the bytes of a tensor, so that NaN and -0.0 are compared, too."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def differences(one, other):
