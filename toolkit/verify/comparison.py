@@ -38,7 +38,7 @@ def differing_numbers(rows, other_rows):
         for name in sorted(row, key=lambda name: not name.startswith(("train_", "val_"))):
             value, other = row[name], other_row.get(name, math.nan)
             if not same(value, other):
-                found.append((f"{name} of epoch {row['epoch']:g} is {value:.6g} and {other:.6g}", value, other))
+                found.append((f"{name} of epoch {row['epoch']:g} is {value} and {other}", value, other))
     return found
 
 

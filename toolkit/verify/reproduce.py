@@ -8,6 +8,7 @@ from toolkit.core import processes
 from toolkit.core.experiment_folder import find_checkpoint, free_name, has_run, read_last
 from toolkit.core.provenance import file_of_code, provenance, sha256
 from toolkit.core.setup import set_up
+from toolkit.core.task import find_task
 from toolkit.verify.comparison import differing_numbers, first_difference, read_history
 from utils import UserError
 
@@ -31,7 +32,7 @@ def reproduce(model_dir, data_dir, device, train_experiment):
     if data_dir is None and record.data_dir and Path(record.data_dir).is_dir():
         data_dir = record.data_dir
     device = device or record.last["device"].split(":")[0]
-    task, params, data_dir = set_up(record.new_folder, data_dir, device, record.folder, record.params)
+    task, params, data_dir = set_up(record.new_folder, data_dir, device, record.folder, record.overrides)
     changed = record.report_changes(params)
     train_experiment(task, params, data_dir, record.new_folder, **record.options)
     processes.on_rank_zero(lambda: record.compare(changed))
@@ -46,6 +47,7 @@ class Record:
     Attributes:
         new_folder: the folder to train in, `reproduced-<n>` in the experiment's.
         params: the hyperparameters of the run, a dict.
+        overrides: those of them that params.json and the defaults have with another value today.
         options: further arguments of `train_experiment`, a dict.
 
     Raises:
@@ -69,12 +71,13 @@ class Record:
             raise UserError(f"{path}: incomplete, or written by an early version of train.py") from None
         if (first["first_epoch"], first["first_step"]) != (1, 1):
             raise UserError(f"{path}: the beginning of the run is missing; its first session resumed earlier training")
-        values = utils.read_json(folder / "params.json")
-        self.edited = [name for name in values if name[:1] not in ("$", "_") and values[name] != self.params.get(name)]
-        if new := [name for name in self.edited if name not in self.params]:
-            raise UserError(
-                f"{folder / 'params.json'}: {', '.join(new)}: not in the recorded run; remove what was added"
-            )
+        json_path = folder / "params.json"
+        now = utils.Params(json_path, declared=find_task(folder).hyperparameters)
+        self.overrides = {name: value for name, value in self.params.items() if getattr(now, name, None) != value}
+        if new := [
+            name for name in utils.read_json(json_path) if name[:1] not in ("$", "_") and name not in self.params
+        ]:
+            raise UserError(f"{json_path}: {', '.join(new)}: not in the recorded run; remove what was added")
         state, self.checkpoint, _ = read_last(folder) if has_run(folder) else (None, None, [])
         if state is None or state.step < self.steps:
             self.checkpoint = None  # there is none, or an older one
@@ -112,19 +115,20 @@ class Record:
         if file := self.options.get("restore_file"):
             sha = self.content.get("restored_sha256")
             changes["first weights"] = None if sha is None else f"{file} has changed" * (sha256(file) != sha)
-        edited = f"; params.json now has another {', '.join(self.edited)}" if self.edited else ""
+        edited = f"; params.json now has another {', '.join(self.overrides)}" if self.overrides else ""
         for name, change in changes.items() if processes.is_rank_zero() else ():
-            unchanged = "as recorded" + edited * (name == "hyperparameters")
-            mark, text = ("–", "not recorded") if change is None else ("✗", change) if change else ("✓", unchanged)
-            print(mark, name.ljust(16), text, flush=True)
+            mark, text = ("–", "not recorded") if change is None else ("✗", change) if change else ("✓", "as recorded")
+            print(
+                mark, name.ljust(16), text + edited * (text == "as recorded" and name == "hyperparameters"), flush=True
+            )
         return {name for name, change in changes.items() if change}
 
     def _changed_code(self, project):
         recorded = {file for session in self.sessions for file in session["files"].items()}
         changed = sorted({name for name, sha in recorded if sha != sha256(file_of_code(name, project))})
-        commit = (self.last["code"] or {}).get("commit")
+        commit = str((self.last["code"] or {}).get("commit") or "")[:9]
         names = ", ".join(changed[:4]) + f" and {len(changed) - 4} more" * (len(changed) > 4)
-        return names + f" (to restore it: git checkout {commit[:9]})" * bool(changed and commit)
+        return names + f" (to restore it: git checkout {commit})" * bool(changed and commit)
 
     def _changed_params(self):
         matter = {"learning_rate", "early_stopping_patience"}
