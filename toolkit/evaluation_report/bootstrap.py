@@ -1,4 +1,4 @@
-"""Confidence intervals of an evaluation's results."""
+"""Confidence intervals of the results of an evaluation."""
 
 import math
 import time
@@ -12,19 +12,17 @@ from toolkit.core.totals import to_numpy
 from toolkit.core.trees import tree_map
 
 RESAMPLES = 1000
-FEWEST_RESAMPLES = 100  # with fewer, the outer 5% are too few to be useful
-SECONDS = 10.0  # time limit of the resampling
-CLOSE = 1e-4  # relative; a value computed in one piece differs by rounding from one that is summed over batches
+FEWEST_RESAMPLES = 100  # for an interval: its ends are the outer 5%
+SECONDS = 10.0  # time limit
+CLOSE = 1e-4  # relative: a value computed in one piece differs by rounding from one that is summed over batches
 
 
 @torch.inference_mode()
 def bootstrap_intervals(collected, results, metrics, loss_fn, params):
-    """Return 95% confidence intervals of results: the percentile bootstrap over the samples of the split.
+    """Return 95% confidence intervals: the percentile bootstrap over the samples of a split.
 
-    Efron and Tibshirani, "An Introduction to the Bootstrap" (1993), chapter 13. A result has no interval if its
-    function gives another value for all samples at once (a loss that is not a mean over samples), or if all resamples
-    give the same value. `scipy.stats.bootstrap` has no time limit, and gives NaN as soon as a metric is undefined for
-    one of the resamples, such as one without a rare class.
+    See Efron and Tibshirani, "An Introduction to the Bootstrap" (1993), chapter 13. `scipy.stats.bootstrap` has no
+    time limit, and returns NaN if a metric is undefined for a single resample, such as one without a rare class.
 
     Args:
         collected: the CollectedOutputs of the split.
@@ -32,8 +30,9 @@ def bootstrap_intervals(collected, results, metrics, loss_fn, params):
         metrics, loss_fn, params: as `evaluate` got them.
 
     Returns:
-        intervals: dict from name to [low, high].
-        resamples: the number of resamples, an int; less than RESAMPLES if the time limit was reached.
+        intervals: dict from name to [low, high]. A result has none if all resamples give the same value, or if it is
+            another value when it is computed from all samples at once (a loss that is not a mean over samples).
+        resamples: int, less than RESAMPLES if the time limit was reached.
     """
     functions, names = {}, []
     for name, metric in {"loss": loss_fn, **metrics}.items():
@@ -45,9 +44,10 @@ def bootstrap_intervals(collected, results, metrics, loss_fn, params):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         while names and count > 1 and len(drawn) < RESAMPLES and time.monotonic() - started < SECONDS:
-            samples = collected.take(torch.from_numpy(random.integers(count, size=count)))
-            values = [values_of(name, metric, samples, params) for name, metric in functions.items()]
-            drawn.append({key: value for found in values for key, value in found.items()})
+            samples, values = collected.take(torch.from_numpy(random.integers(count, size=count))), {}
+            for name, metric in functions.items():
+                values |= values_of(name, metric, samples, params)
+            drawn.append(values)
     intervals = {}
     for name in names:
         values = [values[name] for values in drawn if math.isfinite(values.get(name, math.nan))]
@@ -58,7 +58,7 @@ def bootstrap_intervals(collected, results, metrics, loss_fn, params):
 
 
 def values_of(name, metric, samples, params):
-    """Return the values of a metric, or of the loss, for samples (outputs, labels); none if it is undefined for them."""
+    """Return the results of a metric, or of the loss, for samples (outputs, labels); {} if it is undefined for them."""
     try:
         if name != "loss" and not is_streaming(metric):
             return results_of(name, metric, *tree_map(to_numpy, samples), params)

@@ -45,7 +45,7 @@ def confusion(counts, class_names):
 
 
 def reliability(error, bins):
-    """Draw the accuracy of predictions over their probability, and their number; arguments are those of `calibration`."""
+    """Draw accuracy over probability, and the number of predictions, from what `calibration` returns."""
     counts, accuracy, probability = bins
     width = 1 / len(counts)
     middle = (np.arange(len(counts)) + 0.5) * width

@@ -1,7 +1,5 @@
-"""Write the report of an evaluation to its experiment folder; evaluate.py uses what is defined here."""
+"""Write the report of an evaluation to its experiment folder. What evaluate.py uses is here."""
 
-import csv
-import io
 import json
 import math
 from pathlib import Path
@@ -11,154 +9,144 @@ from filelock import FileLock
 
 from toolkit.core.experiment_folder import LOOKS
 from toolkit.core.provenance import now
-from toolkit.core.text import pipe_table
+from toolkit.core.text import as_csv, pipe_table
 from toolkit.evaluation_report import bootstrap, pictures
 from toolkit.evaluation_report.collected_outputs import CollectedOutputs
-from toolkit.evaluation_report.predictions import find_predictions
-from toolkit.evaluation_report.samples import inputs_at
-from toolkit.evaluation_report.scores import calibration, scores_of_classes
+from toolkit.evaluation_report.predictions import calibration, class_scores, find_predictions, inputs_at
 from toolkit.evaluation_report.tagging_mistakes import mistakes_page
 from utils import REPORT_FILES, UserError, read_json, write_whole
 
-MOST_CLASSES = 1000  # with scores of their own
+MOST_CLASSES = 1000  # for scores of each class
 MOST_CLASSES_SHOWN = 20  # in the terminal
 MOST_MISTAKES = 24
 
 
 class EvaluationReport:
-    """The report of an evaluation. Evaluate with its `metrics` instead of the task's, then call `write`.
+    """The report of an evaluation. Evaluate with `metrics` in place of the task's metrics, then call `write`.
 
     Args:
-        metrics, loss_fn, dataloader, params: as `evaluate` gets them.
+        metrics, loss_fn, dataloader, params: as for `evaluate`.
+
+    Attributes:
+        metrics: dict, the metrics and one that collects the outputs.
+        content: dict, the content of report_<split>.json.
+        files: dict from the names in REPORT_FILES to the contents of the files, None for a file that is not written.
+        lines: list of str, the report for the terminal.
     """
 
     def __init__(self, metrics, loss_fn, dataloader, params):
         self.task_metrics, self.loss_fn, self.dataloader, self.params = metrics, loss_fn, dataloader, params
         self.collected = CollectedOutputs()
         self.metrics = metrics | {"(report)": self.collected}
+        self.content, self.files, self.lines = {}, {}, []
 
     def write(self, results, folder, split, about):
-        """Write the files of the report, and delete those of an earlier report of the same split that this one lacks.
+        """Write the files of the report, and delete those of an earlier report of the same split that it lacks.
 
         Args:
             results: dict from name to float, as `evaluate` returned it.
             folder: the experiment folder.
-            split: name of the split, for the names of the files.
-            about: further entries of report_<split>.json, a dict.
+            split: name of the split, which ends the names of the files.
+            about: dict, further entries of report_<split>.json.
 
         Returns:
-            files: the paths of the files, a list.
-            text: the report as it is shown in the terminal, a str.
+            The paths of the files, a list.
         """
-        contents, text = self.contents(results, split, about)
-        files = {name: Path(folder) / name.format(split) for name in REPORT_FILES}
-        for name, path in files.items():
-            if contents.get(name) is None:
+        self.compute(results, split, about)
+        paths = {name: Path(folder) / name.format(split) for name in REPORT_FILES}
+        for name, path in paths.items():
+            if self.files.get(name) is None:
                 path.unlink(missing_ok=True)
             else:
-                write_whole(path, contents[name])
-        return [path for name, path in files.items() if contents.get(name) is not None], text
+                write_whole(path, self.files[name])
+        return [path for name, path in paths.items() if self.files.get(name) is not None]
 
-    def contents(self, results, split, about):
-        """Return the contents of the files, a dict by the names in REPORT_FILES, and the text for the terminal."""
-        collected = self.collected
-        if collected.problem:
-            return {}, f"{results_table(results, {}, split)}\nNo report of this split: {collected.problem}."
-        intervals, resamples = bootstrap.bootstrap_intervals(
-            collected, results, self.task_metrics, self.loss_fn, self.params
-        )
-        predictions = find_predictions(collected, self.dataloader, self.params)
+    def compute(self, results, split, about):
+        """Compute `content`, `files` and `lines`; arguments as for `write`."""
+        if self.collected.problem:
+            self.lines = [results_table(results, {}, split), f"No report of this split: {self.collected.problem}."]
+            return
+        count, arguments = len(self.collected.lengths), (self.task_metrics, self.loss_fn, self.params)
+        intervals, resamples = bootstrap.bootstrap_intervals(self.collected, results, *arguments)
+        predictions = find_predictions(self.collected, self.dataloader, self.params)
         contradiction = find_contradiction(predictions, results)
         predictions = None if contradiction else predictions
         kind = predictions.kind if predictions else "other"
-        samples = f"{resamples:,} bootstrap resamples of the {len(collected.lengths):,} "
-        samples += "sentences" if kind == "tagging" else "samples"
-        lines = [results_table(results, intervals, split)]
+        self.content = {"split": split, **about, "samples": count, "kind": kind}
+        self.content["metrics"] = {name: value if math.isfinite(value) else None for name, value in results.items()}
+        self.content |= {"intervals": intervals, "resamples": resamples}
+        self.lines = [results_table(results, intervals, split)]
+        drawn = f"{resamples:,} bootstrap resamples of the {count:,} {'sentences' if kind == 'tagging' else 'samples'}"
         if intervals:
-            lines += [
-                f"[low, high]: 95% confidence interval from {samples}; no interval is shown if all resamples "
-                f"give the same value",
-            ]
+            self.lines += [f"[low, high]: 95% confidence interval from {drawn}; none if all give the same value"]
         elif 0 < resamples < bootstrap.FEWEST_RESAMPLES:
-            lines += [f"No confidence intervals: only {samples} in {bootstrap.SECONDS:g} seconds."]
-        lines += [f"\nNo scores of classes: {contradiction}."] if contradiction else []
-        content = {"split": split, **about, "samples": len(collected.lengths), "kind": kind}
-        content["metrics"] = {name: value if math.isfinite(value) else None for name, value in results.items()}
-        content |= {"intervals": intervals, "resamples": resamples}
-        contents = {}
+            self.lines += [f"No confidence intervals: only {drawn} in {bootstrap.SECONDS:g} seconds."]
+        if contradiction:
+            self.lines += ["", f"No scores of classes: {contradiction}."]
         if kind == "regression":
-            contents["residuals_{}.png"] = pictures.residuals(predictions.labels, predictions.predictions)
+            self.files["residuals_{}.png"] = pictures.residuals(predictions.labels, predictions.predictions)
         elif predictions:
-            self.add_classes(predictions, content, contents, lines)
+            self.add_classes(predictions)
         if kind == "tagging":
-            contents["mistakes_{}.html"] = mistakes_page(predictions.columns, f"Mistakes on {split}")
+            self.files["mistakes_{}.html"] = mistakes_page(predictions.rows, f"Mistakes on {split}")
         if predictions:
-            contents["predictions_{}.csv"] = as_csv(predictions.columns)
-        contents["report_{}.json"] = json.dumps(content, allow_nan=False) + "\n"
-        return contents, "\n".join(lines)
+            self.files["predictions_{}.csv"] = as_csv(predictions.rows)
+        self.files["report_{}.json"] = json.dumps(self.content, allow_nan=False) + "\n"
 
-    def add_classes(self, predictions, content, contents, lines):
-        """Add what the report says about classes to report_<split>.json, to the files, and to the terminal's lines."""
+    def add_classes(self, predictions):
+        """Add scores of the classes, the calibration and the most confident mistakes."""
         right = predictions.predictions == predictions.labels
-        error, bins = calibration(predictions.probabilities, right)
-        contents["reliability_{}.png"] = pictures.reliability(error, bins)
-        classes, confusion = [], None
-        if len(predictions.class_names) <= MOST_CLASSES:
-            classes, confusion = scores_of_classes(predictions)
-            contents["confusion_{}.png"] = pictures.confusion(confusion, predictions.class_names)
-            shown = classes
-            if len(classes) > MOST_CLASSES_SHOWN:
-                shown = sorted(classes, key=lambda row: 1 if row["f1"] is None else row["f1"])[:MOST_CLASSES_SHOWN]
-            lines += ["", pipe_table(shown)]
-            if len(shown) < len(classes):
-                lines.append(f"(the {len(shown)} classes with the lowest f1, of {len(classes)})")
-        lines += ["", f"expected calibration error: {error:.4f} (mean gap between predicted probability and accuracy)"]
         wrong = np.flatnonzero(~right)
         worst = wrong[np.argsort(-predictions.probabilities[wrong], kind="stable")][:MOST_MISTAKES]
-        mistakes = [{name: values[row] for name, values in predictions.columns.items()} for row in worst]
-        content |= {"classes": classes, "calibration_error": error, "mistakes": mistakes}
-        if confusion is not None:
-            content["confusion"] = confusion.tolist()
+        error, bins = calibration(predictions.probabilities, right)
+        mistakes = [predictions.rows[row] for row in worst]
+        self.content |= {"classes": [], "calibration_error": error, "mistakes": mistakes}
+        self.files["reliability_{}.png"] = pictures.reliability(error, bins)
+        if len(predictions.class_names) <= MOST_CLASSES:
+            classes, confusion = class_scores(predictions)
+            self.content |= {"classes": classes, "confusion": confusion.tolist()}
+            self.files["confusion_{}.png"] = pictures.confusion(confusion, predictions.class_names)
+            by_f1 = sorted(classes, key=lambda row: 1 if row["f1"] is None else row["f1"])[:MOST_CLASSES_SHOWN]
+            is_short = len(classes) <= MOST_CLASSES_SHOWN
+            self.lines += ["", pipe_table(classes if is_short else by_f1)]
+            self.lines += [] if is_short else [f"(the {len(by_f1)} of {len(classes)} classes with the lowest f1)"]
+        about = "mean gap between predicted probability and accuracy"
+        self.lines += ["", f"expected calibration error: {error:.4f} ({about})"]
         if predictions.kind == "classification" and predictions.positions is not None:
             inputs = inputs_at(self.dataloader, self.params.seed, predictions.positions[worst])
-            contents["mistakes_{}.png"] = pictures.mistakes(mistakes, inputs)
+            self.files["mistakes_{}.png"] = pictures.mistakes(mistakes, inputs)
 
 
 def find_contradiction(predictions, results):
-    """Return why the outputs cannot be scores of classes, or "": the accuracy of their largest is another."""
+    """Return why the outputs are not scores of classes, or "": the largest output contradicts the accuracy."""
     if predictions is None or predictions.kind == "regression" or "accuracy" not in results:
         return ""
-    found, stated = float(np.mean(predictions.predictions == predictions.labels)), results["accuracy"]
+    found, stated = np.mean(predictions.predictions == predictions.labels), results["accuracy"]
     if min(abs(found - stated), abs(found - stated / 100)) <= bootstrap.CLOSE:  # or in percent
         return ""
     return f"accuracy is {stated:.4f}, but the largest output is that of the label for {found:.4f} of the samples"
 
 
 def results_table(results, intervals, split):
-    """Return results as a table; those of parts, such as "f1/person", as a second one with a row for each part."""
+    """Return the results as a table; those of parts, such as "f1/person", in a second one with one row per part."""
     cells = {name: f"{value:.4f}" for name, value in results.items()}
     cells |= {name: f"{cells[name]} [{low:.4f}, {high:.4f}]" for name, (low, high) in intervals.items()}
-    parts = {}
-    for metric, part, name in [(*name.split("/", 1), name) for name in cells if "/" in name]:
-        parts.setdefault(part, {"part": part})[metric] = cells[name]
-    tables = [[{"split": split} | {k: v for k, v in cells.items() if "/" not in k}], list(parts.values())]
-    return "\n\n".join(pipe_table(table) for table in tables if table) + "\n"
-
-
-def as_csv(columns):
-    """Return columns, a dict from name to list, as the text of a CSV file."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(zip(*columns.values(), strict=True))
-    return text.getvalue()
+    main, parts = {"split": split}, {}
+    for name, cell in cells.items():
+        metric, slash, part = name.partition("/")
+        (parts.setdefault(part, {"part": part}) if slash else main)[metric] = cell
+    return "\n\n".join(pipe_table(rows) for rows in ([main], list(parts.values())) if rows) + "\n"
 
 
 def count_look(folder, checkpoint, dataset):
-    """Record in an experiment folder that a checkpoint was evaluated on the test split of a dataset; both are names.
+    """Record that a checkpoint of an experiment was evaluated on a dataset's test split, and return how often that was.
+
+    Args:
+        folder: the experiment folder.
+        checkpoint, dataset: their names.
 
     Returns:
-        The number of such evaluations so far, this one included.
+        A sentence with the number of such evaluations, this one included.
 
     Raises:
         UserError: the file has another form.
@@ -167,7 +155,7 @@ def count_look(folder, checkpoint, dataset):
     with FileLock(path.with_name(f".{path.name}.lock")):
         looks = read_json(path).get("looks") if path.exists() else []
         if not isinstance(looks, list):
-            raise UserError(f'{path}: "looks" is not a list; correct it, or delete the file to start counting again')
+            raise UserError(f'{path}: "looks" is not a list; correct it, or delete the file to count from zero')
         looks.append({"time": now(), "checkpoint": checkpoint, "dataset": dataset})
         write_whole(path, json.dumps({"looks": looks}, indent=1) + "\n")
-    return len(looks)
+    return f"This is evaluation number {len(looks)} of this experiment on the test split."
