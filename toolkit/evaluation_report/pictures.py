@@ -1,27 +1,16 @@
 """Pictures of an evaluation: confusion matrix, calibration, most confident mistakes, residuals."""
 
-import io
-import warnings
-
 import numpy as np
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
+from toolkit.core.curves import png
 from toolkit.core.text import shorten
 from toolkit.core.trees import tensors
 
 MOST_CLASSES_WITH_COUNTS = 25
 MOST_CLASSES_WITH_NAMES = 100
 COLUMNS = 6  # of the picture of mistakes
-
-
-def png(figure):
-    """Return a figure as the bytes of a PNG file."""
-    picture = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # characters that the font lacks are drawn as boxes
-        figure.savefig(picture, format="png", dpi=120)
-    return picture.getvalue()
 
 
 def confusion(counts, class_names):

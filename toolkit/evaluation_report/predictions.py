@@ -9,6 +9,7 @@ from torch.utils.data import Subset
 
 from toolkit.core.metrics import probabilities_of
 from toolkit.core.resumable_batches import is_divisible, resumable_batches
+from toolkit.core.sample_batches import load_batch
 from toolkit.core.text import in_utf8
 from toolkit.core.trees import tensors
 from toolkit.evaluation_report.collected_outputs import may_be_lengths
@@ -156,14 +157,12 @@ def inputs_at(dataloader, seed, positions):
     Their `places_in_dataset` must be known.
     """
     order = resumable_batches(dataloader, seed)
-    loader, ends = order.seeded, np.cumsum([len(key) for key in order.sampler.order])
-    load = loader.dataset.__getitem__ if loader.batch_sampler is None else loader.dataset.__getitems__
+    ends = np.cumsum([len(key) for key in order.sampler.order])
     for position in positions:
         number = int(np.searchsorted(ends, position, side="right"))
         indices = order.sampler.order[number]
         first = int(position - ends[number]) + len(indices)
-        batch = loader.collate_fn(load((0, number, first, indices[first : first + 1])))
-        yield (order.unpack_batch(batch) if order.unpack_batch is not None else batch)[0]
+        yield load_batch(order, (0, number, first, indices[first : first + 1]))[0]
 
 
 def class_scores(predictions):
