@@ -17,7 +17,7 @@ __import__(sys.argv[1])
 """
 
 
-@pytest.mark.parametrize("script", ["train", "evaluate", "build_dataset", "search_hyperparams", "preflight"])
+@pytest.mark.parametrize("script", ["train", "evaluate", "build_dataset", "search_hyperparams", "preflight", "verify"])
 def test_ctrl_c_while_a_script_imports_is_a_line(script):
     done = run_process(sys.executable, "-c", WHILE_IT_IMPORTS, script, env={"PYTHONPATH": str(ROOT)})
     assert done.returncode != 0

@@ -23,7 +23,7 @@ import synthesize_results
 import train
 import utils
 from toolkit.core.task import import_model_package
-from toolkit.verify.verify_resume import first_difference
+from toolkit.verify.comparison import first_difference
 
 TAKES_LONG = ["transfer-base_model", "cifar10-ten_thousand"]  # their sisters are quicker
 EXAMPLES = [
