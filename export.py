@@ -24,8 +24,8 @@ import utils
 from toolkit.core.experiment_folder import check_same_data, dataset_of, find_checkpoint
 from toolkit.core.script import add_quiet_argument, run_script
 from toolkit.core.setup import set_up
+from toolkit.core.text import pipe_table
 from toolkit.core.trees import batch_size, tensors, tree_cat, tree_map
-from toolkit.results.tables import pipe_table
 from utils import UserError
 
 USUAL, OTHERS = 1000, ((1, 8), (7, 56))  # samples in batches of params.json's size; other sizes, and samples in those

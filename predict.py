@@ -28,10 +28,9 @@ from toolkit.core.precision import autocast, set_arithmetic
 from toolkit.core.script import run_script
 from toolkit.core.setup import add_common_arguments, check_names, choose_device, find_data
 from toolkit.core.task import find_task
+from toolkit.core.text import in_utf8, pipe_table
 from toolkit.core.totals import to_numpy
 from toolkit.core.trees import describe, tree_cat, tree_map
-from toolkit.evaluation_report.collected_outputs import in_utf8
-from toolkit.results.tables import pipe_table
 from utils import Params, UserError
 
 AT_ONCE = 2**26  # bytes of pixels that are decoded together

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, Experiment
+from conftest import IMAGES, ROOT, Experiment
 from project_kinds import differences, outcome
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -241,8 +241,8 @@ def test_out_of_memory_in_any_line_of_the_step_is_said_in_a_line(experiment, dev
     with pytest.raises(UserError) as found, memory_errors_in_a_line(ours.params):
         epochs_of(ours)
     assert re.fullmatch(
-        rf"{device}: out of memory, training with batch_size 64: [\d.]+ GiB was in use at most, .* more "
-        rf'was asked for, [\d.]+ GiB is all there is; try "batch_size": 32 .*',
+        rf"{device}: out of memory while training with batch_size 64: [\d.]+ GiB was the peak, .* more "
+        rf'was asked for, [\d.]+ GiB is the total; try "batch_size": 32 .*',
         str(found.value),
     )
 
@@ -282,21 +282,21 @@ def test_the_peak_is_logged(call, experiment, device):
 
 @everywhere
 def test_a_script_that_runs_out_of_memory_ends_in_a_line(call, experiment, tmp_path, device):
-    shutil.copytree(ROOT / "model", tmp_path / "project" / "model")
+    shutil.copytree(IMAGES / "model", tmp_path / "project" / "model")
     net = tmp_path / "project" / "model" / "net.py"
     folder = Path(shutil.copytree(experiment.folder, tmp_path / "project" / "experiment"))
     line = "        x = self.pixels(images)  # (B, C, H, W)\n"
     assert line in net.read_text()
 
     def run(main, greedy):
-        net.write_text((ROOT / "model" / "net.py").read_text().replace(line, f"        {greedy}\n{line}"))
+        net.write_text((IMAGES / "model" / "net.py").read_text().replace(line, f"        {greedy}\n{line}"))
         import_model_package(ROOT / "model")  # so that the changed one is imported anew
         return call(main, *experiment.arguments, "--model_dir", folder, "--device", device)
 
     code, _, err = run(train.main, "images.new_empty(2**52) if self.training else None")
     assert code == 2
-    assert re.fullmatch(rf"error: {device}: out of memory, training with batch_size 64: .*; try .*\n", err)
+    assert re.fullmatch(rf"error: {device}: out of memory while training with batch_size 64: .*; try .*\n", err)
     assert run(train.main, "")[0] == 0
     code, _, err = run(evaluate.main, "images.new_empty(2**52)")
     assert code == 2
-    assert re.fullmatch(rf"error: {device}: out of memory, evaluating with batch_size 64: .*; try .*\n", err)
+    assert re.fullmatch(rf"error: {device}: out of memory while evaluating with batch_size 64: .*; try .*\n", err)

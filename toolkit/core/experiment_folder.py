@@ -41,6 +41,7 @@ MAY_CHANGE = {  # from one session of a run to the next
     "dataset": "the data is the same, by its fingerprint",
 }
 REFUSED = "would be another run"
+LOOKS = "test_looks.json"  # counts how often evaluate.py has evaluated the test split
 
 
 def dataset_of(params):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from toolkit.results.rows import printable
+from toolkit.core.text import shorten
 from toolkit.results.tables import as_text
 
 MOST_PANELS = 6  # hyperparameters with a panel of their own
@@ -257,11 +257,3 @@ def natural(text):
         return (0, float(text), text)
     except ValueError:
         return (1, 0.0, text)
-
-
-def shorten(text, longest):
-    """A text cut in its middle, where it is longer than that; what matplotlib would take for mathematics is escaped."""
-    text = printable(text)
-    if len(text) > longest:
-        text = f"{text[: longest // 2]}…{text[-((longest - 1) // 2) :]}"
-    return text.replace("$", r"\$")

@@ -8,8 +8,9 @@ from collections import Counter
 
 from tabulate import tabulate
 
+from toolkit.core.text import four_digits, one_line, printable
 from toolkit.results.comparison import REPLICATED, varying
-from toolkit.results.rows import STATUSES, one_line, printable
+from toolkit.results.rows import STATUSES
 
 LONGEST_ON_TERMINAL = 50  # rows
 LONGEST_LIST = 20  # lines of a kind under the table
@@ -74,7 +75,9 @@ class ResultsTable:
             self.columns.append(Column("test_looks", "number", lambda row: row.looks))
         if baseline:
             self.columns += [
-                Column("difference", "number", lambda row: row.difference, lambda row: digits(row.difference, "+")),
+                Column(
+                    "difference", "number", lambda row: row.difference, lambda row: four_digits(row.difference, "+")
+                ),
                 Column("p", "number", lambda row: row.p_value, p_value, {"p_value": lambda row: row.p_value}),
             ]
 
@@ -85,7 +88,7 @@ class ResultsTable:
     def _metric(self, name):
         def text(row):
             width = row.half_widths.get(name)
-            return digits(row.metrics.get(name)) + ("" if width is None else f" ± {width:.4f}")
+            return four_digits(row.metrics.get(name)) + ("" if width is None else f" ± {width:.4f}")
 
         exact = {name: lambda row: row.metrics.get(name)}
         if any(name in row.half_widths for row in self.rows):
@@ -143,17 +146,6 @@ class ResultsTable:
         return lines + listed("Not as it should be", self.results.notes, longest)
 
 
-def pipe_table(rows):
-    """A pipe table of rows, dicts of texts, numbers and None: texts stay as they are, though they look like numbers."""
-
-    def as_cell(value):
-        return digits(value) if value is None or isinstance(value, float) else printable(str(value))
-
-    cells = [{name: as_cell(value).replace("|", "\\|") for name, value in row.items()} for row in rows]
-    sides = ["left" if isinstance(value, str) else "right" for value in rows[0].values()]
-    return tabulate(cells, headers="keys", tablefmt="pipe", disable_numparse=True, colalign=sides)
-
-
 def listed(title, lines, longest):
     """Lines under a title, none where there are none."""
     return [f"{title}:", *(f"- {line}" for line in capped(lines, longest))] if lines else []
@@ -171,14 +163,9 @@ def how_many(row):
     return count if finished == count else f"{finished}/{count}"
 
 
-def digits(value, sign=""):
-    """A metric with four digits: "-" where it is missing."""
-    return "-" if value is None else f"{value:{sign}.4f}"
-
-
 def p_value(row):
     """The p-value of a row with four digits."""
-    return "<0.0001" if row.p_value is not None and row.p_value < 0.0001 else digits(row.p_value)
+    return "<0.0001" if row.p_value is not None and row.p_value < 0.0001 else four_digits(row.p_value)
 
 
 def as_text(value):

@@ -1,0 +1,64 @@
+"""Helpers for text in tables, messages and pictures."""
+
+import csv
+import io
+
+from tabulate import tabulate
+
+
+def pipe_table(rows):
+    """Return a Markdown pipe table.
+
+    Args:
+        rows: list of dicts with the same keys. Floats are shown with four digits, None as "-", and texts unchanged,
+            even if they look like numbers.
+    """
+
+    def as_cell(value):
+        return four_digits(value) if value is None or isinstance(value, float) else printable(str(value))
+
+    cells = [{name: as_cell(value).replace("|", "\\|") for name, value in row.items()} for row in rows]
+    sides = ["left" if isinstance(value, str) else "right" for value in rows[0].values()]
+    return tabulate(cells, headers="keys", tablefmt="pipe", disable_numparse=True, colalign=sides)
+
+
+def four_digits(value, sign=""):
+    """Return a number with four digits after the decimal point, or "-" for None; `sign="+"` always shows the sign."""
+    return "-" if value is None else f"{value:{sign}.4f}"
+
+
+def shorten(text, longest):
+    """Return a label for matplotlib: at most `longest` characters, cut in the middle; "$" (mathematics) is escaped."""
+    text = printable(text)
+    if len(text) > longest:
+        text = f"{text[: longest // 2]}…{text[-((longest - 1) // 2) :]}"
+    return text.replace("$", r"\$")
+
+
+def one_line(text, longest=160):
+    """Return the first line of a message (the last line of a traceback), with at most `longest` characters."""
+    lines = [line.strip() for line in str(text or "").splitlines() if line.strip()] or [""]
+    line = printable(lines[-1] if lines[0].startswith("Traceback") else lines[0])
+    return line if len(line) <= longest else f"{line[: longest - 1]}…"
+
+
+def printable(text):
+    """Return a text in which characters that would break a terminal or a table (control characters) are escaped."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def in_utf8(name):
+    """Return a name as text that can be written as UTF-8; other bytes, which a file name may have, are escaped."""
+    return str(name).encode(errors="backslashreplace").decode()
+
+
+def as_csv(rows):
+    """Return the text of a CSV file with one row per dict; a row may lack some of the columns."""
+    text = io.StringIO()
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
