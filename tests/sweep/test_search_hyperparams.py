@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import optuna
@@ -19,6 +20,7 @@ import search_hyperparams
 import synthesize_results
 import toolkit.sweep.trial_process
 import train
+from toolkit.core.lock import ExperimentLock
 from toolkit.sweep.storage import open_storage
 from utils import Params
 
@@ -277,6 +279,55 @@ def test_a_sweep_that_is_killed_with_its_workers_ends_as_if_it_had_not_been(call
         assert not differences(outcome(sweep.folder / name), outcome(undisturbed.folder / name))
     finished = [trial.user_attrs["experiment"] for trial in sweep.study() if trial.state.name == "COMPLETE"]
     assert sorted(finished) == sorted(undisturbed.trials())
+
+
+@pytest.mark.slow
+def test_trials_of_the_previous_version_and_half_drawn_ones_are_continued(call, sweep, tmp_path, digits_dir):
+    """It queued trials to be retried, did not note the place of a new one, and could die before it noted an owner."""
+    space = {"learning_rate": {"low": 1e-4, "high": 1e-1, "log": True}, "num_channels": {"low": 1, "high": 9}}
+    command = ["--method", "random", "--trials", 4]
+    undisturbed = SmallSweep(tmp_path / "undisturbed" / "sweep", digits_dir).write(space, num_epochs=1)
+    assert search(call, undisturbed, *command)[0] == 0
+    sweep.write(space, num_epochs=1)
+    (summary,) = optuna.get_all_study_summaries(open_storage(None, undisturbed.folder))
+    trials = {trial.user_attrs["place"]: trial for trial in undisturbed.study()}
+    study = optuna.create_study(
+        storage=open_storage(None, sweep.folder), study_name=summary.study_name, direction="maximize"
+    )
+
+    def add(of, state, names=("learning_rate", "num_channels"), **attributes):
+        params, distributions = (
+            {n: values[n] for n in names} for values in (trials[of].params, trials[of].distributions)
+        )
+        study.add_trial(
+            optuna.trial.create_trial(state=state, params=params, distributions=distributions, user_attrs=attributes)
+        )
+
+    running, waiting = optuna.trial.TrialState.RUNNING, optuna.trial.TrialState.WAITING
+    add(0, running, owner="a process that was killed", experiment=trials[0].user_attrs["experiment"])
+    add(1, running, names=["learning_rate"])
+    add(2, running, names=[], owner="a process that was killed")
+    add(2, waiting, place=2)
+    add(3, running, names=["learning_rate"], owner="a process that was killed", place=3)
+    code, out, err = search(call, sweep, *command)
+    assert (code, err) == (0, "")
+    assert "4 finished" in out
+    assert sorted(sweep.trials()) == sorted(undisturbed.trials())
+    for name in sweep.trials():
+        assert not differences(outcome(sweep.folder / name), outcome(undisturbed.folder / name))
+
+
+@pytest.mark.slow
+def test_a_trial_waits_for_another_process_that_trains_the_same_configuration(call, sweep):
+    sweep.write({"num_channels": {"low": 1, "high": 1}}, num_epochs=1)
+    (sweep.folder / "num_channels=1").mkdir()
+    lock = ExperimentLock(sweep.folder / "num_channels=1")
+    lock.acquire()
+    threading.Timer(4, lock.release).start()
+    code, out, err = search(call, sweep, "--method", "random", "--trials", 2)
+    assert (code, err) == (0, "")
+    assert "2 finished" in out
+    assert len(sweep.trials()["num_channels=1"]["sessions"]) == 1
 
 
 @POSIX
