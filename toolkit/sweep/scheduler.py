@@ -15,7 +15,8 @@ from toolkit.core.stop_signals import StopSignals
 from toolkit.sweep.trial_process import TrialProcess
 from utils import Params, UserError
 
-SECONDS_BETWEEN_CHECKS = 0.5  # for signals, and for results of other processes
+SECONDS_BETWEEN_CHECKS = 0.5  # for signals
+SECONDS_TO_EXIT = 10  # for a trial that has ended
 MAY_CHANGE_IN_TRIALS = MAY_CHANGE.keys() - {"learning_rate"}  # another learning rate is another trial
 
 
@@ -57,9 +58,10 @@ class Scheduler:
 
     def step(self):
         """Start trials on free devices and handle messages of trials. Return False if nothing is left to do."""
-        for slot in range(len(self.devices)):
-            while slot not in self.running and (experiment := self.study.next()) is not None:
-                self.start(slot, experiment)
+        free = [slot for slot in range(len(self.devices)) if slot not in self.running]
+        while free and (experiment := self.study.next()) is not None:
+            self.start(free[0], experiment)
+            free = [slot for slot in free if slot not in self.running]
         self.study.heartbeat(trial.experiment for trial in self.running.values())
         slots = {trial.connection: slot for slot, trial in self.running.items()}
         for ready in connection.wait(list(slots), SECONDS_BETWEEN_CHECKS) if slots else ():
@@ -90,6 +92,8 @@ class Scheduler:
             return
         del self.running[slot]
         if message is not None:
+            trial.process.join(SECONDS_TO_EXIT)  # so that the next trial has all memory of the device
+            trial.process.kill()
             self.end(trial.experiment, *message)
             return
         self.crashes[name] += 1
