@@ -26,9 +26,7 @@ def fold_of(samples, labels, num_folds, fold):
         UserError: there is no such fold, or there are more folds than samples.
     """
     if num_folds < 2 or fold >= num_folds:
-        raise UserError(
-            f"num_folds is {num_folds} and fold {fold}: num_folds should be at least 2, and fold from 0 to num_folds - 1"
-        )
+        raise UserError(f"num_folds is {num_folds} and fold {fold}: num_folds should be at least 2, fold less than it")
     equal = {}  # from the content of a sample to the indices of all samples with this content
     for index, sample in enumerate(samples):
         equal.setdefault(hashlib.sha256(sample.numpy().tobytes()).digest(), []).append(index)
