@@ -26,12 +26,12 @@ from toolkit.core.memory import memory_errors_in_a_line
 from toolkit.core.metrics import probabilities_of
 from toolkit.core.precision import autocast, set_arithmetic
 from toolkit.core.script import run_script
-from toolkit.core.setup import add_common_arguments, check_names, choose_device, find_data
+from toolkit.core.setup import add_common_arguments, choose_device, find_data, refuse_misspelled
 from toolkit.core.task import find_task
 from toolkit.core.text import in_utf8, pipe_table
 from toolkit.core.totals import to_numpy
 from toolkit.core.trees import describe, tree_cat, tree_map
-from utils import Params, UserError
+from utils import UserError
 
 AT_ONCE = 2**26  # bytes of pixels that are decoded together
 SHOWN = 20  # rows in a terminal
@@ -47,8 +47,7 @@ def open_checkpoint(args):
         UserError: something is missing, wrong, or does not fit together.
     """
     task, json_path = find_task(args.model_dir), Path(args.model_dir) / "params.json"
-    params = Params(json_path, declared=task.hyperparameters)
-    check_names(params, task, json_path)
+    params = task.read_params(json_path)
     checkpoint = find_checkpoint(args.model_dir, args.restore_file)
     state = utils.read_checkpoint(checkpoint)
     device = choose_device(args.device)
@@ -59,7 +58,7 @@ def open_checkpoint(args):
         facts = facts or (read_facts(data_dir) if args.data_dir or data_dir.is_dir() else {})
         params.add_facts({"data_dir": str(data_dir)})
     params.add_facts({"device": str(device), "cuda": device.type == "cuda"})
-    params.add_facts({name: value for name, value in (facts or {}).items() if name != "source"}, source=checkpoint)
+    params.add_facts(facts or {}, source=checkpoint)
     params.compile = False  # it takes longer than some batches do
     return task, params, checkpoint, state
 
@@ -234,6 +233,7 @@ def main(argv=None):
         outputs = predict(model, batches, params)
     if outputs is None:
         raise UserError(f"{args.files[0]}: nothing to label in it")
+    refuse_misspelled(params, known=state.get("params") or ())
     rows = rows_of(task, outputs, names, params, args.top_k)
     if args.output:
         write(rows, args.output)

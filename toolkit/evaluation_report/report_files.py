@@ -14,7 +14,17 @@ from toolkit.core.provenance import now
 from toolkit.evaluation_report import pictures
 from toolkit.evaluation_report.collected_outputs import inputs_at
 from toolkit.evaluation_report.marked_text import mistakes_page
-from utils import REPORT_FILES, UserError, read_json, write_whole
+from utils import UserError, read_json, write_whole
+
+REPORT_FILES = (  # with the name of the split; utils.REPORTS deletes them with their checkpoint
+    "report_{}.json",
+    "predictions_{}.csv",
+    "confusion_{}.png",
+    "reliability_{}.png",
+    "mistakes_{}.png",
+    "mistakes_{}.html",
+    "residuals_{}.png",
+)
 
 
 def write_report(report, folder, split, dataloader, seed, **about):

@@ -110,10 +110,10 @@ class Record:
             UserError: params.json has a key that the run did not know.
         """
         path = self.folder / "params.json"
-        now = utils.Params(path, declared=find_task(self.folder).hyperparameters)
+        now = find_task(self.folder).read_params(path)
         if new := [name for name in now.unread if name not in self.params]:
             raise UserError(f"{path}: {', '.join(new)}: the run was made without; remove what was added since")
-        return {name: value for name, value in self.params.items() if now.stated.get(name) != value}
+        return {name: value for name, value in self.params.items() if now.hyperparameters.get(name) != value}
 
     def check(self, params):
         """Say what is as it was then and what is not, a line each.
@@ -152,7 +152,7 @@ class Record:
         return "code", "", f"not as then: {names}" + (f" ({cure})" if cure else "")
 
     def _data(self, params):
-        then, now = self.fingerprint, params.facts_of_data.get("fingerprint")
+        then, now = self.fingerprint, params.dataset_facts.get("fingerprint")
         if then is None:
             return "data", f"{params.data_dir}; whether it is as then is not known, for it has no fingerprint", None
         change = f"{params.data_dir} holds other data than then: fingerprint {str(now)[:9]}, was {then[:9]}"

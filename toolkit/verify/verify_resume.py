@@ -108,7 +108,7 @@ class Trial:
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
         values = {"num_epochs": self.num_epochs, "checkpoint_minutes": checkpoint_minutes}
-        utils.Params(self.json_path, declared=self.task.hyperparameters, overrides=values).save(folder / "params.json")
+        self.task.read_params(self.json_path, values).save(folder / "params.json")
         command = [*self.command, "--model_dir", str(folder)]
         command += ["--max_steps", str(max_steps)] if max_steps is not None else []
         with open(self.folder / "output", "w+", encoding="utf-8", errors="replace") as output:
