@@ -80,7 +80,7 @@ class Hyperparameters(BaseModel):
 @functools.cache
 def combined(*models):
     """Return one pydantic model with the keys of all `models`; where two declare the same key, the last one counts."""
-    models = [m for m in models if not any(issubclass(other, m) for other in models if other is not m)]
+    models = [m for m in dict.fromkeys(models) if not any(issubclass(n, m) and n is not m for n in models)]
     if len(models) == 1:
         return models[0]
     inherited, fields = Hyperparameters.model_fields, {}

@@ -6,11 +6,9 @@ from graphlib import TopologicalSorter
 from conftest import ROOT
 
 ORDER = ["utils", "toolkit", "model", "evaluate", "train", "search_hyperparams"]
-# what utils takes from toolkit, and what trains many experiments
+# what trains many experiments
 ELSEWHERE = {
     "toolkit": "utils",
-    "toolkit.core.hyperparameters": "utils",
-    "toolkit.core.sharded_tensors": "utils",
     "toolkit.sweep": "search_hyperparams",
 }
 
@@ -49,7 +47,7 @@ def test_imports_run_one_way():
         place("toolkit.sweep.pool")
         > place("train")
         > place("toolkit.core.optimizer_steps")
-        > place("toolkit.core.sharded_tensors")
+        > place("utils")
     )
     upwards = [
         f"{name} imports {other}"

@@ -43,10 +43,11 @@ def set_up(model_dir, data_dir=None, device=None, params_from=None, overrides=No
     Raises:
         UserError: something is missing or wrong.
     """
+    if params_from is not None:
+        warn_of_another_model(model_dir, params_from)
     task = find_task(model_dir)
     params = task.read_params(Path(params_from or model_dir) / "params.json", overrides)
     if params_from is not None:
-        warn_of_another_model(model_dir, params_from)
         derive(params, model_dir, params_from)
     check_writable(model_dir)
     device = choose_device(processes.local_device_name(device))
