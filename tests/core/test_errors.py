@@ -85,11 +85,6 @@ MISTAKES = {
         "has no key 'net_width', which model/net.py:",
     ),
     "no step": (NO_CHANGE, ["--max_steps", "0"], "--max_steps is 0, should be 1 or more"),
-    "verified with options": (
-        NO_CHANGE,
-        ["--verify_resume", "--restart"],
-        "--verify_resume and --reproduce are of an experiment as it is",
-    ),
     "no length": (
         loader(
             "return dataloaders",

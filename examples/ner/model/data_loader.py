@@ -9,8 +9,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 import utils
 from model.corpora import lines_of, read_text
+from toolkit.core.entity_tags import entities
 from toolkit.core.image_dataset import read_facts
-from toolkit.evaluation_report.marked_text import entities
 from utils import UserError
 
 PADDING, UNKNOWN = 0, 1  # the first two words of words.txt, and characters of characters.txt
