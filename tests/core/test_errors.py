@@ -431,7 +431,7 @@ def test_partial_takes_what_fits_and_lists_the_rest(call, trained, tmp_path):
     assert "--partial is of the checkpoint that --restore_file names" in err
 
 
-@pytest.mark.parametrize("module, name", [(evaluate, "evaluate"), (report_files, "write_report")])
+@pytest.mark.parametrize("module, name", [(evaluate, "evaluate"), (report_files.EvaluationReport, "write")])
 def test_an_evaluation_of_a_checkpoint_that_is_replaced_meanwhile_is_not_kept(
     call, trained, tmp_path, monkeypatch, module, name
 ):
@@ -447,7 +447,7 @@ def test_an_evaluation_of_a_checkpoint_that_is_replaced_meanwhile_is_not_kept(
     monkeypatch.setattr(module, name, and_then_a_better_epoch)
     code, _, err = call(evaluate.main, "--model_dir", folder, "--data_dir", trained.data_dir)
     assert (code, err.count("\n")) == (2, 1)
-    assert "best.pth.tar: was replaced while it was evaluated, nothing is kept of that; evaluate it again" in err
+    assert "best.pth.tar: it was replaced while it was evaluated; evaluate it again" in err
     assert snapshot(folder).keys() - before == {"test_looks.json"}
 
 
