@@ -10,7 +10,7 @@ from torch.utils.data import Subset
 from toolkit.core.metrics import probabilities_of
 from toolkit.core.resumable_batches import is_divisible, resumable_batches
 from toolkit.core.sample_batches import load_batch
-from toolkit.core.text import in_utf8
+from toolkit.core.text import as_rows, in_utf8
 from toolkit.core.trees import tensors
 from toolkit.evaluation_report.collected_outputs import may_be_lengths
 
@@ -107,11 +107,6 @@ def find_rows(collected, num_classes=None):
     if num_classes not in (None, outputs.shape[1]):  # features, for example, rather than logits
         return None
     return "tagging" if (lengths != 1).any() else "classification", outputs, labels.long(), samples.numpy()
-
-
-def as_rows(columns):
-    """Return columns, a dict from name to values, as a list of dicts."""
-    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
 def words_of(items, samples):
