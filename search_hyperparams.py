@@ -14,17 +14,21 @@ Run the same command again to resume, or on several machines to share the work.
 import argparse
 import logging
 import os
-import re
 import shlex
 import sys
 from pathlib import Path
 
 import utils
 from toolkit.core.script import add_quiet_argument, run_script
+from toolkit.core.tools import find_classic_helper
 from toolkit.sweep.trial_process import start_fork_server
 from utils import UserError
 
 DEFAULT_TRIALS = 20  # unless the space is a grid
+
+
+def __getattr__(name):  # launch_training_job, for scripts written for CS230's template
+    return find_classic_helper(__name__, name)
 
 
 def parse_arguments(argv):
@@ -91,7 +95,7 @@ def main(argv=None):
         raise UserError(f"{parent / 'params.json'}: no such file; it holds what all trials of the sweep share")
     start_fork_server()
     from toolkit.core.monitor import monitored
-    from toolkit.core.setup import set_up
+    from toolkit.core.setup import refuse_misspelled, set_up
     from toolkit.core.smoke_test import smoke_test
     from toolkit.sweep.scheduler import Scheduler
     from toolkit.sweep.search_space import SearchSpace
@@ -103,15 +107,18 @@ def main(argv=None):
     space = SearchSpace(parent, params, task.hyperparameters)
     if args.seeds > 1 and "seed" in space.dimensions:
         raise UserError(f"--seeds {args.seeds}: {space.source} already searches seed; remove one of the two")
-    if args.folds and not re.search(r"\bparams\.num_folds\b", task.code()):
+    if args.folds and not {"num_folds", "fold"} <= task.hyperparameters.model_fields.keys():
         raise UserError(
-            f"--folds: {task.path_of(task.data_loader)} does not read params.num_folds; that of the template does, "
+            f"--folds: {task.path_of(task.data_loader)} does not declare num_folds and fold; the template's does, "
             f"and divides the data with toolkit/core/folds.py"
         )
     results = ["loss", *task.metrics]
-    if (params.monitor or "accuracy") not in results:  # a part of the loss or of a metric, perhaps
-        dataloaders = task.fetch_dataloader(["val"], data_dir, params)
-        results = smoke_test(task.make_model(params), task.loss_fn(params), dataloaders, task.metrics, params)
+    unknown = params.unread.keys() - params.defaults.keys() - space.dimensions.keys()
+    if unknown or (params.monitor or "accuracy") not in results:  # a part of the loss, or of a metric, perhaps
+        dataloaders, model = task.fetch_dataloader(["val"], data_dir, params), task.make_model(params)
+        task.make_optimizer(model, params)  # which may read keys of its own
+        results = smoke_test(model, task.loss_fn(params), dataloaders, task.metrics, params)
+        refuse_misspelled(params, known=space.dimensions)
     metric, mode = monitored(params, results)
     args.method = args.method or ("grid" if space.is_grid else "tpe")
     if args.trials is None and not (space.is_grid and args.method != "tpe"):

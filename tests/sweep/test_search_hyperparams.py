@@ -163,13 +163,11 @@ def test_failures_do_not_end_the_sweep_and_are_retried_by_the_same_command(call,
 
 
 def own_model(sweep, change):
-    """The sweep with a model/ of its own, in which `change` is done at the beginning of Net."""
+    """Give the sweep a model/ of its own, whose Net runs the indented lines `change` first."""
     model = sweep.folder / "model"
     shutil.copytree(IMAGES / "model", model, dirs_exist_ok=True)
-    code = (model / "net.py").read_text(encoding="utf-8")
-    head = 'def Net(params):\n    """The network that `params.architecture` names."""\n'
-    assert head in code
-    (model / "net.py").write_text(code.replace(head, f"{head}{change}"), encoding="utf-8")
+    with open(model / "net.py", "a", encoding="utf-8") as file:
+        file.write(f"\n\nUnchangedNet = Net\n\n\ndef Net(params):{change or ''}\n    return UnchangedNet(params)\n")
 
 
 @POSIX
@@ -475,7 +473,7 @@ SPACES = {
     '{"learning_rate": {"low": 0.1, "high": 1, "step": 2}}': "learning_rate: step must be at most high - low",
     '{"num_channels": {"low": 4, "high": 8.5}}': "num_channels is an integer; give integers for low, high and step",
     '{"num_channels": [4, 0]}': "num_channels is 0, should be greater than or equal to 1",
-    '{"num_channles": [4, 8]}': "unknown key num_channles (did you mean num_channels?)",
+    '{"num_channles": [4, 8]}': "unknown key num_channles; did you mean num_channels?",
     '{"num_classes": [4, 8]}': "num_classes is a fact of the dataset, not a hyperparameter; remove it",
     '{"fold": [0, 1]}': "fold cannot be searched: use --folds",
     '{"hidden_size": {"values": [9], "when": {"architecture": "TwoLayerNet"}}}': "hidden_size is searched when "
@@ -538,7 +536,7 @@ def test_what_the_sweep_lacks(call, sweep):
     shutil.copytree(ROOT / "tests" / "projects" / "classic" / "model", sweep.folder / "model")
     code, _, err = search(call, sweep, "--folds", 2)
     assert (code, err.count("\n")) == (2, 1)
-    assert "data_loader.py does not read params.num_folds" in err
+    assert "data_loader.py does not declare num_folds and fold" in err
     assert snapshot(sweep.folder).keys() - {"params.json", "model"} == {
         name for name in snapshot(sweep.folder) if name.startswith("model/")
     }

@@ -13,7 +13,7 @@ from toolkit.core.run_record import note_failure
 from toolkit.core.setup import derive
 from toolkit.core.stop_signals import StopSignals
 from toolkit.sweep.trial_process import TrialProcess
-from utils import Params, UserError
+from utils import UserError
 
 SECONDS_BETWEEN_CHECKS = 0.5  # for signals
 SECONDS_TO_EXIT = 10  # for a trial that has ended
@@ -72,7 +72,7 @@ class Scheduler:
         """Train an experiment on a device, in a new folder or in one to resume; other params there are a failure."""
         folder, parent = self.study.folder / experiment.name, self.study.folder
         try:
-            params = Params(parent / "params.json", declared=self.task.hyperparameters, overrides=experiment.values)
+            params = self.task.read_params(parent / "params.json", experiment.values)
             derive(params, folder, parent, MAY_CHANGE_IN_TRIALS)
             folder.mkdir(exist_ok=True)
             params.save(folder / "params.json")

@@ -9,7 +9,7 @@ from copy import deepcopy
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from utils import UserError, read_json
+from utils import UserError, read_json, similar
 
 SPACE = "search_space.json"
 CLASSIC = {"learning_rate": [1e-4, 1e-3, 1e-2]}  # what CS230's template searches
@@ -90,7 +90,7 @@ class SearchSpace:
     """
 
     def __init__(self, folder, params, declared):
-        self.source, self.reference, self.dimensions = folder / SPACE, params.stated, {}
+        self.source, self.reference, self.dimensions = folder / SPACE, params.hyperparameters, {}
         types = {name: field.annotation for name, field in declared.model_fields.items()}
         content = read_json(self.source, what="search space") if self.source.exists() else CLASSIC
         for name, description in content.items():
@@ -98,10 +98,11 @@ class SearchSpace:
                 continue
             if name in NOT_SEARCHED:
                 raise UserError(f"{self.source}: {name} cannot be searched: {NOT_SEARCHED[name]}")
-            if name in params.values.keys() - self.reference.keys():
+            if name in params.dataset_facts:
                 raise UserError(f"{self.source}: {name} is a fact of the dataset, not a hyperparameter; remove it")
-            if name not in self.reference and (meant := params.meant(name)):
-                raise UserError(f"{self.source}: unknown key {name}{meant}; add a key of your own to params.json, too")
+            if name not in self.reference and (meant := similar(name, types)):
+                way_out = f"did you mean {meant}? Add a key of your own to params.json, too"
+                raise UserError(f"{self.source}: unknown key {name}; {way_out}")
             self.dimensions[name] = self._read(name, description, params, types.get(name))
         if not self.dimensions:
             raise UserError(

@@ -75,7 +75,7 @@ class Study:
         self.owner, self.is_database = Owner(folder), storage is not None
         self.deleted, self.failed_before = set(), set()  # numbers of trials from before this process, to be retried
         self.looked_at = self.heartbeat_at = -math.inf
-        reference = {k: v for k, v in params.written.items() if not k.startswith(("$", "_"))}
+        reference = {k: v for k, v in params.given.items() if not k.startswith(("$", "_"))}
         dimensions = {name: dimension.model_dump() for name, dimension in space.dimensions.items()}
         definition = json.dumps([dimensions, reference, metric, mode, method, options.seeds, options.folds])
         prefix = folder.resolve().name if storage else "sweep"  # a folder with a journal may be renamed
