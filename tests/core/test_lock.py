@@ -10,7 +10,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, snapshot
+from conftest import ROOT, optional, snapshot
 from processes import finished, start, wait_for
 
 from toolkit.core.lock import ExperimentLock, InUse, is_alive, read_owner
@@ -35,8 +35,7 @@ def test_a_second_lock_of_the_same_process_is_refused_like_another_process(tmp_p
 
 
 def test_reading_the_status_of_an_experiment_does_not_release_its_lock(tmp_path):
-    from toolkit.results.rows import status_of
-
+    status_of = optional("toolkit.results.rows").status_of
     lock = ExperimentLock(tmp_path)
     lock.acquire()
     assert is_alive(read_owner(tmp_path / ".lock"))

@@ -5,12 +5,11 @@ import sys
 
 import pytest
 import torch
-from conftest import copy_of
+from conftest import copy_of, optional
 from processes import group_finished
 from project_kinds import append, wine_project
 from torch.utils.data import Subset, TensorDataset
 
-import build_dataset
 import evaluate
 import train
 import utils
@@ -76,7 +75,7 @@ def test_looks_at_the_test_split_are_counted_and_said(call, trained):
 
 
 def test_the_report_of_other_data_has_names_of_its_own(call, trained):
-    call(build_dataset.main, "digits", "--name", "other", "--seed", "1")
+    call(optional("build_dataset").main, "digits", "--name", "other", "--seed", "1")
     call(evaluate.main, "--model_dir", trained.folder, "--data_dir", "data/other", "--other_data")
     assert trained.metrics("report_test_on_other.json")["split"] == "test_on_other"
     assert (trained.folder / "predictions_test_on_other.csv").exists()
@@ -140,7 +139,7 @@ def test_two_processes_write_the_report_that_one_does(call, trained):
 
 
 def test_the_results_table_says_how_often_the_test_split_was_looked_at(call, trained):
-    synthesize_results = pytest.importorskip("synthesize_results")
+    synthesize_results = optional("synthesize_results")
     table = ["--parent_dir", trained.folder.parent, "--no_plots"]
     assert "test_looks" not in call(synthesize_results.main, *table)[1]
     for _ in range(3):

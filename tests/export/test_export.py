@@ -8,11 +8,10 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from conftest import ROOT, run_process, snapshot
+from conftest import ROOT, optional, run_process, snapshot
 from project_kinds import append, wine_project
 
 import export
-import predict
 import train
 from toolkit.core.image_dataset import load_images
 from utils import UserError
@@ -43,7 +42,7 @@ def test_both_files_label_raw_images_as_predict_does(call, trained, tmp_path):
     assert out.count("| 100.00% ") == 2
     assert call(export.main, *arguments(trained))[0] == 0  # again
     images, _ = load_images(trained.data_dir, "test", 32)
-    call(predict.main, "--model_dir", trained.folder, trained.data_dir / "test", "--output", "labels.csv")
+    call(optional("predict").main, "--model_dir", trained.folder, trained.data_dir / "test", "--output", "labels.csv")
     expected = [line.split(",")[1] for line in (tmp_path / "labels.csv").read_text().splitlines()[1:]]
 
     file = trained.folder / "model.onnx"

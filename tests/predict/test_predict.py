@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Experiment, copy_of, snapshot
+from conftest import Experiment, copy_of, optional, snapshot
 from PIL import Image
 from project_kinds import predictions, train_and_evaluate, wine_project
 from sklearn.datasets import load_wine
@@ -20,8 +20,6 @@ import train
 import utils
 from toolkit.core.image_dataset import load_images
 from toolkit.core.task import find_task
-from toolkit.datasets.builder import build
-from toolkit.datasets.sources import folder
 from utils import Params
 
 
@@ -67,7 +65,8 @@ def test_photos_are_decoded_as_the_build_does_it(call, tmp_path, digits_dir):
             exif = Image.Exif()
             exif[0x0112] = 1 + i  # turned and mirrored
             Image.fromarray(pixels).save(photos / label / f"{i}.jpg", exif=exif)
-    build(folder(photos), tmp_path / "built", image_size=(16, 24))
+    builder, sources = optional("toolkit.datasets.builder"), optional("toolkit.datasets.sources")
+    builder.build(sources.folder(photos), tmp_path / "built", image_size=(16, 24))
     experiment = Experiment(tmp_path / "experiment", tmp_path / "built")
     assert call(train.main, *experiment.arguments)[0] == 0
     of_photos = {row["item"][-9:-4]: row for row in predictions(call, experiment.folder, photos)}
