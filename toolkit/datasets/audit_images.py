@@ -43,13 +43,10 @@ class AuditedImage:
 
 
 def audit_images(data_dir):
-    """Check a dataset of images.
-
-    Args:
-        data_dir: path of a folder that build_dataset.py made.
+    """Check the dataset of images in the folder `data_dir`.
 
     Returns:
-        (findings, draw): list of Finding; function that draws contact sheets into the folder that it is given.
+        (findings, draw): list of Finding; function that draws contact sheets into a folder.
 
     Raises:
         UserError: the folder is not such a dataset, or none of its images can be read.
@@ -139,11 +136,11 @@ def check_copies(images, same, near):
     later = {b.file: b.split for _, (a, b) in near if a.split != b.split}  # images of val and test
     counts, sizes = Counter(later.values()), Counter(image.split for image in images)
     shares = " and ".join(f"{counts[s]:,} of {s} ({counts[s] / sizes[s]:.1%})" for s in SPLITS if counts[s])
-    text = (
-        f"pairs: {len(near):,}, {f'{shares} have a near copy in an earlier split' if later else 'all within a split'}"
-    )
-    text = f"{text} (see duplicates.png)" if near else "no two images are nearly identical"
-    mark = BAD if any(counts[split] >= MANY_NEAR * sizes[split] for split in counts) else DOUBTFUL if near else GOOD
+    problem = f"{shares} have a near copy in an earlier split" if later else "all within a split"
+    text = f"pairs: {len(near):,}, {problem} (see duplicates.png)" if near else "no two images are nearly identical"
+    mark = DOUBTFUL if near else GOOD
+    if any(counts[split] >= MANY_NEAR * sizes[split] for split in counts):
+        mark = BAD
     similar = Finding(mark, "near copies", text, {"pairs": [[a.file, b.file, value] for value, (a, b) in near]})
 
     differ = [[a.file, b.file] for a, b in [*same, *(pair for _, pair in near)] if a.label != b.label]

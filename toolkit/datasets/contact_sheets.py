@@ -18,10 +18,8 @@ def draw_contact_sheets(folder, data_dir, images, pairs, odd):
     """Draw `contact_<class>.png` for each class, `duplicates.png` and `odd.png` into a folder.
 
     Args:
-        folder: path of the folder.
-        data_dir: path of the dataset.
-        images: list of AuditedImage.
-        pairs: list of pairs of them, which are copies; those in two splits are drawn first.
+        folder, data_dir: paths of the folder and of the dataset.
+        images, pairs: list of all AuditedImage, and of pairs of them that are copies.
         odd: dict from file to the reason why it is odd.
     """
     classes = {}
@@ -54,9 +52,9 @@ def tile(data_dir, file, *notes):
     lines = [*notes, name.removesuffix(".png"), f"{split}/{kind}"]
     canvas = Image.new("RGB", (SIDE, image.height + LINE * len(lines)), "white")
     canvas.paste(image)
-    pen = ImageDraw.Draw(canvas)
+    font = ImageFont.load_default(size=11)
     for number, line in enumerate(lines):  # cut off at the edge of the image
-        pen.text((0, image.height + LINE * number), line, "black", ImageFont.load_default(size=11))
+        ImageDraw.Draw(canvas).text((0, image.height + LINE * number), line, "black", font)
     return np.asarray(ImageOps.expand(canvas, (0, 0, GAP // 2, 0), "white"))
 
 
