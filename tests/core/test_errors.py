@@ -18,6 +18,7 @@ from project_kinds import LOADER, NET, differences, outcome, own_model
 
 import evaluate
 import train
+from toolkit.core.task import import_model_package
 
 
 def text(content):
@@ -154,7 +155,11 @@ MISTAKES = {
         "Net(params) returned int, not an nn.Module",
     ),
     "loss is no scalar": (net(LOSS, LOSS[:-1] + ", reduction='none')"), [], "loss_fn must return a scalar tensor"),
-    "loss dict without loss": (net(LOSS, "return {'ce': outputs.mean()}"), [], 'loss_fn returned a dict without "loss"'),
+    "loss dict without loss": (
+        net(LOSS, "return {'ce': outputs.mean()}"),
+        [],
+        'loss_fn returned a dict without "loss"',
+    ),
     "no fetch_dataloader": (
         loader("def fetch_dataloader", "def fetch"),
         [],
