@@ -120,7 +120,9 @@ def parse_arguments(argv):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--parent_dir", default="experiments", help="folder that contains the experiments, at any depth")
+    parser.add_argument(
+        "--parent_dir", default="experiments", help="folder that contains the experiments, at any depth"
+    )
     parser.add_argument("--metric", help="metric to sort by (default: the one that selected the best checkpoints)")
     parser.add_argument("--mode", choices=["max", "min"], help="direction in which --metric is better")
     parser.add_argument("--no_fold", action="store_true", help="do not merge replicates (seeds, folds) into means")

@@ -51,7 +51,9 @@ def choose_metric(rows, name=None, mode=None):
     if name is not None and name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
-        raise UserError(f"--metric {name}: no experiment has this metric{hint}; known: {', '.join(known) or 'none yet'}")
+        raise UserError(
+            f"--metric {name}: no experiment has this metric{hint}; known: {', '.join(known) or 'none yet'}"
+        )
     if not known:
         return None, None, []
     monitors = Counter(row.monitor for row in rows if row.monitor[0] in row.metrics)
@@ -186,7 +188,9 @@ def compare(rows, baseline, metric):
     owner = {replicate.name: row for row in rows for replicate in row.replicates} | {row.name: row for row in rows}
     if baseline not in owner:
         near = difflib.get_close_matches(baseline, owner, n=3, cutoff=0.3)
-        raise UserError(f"--baseline {baseline}: no such row{'; did you mean ' + ' or '.join(near) + '?' if near else ''}")
+        raise UserError(
+            f"--baseline {baseline}: no such row{'; did you mean ' + ' or '.join(near) + '?' if near else ''}"
+        )
     base, tested, untested = owner[baseline], [], []
     theirs = values_of(base, metric)
     for row in (row for row in rows if row is not base):

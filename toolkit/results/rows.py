@@ -197,11 +197,10 @@ def status_of(folder, files, run):
     last = as_dict(sessions[-1]) if isinstance(sessions, list) and sessions else None
     for status in reversed(STATUSES):
         if last and status in last:
-            return status, one_line({"failed": last.get("error"), "pruned": last.get("reason")}.get(status))
-    if ".lock" in files:
-        with contextlib.suppress(OSError), open(os.path.join(folder, ".lock"), encoding="utf-8", errors="replace") as f:
-            if is_alive(read_owner(f)):
-                return "running", ""
+            why = {"failed": last.get("error"), "pruned": last.get("reason")}.get(status)
+            return status, one_line(why)
+    if ".lock" in names and is_alive(read_owner(os.path.join(folder, ".lock"))):
+        return "running", ""
     if last is not None:
         return "stopped", ""
     return ("finished", "") if files & {BEST_METRICS, "run.json"} else (None, "")  # CS230's template has no run.json
