@@ -2,7 +2,6 @@
 
 import io
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -32,8 +31,9 @@ def plot_results(table, mode):
 
     rows = [row for row in table.rows if math.isfinite(row.metrics.get(table.metric, math.nan))]
     space = table.results.search_space
-    axes = [Axis.of_hyperparameter(name, rows, space.get(name)) for name in table.hyperparameters]
-    axes = [axis for axis in axes if len(set(axis.positions)) > 1][:MOST_PANELS]  # may vary only in rows not drawn
+    axes = {name: [row.params.get(name) for row in rows] for name in table.hyperparameters}
+    axes = [(name, *positions_of(values, space.get(name))) for name, values in axes.items()]
+    axes = [axis for axis in axes if len(set(axis[1])) > 1][:MOST_PANELS]  # it may vary only in rows not drawn
     is_log = mode == "min" and spans_orders([row.metrics[table.metric] for row in rows])
     heights = [3.1 * math.ceil(len(axes) / 3)] * bool(axes) + [3.6]
     figure = Figure(figsize=(13, sum(heights)), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
@@ -46,36 +46,22 @@ def plot_results(table, mode):
     return picture.getvalue()
 
 
-@dataclass
-class Axis:
-    """The axis of a hyperparameter.
+def positions_of(values, space):
+    """Return where the values of a hyperparameter are on an axis.
 
-    Attributes:
-        name: the hyperparameter.
-        scale: "linear", "log" or "category".
-        positions: where each row is on the axis, NaN if its value is missing.
-        ticks: pairs (position, label), or None if matplotlib chooses them.
+    Args:
+        values: its values, None where it is missing.
+        space: as for `scale_of`.
+
+    Returns:
+        (positions, scale, labels): floats, NaN where a number is missing; as from `scale_of`; names of the categories.
     """
-
-    name: str
-    scale: str
-    positions: list
-    ticks: list | None = None
-
-    @classmethod
-    def of_hyperparameter(cls, name, rows, space):
-        """Return the axis for the values in `rows`; `space` is its entry in search_space.json, or None."""
-        values = [row.params.get(name) for row in rows]
-        scale = scale_of(values, space)
-        if scale != "category":
-            few = sorted({value for value in values if value is not None})
-            ticks = [(value, f"{value:.4g}") for value in few] if scale == "log" and len(few) <= FEW_VALUES else None
-            return cls(name, scale, [math.nan if value is None else value for value in values], ticks)
-        texts = sorted(set(map(as_text, values)), key=lambda text: (text == "-", *natural(text)))
-        places = {text: place for place, text in enumerate(texts)}
-        step = math.ceil(len(texts) / MOST_CATEGORIES)
-        ticks = [(place, shorten(text, 14)) for text, place in places.items()][::step]
-        return cls(name, scale, [places[as_text(value)] for value in values], ticks)
+    scale = scale_of(values, space)
+    if scale != "category":
+        return [math.nan if value is None else value for value in values], scale, []
+    texts = [as_text(value) for value in values]
+    labels = sorted(set(texts), key=lambda text: (text == "-", *natural(text)))
+    return [labels.index(text) for text in texts], scale, labels
 
 
 def scale_of(values, space=None):
@@ -98,8 +84,6 @@ def scale_of(values, space=None):
 
 def draw_panels(part, axes, rows, table, is_log):
     """Draw the metric against each hyperparameter, one dot per row, hollow if it is not finished."""
-    from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
-
     columns = min(len(axes), 3)
     panels = part.subplots(math.ceil(len(axes) / columns), columns, squeeze=False, sharey=True).flatten()
     for panel in panels[::columns]:
@@ -113,29 +97,25 @@ def draw_panels(part, axes, rows, table, is_log):
     key = "; bars: 95% confidence" * with_bars + "; hollow: not finished" * (not finished.all())
     part.suptitle(f"{table.metric} of {len(rows):,} rows, by hyperparameter{key}", fontsize=12)
     size, alpha = (30, 0.8) if len(rows) <= 100 else (10, 0.5) if len(rows) <= 1000 else (4, 0.3)
-    for panel, axis in zip(panels, axes, strict=False):
-        places = np.array(axis.positions, dtype=np.float64)
-        if axis.scale == "category":
-            panel.set_xlim(-0.5, places.max() + 0.5)
-            if len(set(axis.positions)) < len(rows):  # spread dots of one category sideways
+    for panel, (name, positions, scale, labels) in zip(panels, axes, strict=False):
+        places = np.array(positions, dtype=np.float64)
+        if labels:
+            shown = range(0, len(labels), math.ceil(len(labels) / MOST_CATEGORIES))
+            texts = [shorten(labels[place], 14) for place in shown]
+            slanted = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if sum(map(len, texts)) > 24 else {}
+            panel.set_xticks(shown, texts, **slanted)
+            panel.set_xlim(-0.5, len(labels) - 0.5)
+            if len(labels) < len(rows):  # spread the dots of one category sideways
                 places += np.random.default_rng(0).uniform(-0.15, 0.15, len(places))
         if with_bars:
             panel.errorbar(places, heights, widths, fmt="none", ecolor="0.75", elinewidth=1, zorder=1)
         panel.scatter(places[finished], heights[finished], size, "tab:blue", alpha=alpha, linewidths=0, zorder=2)
         panel.scatter(places[~finished], heights[~finished], size, "none", edgecolors="0.5", alpha=alpha, zorder=2)
-        if table.best in rows:
-            i = rows.index(table.best)
+        for i in (i for i, row in enumerate(rows) if row is table.best):
             panel.plot(places[i], heights[i], "*", color=BEST, markersize=13, markeredgecolor="white", zorder=3)
-        panel.set(yscale="log" if is_log else "linear", ymargin=0.1)
-        panel.set_xscale("log" if axis.scale == "log" else "linear")
-        panel.set_xlabel(shorten(axis.name, 40))
-        if axis.ticks:
-            panel.xaxis.set_major_locator(FixedLocator([place for place, _ in axis.ticks]))
-            panel.xaxis.set_major_formatter(FixedFormatter([label for _, label in axis.ticks]))
-            panel.xaxis.set_minor_locator(NullLocator())
-            if sum(len(label) + 2 for _, label in axis.ticks) > 36:
-                for label in panel.get_xticklabels():
-                    label.set(rotation=30, ha="right", rotation_mode="anchor")
+        if scale == "log":
+            panel.set_xscale("log")
+        panel.set(xlabel=shorten(name, 40), yscale="log" if is_log else "linear", ymargin=0.1)
         panel.grid(alpha=0.3)
 
 

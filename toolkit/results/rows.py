@@ -199,7 +199,7 @@ def status_of(folder, files, run):
         if last and status in last:
             why = {"failed": last.get("error"), "pruned": last.get("reason")}.get(status)
             return status, one_line(why)
-    if ".lock" in names and is_alive(read_owner(os.path.join(folder, ".lock"))):
+    if ".lock" in files and is_alive(read_owner(os.path.join(folder, ".lock"))):
         return "running", ""
     if last is not None:
         return "stopped", ""
