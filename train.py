@@ -3,8 +3,6 @@
 python train.py                                                  # experiments/base_model
 python train.py --model_dir experiments/base_model
 python train.py --model_dir experiments/wide --from experiments/base_model num_channels=64 learning_rate=3e-4
-python train.py --model_dir experiments/wide --verify_resume      # would it go on exactly where a crash left it?
-python train.py --reproduce experiments/wide                      # does its record give the same numbers again?
 python train.py --list_params                                    # what params.json can hold
 torchrun --nproc_per_node=4 train.py --model_dir experiments/wide # on four GPUs
 """
@@ -29,8 +27,6 @@ from toolkit.core.setup import add_common_arguments, parse_overrides, set_up
 from toolkit.core.smoke_test import smoke_test
 from toolkit.core.task import find_task
 from toolkit.core.totals import Totals
-from toolkit.verify.reproduce import reproduce
-from toolkit.verify.verify_resume import verify_resume
 from utils import UserError
 
 
@@ -148,18 +144,10 @@ def parse_arguments(argv):
     parser.add_argument("--partial", action="store_true", help="of --restore_file, take the weights that fit")
     parser.add_argument("--restart", action="store_true", help="begin anew; earlier results are moved aside")
     parser.add_argument("--max_steps", type=int, metavar="N", help="stop, as Ctrl-C does, when N steps are done in all")
-    proof = parser.add_mutually_exclusive_group()
-    proof.add_argument("--verify_resume", action="store_true", help="prove that this experiment resumes exactly")
-    proof.add_argument("--reproduce", metavar="EXPERIMENT", help="run it again as recorded, and compare the numbers")
     parser.add_argument("--from", dest="params_from", metavar="EXPERIMENT", help="take the params.json of another one")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="with --from: values that differ from it")
     parser.add_argument("--list_params", action="store_true", help="print the hyperparameters, and do nothing else")
     args = parser.parse_intermixed_args(argv)
-    changes = [args.params_from, args.restore_file, args.restart, args.partial, args.overrides]
-    if (args.verify_resume or args.reproduce) and (any(changes) or args.max_steps is not None):
-        raise UserError(
-            "--verify_resume and --reproduce are of an experiment as it is: with --data_dir, --device alone"
-        )
     if args.max_steps is not None and args.max_steps < 1:
         raise UserError(f"--max_steps is {args.max_steps}, should be 1 or more")
     if args.partial and not args.restore_file:
@@ -175,10 +163,6 @@ def main(argv=None):
         print(params_table(find_task(args.model_dir).hyperparameters))
         return
     utils.set_logger(quiet=args.quiet)
-    if args.verify_resume:
-        return verify_resume(args.model_dir, args.data_dir, args.device)
-    if args.reproduce:
-        return reproduce(args.reproduce, args.data_dir, args.device, train_experiment)
     overrides = parse_overrides(args.overrides)
     task, params, data_dir = set_up(args.model_dir, args.data_dir, args.device, args.params_from, overrides)
     with memory_errors_in_a_line(params):
