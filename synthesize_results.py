@@ -22,7 +22,7 @@ from pathlib import Path
 
 import utils
 from toolkit.core.script import add_quiet_argument, run_script
-from toolkit.core.tools import find_tool
+from toolkit.core.tools import find_classic_helper
 from toolkit.results.comparison import choose_metric, compare, merge_replicates, rank
 from toolkit.results.rows import read_results
 from toolkit.results.tables import LONGEST_ON_TERMINAL, ResultsTable
@@ -30,9 +30,9 @@ from utils import UserError
 
 SECONDS_BETWEEN_PICTURES = 60  # with --watch
 
-cs230 = find_tool("cs230.result_tables")
-if cs230 is not None:  # the classic helpers under their classic names
-    aggregate_metrics, metrics_to_table = cs230.aggregate_metrics, cs230.metrics_to_table
+
+def __getattr__(name):  # aggregate_metrics and metrics_to_table, for scripts written for CS230's template
+    return find_classic_helper(__name__, name)
 
 
 def make_table(parent_dir, metric=None, mode=None, baseline=None, no_fold=False):

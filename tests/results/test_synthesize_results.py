@@ -17,7 +17,7 @@ from processes import wait_for
 import evaluate
 import synthesize_results
 import train
-from synthesize_results import aggregate_metrics, main, metrics_to_table
+from synthesize_results import main
 
 
 def leave(folder, params, accuracy=None, how="finished", best=("accuracy", "max"), **session):
@@ -335,22 +335,6 @@ def test_a_long_table_is_cut_on_the_terminal_and_whole_in_the_files(table, paren
     assert out.count("\n| ") == 50 and "... and 40 more rows" in out
     assert out.count("no memory") == 20 and "... and 10 more" in out
     assert (parent / "results.md").read_text(encoding="utf-8").count("no memory") == 30
-
-
-def test_the_classic_functions(parent):
-    leave(parent / "a", {}, 0.8)
-    leave(parent / "sub" / "b", {}, 0.9)
-    (parent / "sub" / "b" / "metrics_val_best_weights.json").write_text('{"f1": 0.5}')
-    metrics = {}
-    aggregate_metrics(str(parent), metrics)
-    assert metrics == {
-        str(parent / "a"): {"loss": pytest.approx(0.2), "accuracy": 0.8},
-        str(parent / "sub" / "b"): {"f1": 0.5},
-    }
-    lines = metrics_to_table(metrics).splitlines()
-    assert [cell.strip() for cell in lines[0].strip("|").split("|")] == ["", "loss", "accuracy", "f1"]
-    assert len(lines) == 4
-    assert metrics_to_table({})
 
 
 @pytest.mark.parametrize("count, hyperparameters", [(1, 1), (3, 1), (40, 4), (30, 8), (12, 0)])
