@@ -75,7 +75,7 @@ def to_plain(tree):
     if isinstance(tree, dict):
         return {to_plain(key): to_plain(value) for key, value in tree.items()}
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        return {"$namedtuple": type(tree).__name__, "fields": to_plain(tree._asdict())}
+        return {"$namedtuple": type(tree).__name__, "fields": to_plain(dict(zip(tree._fields, tree, strict=True)))}
     if type(tree) in (tuple, list):
         return type(tree)(to_plain(value) for value in tree)
     raise TypeError(f"a {type(tree).__name__}")
