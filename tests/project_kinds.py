@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from conftest import IMAGES, PROJECTS, Experiment, copy_of
+from conftest import IMAGES, PROJECTS, Experiment, copy_of, optional
 from PIL import Image
 
 import evaluate
@@ -38,7 +38,7 @@ def project(kind, tmp_path, digits_dir):
 def own_model(experiment, net=NET, loader=LOADER):
     """Give an experiment a model/ folder of its own: the frozen one, with other text for its two files."""
     folder = experiment.folder.parent / "model"
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     (folder / "net.py").write_text(net, encoding="utf-8")
     (folder / "data_loader.py").write_text(loader, encoding="utf-8")
 
@@ -96,8 +96,7 @@ def train_and_evaluate(call, model_dir, **values):
 
 def predictions(call, model_dir, *arguments):
     """Return the rows that predict.py writes for an experiment, a list of dicts of str."""
-    import predict
-
+    predict = optional("predict")
     code, out, err = call(predict.main, "--model_dir", model_dir, "--output", "out.csv", *arguments)
     assert (code, err) == (0, ""), out
     with open("out.csv", encoding="utf-8", newline="") as file:

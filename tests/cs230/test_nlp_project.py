@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, optional
 from project_kinds import outcome
 
 import evaluate
@@ -60,7 +60,7 @@ def test_it_trains_and_evaluates_unchanged(project, call):
 
 
 def test_it_passes_preflight(project, call):
-    preflight = pytest.importorskip("preflight", reason="preflight.py is gone")
+    preflight = optional("preflight")
     code, out, err = call(preflight.main, *arguments(project))
     assert (code, err) == (0, ""), out
 

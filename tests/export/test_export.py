@@ -8,13 +8,13 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from conftest import ROOT, run_process, snapshot
+from conftest import ROOT, optional, run_process, snapshot
 from project_kinds import append, wine_project
 
 import export
-import predict
 import train
 from toolkit.core.image_dataset import load_images
+from toolkit.export.comparison import compare
 from utils import UserError
 
 FILES = {"model.onnx", "model.pt2"}
@@ -43,7 +43,7 @@ def test_both_files_label_raw_images_as_predict_does(call, trained, tmp_path):
     assert out.count("| 100.00% ") == 2
     assert call(export.main, *arguments(trained))[0] == 0  # again
     images, _ = load_images(trained.data_dir, "test", 32)
-    call(predict.main, "--model_dir", trained.folder, trained.data_dir / "test", "--output", "labels.csv")
+    call(optional("predict").main, "--model_dir", trained.folder, trained.data_dir / "test", "--output", "labels.csv")
     expected = [line.split(",")[1] for line in (tmp_path / "labels.csv").read_text().splitlines()[1:]]
 
     file = trained.folder / "model.onnx"
@@ -83,16 +83,20 @@ def test_a_large_output_hides_no_difference_of_a_small_one():
     def other(x):
         return {"logits": x + 0.1, "size": 1e4 * x}
 
-    with pytest.raises(UserError, match=r"x: differs from the model by up to 0\.1 \(its outputs are up to 1\)"):
-        export.compare(model, other, [torch.ones(3, 2)], "x")
-    assert export.compare(model, model, [torch.ones(3, 2)], "x")[2] == 1
+    message = (
+        r"x: not kept, because it does not compute what the model does: .* absolute difference: 0\.1\d* at .*allowed"
+    )
+    with pytest.raises(UserError, match=message) as error:
+        compare(model, other, [torch.ones(3, 2)], "x")
+    assert "\n" not in str(error.value)
+    assert compare(model, model, [torch.ones(3, 2)], "x") == (0, 1)
 
 
 @pytest.mark.parametrize(
     ("network", "kind", "message"),
     [
-        (RANDOM, "torch", "model.pt2: differs from the model by up to "),
-        (RANDOM, "onnx", "model.onnx: differs from the model by up to "),
+        (RANDOM, "torch", "model.pt2: not kept, because it does not compute what the model does: "),
+        (RANDOM, "onnx", "model.onnx: not kept, because it does not compute what the model does: "),
         (ASKING, "torch", "this model cannot be exported: "),
         (ASKING, "onnx", "this model cannot be exported: "),
     ],

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import IMAGES, ROOT, Experiment
+from conftest import IMAGES, ROOT, Experiment, optional
 from project_kinds import differences, outcome
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -25,8 +25,6 @@ from toolkit.core.run import Run
 from toolkit.core.setup import set_up
 from toolkit.core.task import import_model_package
 from toolkit.core.totals import Totals
-from toolkit.datasets.builder import build
-from toolkit.datasets.sources import Item, Source, digits
 from utils import UserError
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic with it; read when it begins
@@ -50,14 +48,18 @@ WITH_ALL = {
 
 @pytest.fixture(scope="session")
 def digits_dir(tmp_path_factory):
-    """The digits, or where scikit-learn is not installed squares of ten shades."""
+    """The digits, or squares of ten shades if scikit-learn is not installed."""
+    builder, sources = optional("toolkit.datasets.builder"), optional("toolkit.datasets.sources")
     target = tmp_path_factory.mktemp("data") / "digits"
     try:
-        build(digits(), target)
+        builder.build(sources.digits(), target)
     except ImportError:
         pixels = np.random.default_rng(0).integers(0, 60, (1800, 8, 8, 1))
-        items = [Item(str(n % 10), f"{n:04d}", (p + 20 * (n % 10)).astype(np.uint8)) for n, p in enumerate(pixels)]
-        build(Source(lambda: items, [str(n) for n in range(10)], 1, (8, 8), {"kind": "shades"}), target)
+        items = [
+            sources.Item(str(n % 10), f"{n:04d}", (p + 20 * (n % 10)).astype(np.uint8)) for n, p in enumerate(pixels)
+        ]
+        shades = sources.Source(lambda: items, [str(n) for n in range(10)], 1, (8, 8), {"kind": "shades"})
+        builder.build(shades, target)
     return target
 
 
@@ -241,8 +243,8 @@ def test_out_of_memory_in_any_line_of_the_step_is_said_in_a_line(experiment, dev
     with pytest.raises(UserError) as found, memory_errors_in_a_line(ours.params):
         epochs_of(ours)
     assert re.fullmatch(
-        rf"{device}: out of memory, training with batch_size 64: [\d.]+ GiB was in use at most, .* more "
-        rf'was asked for, [\d.]+ GiB is all there is; try "batch_size": 32 .*',
+        rf"{device}: out of memory while training with batch_size 64: [\d.]+ GiB was the peak, .* more "
+        rf'was asked for, [\d.]+ GiB is the total; try "batch_size": 32 .*',
         str(found.value),
     )
 
@@ -295,8 +297,8 @@ def test_a_script_that_runs_out_of_memory_ends_in_a_line(call, experiment, tmp_p
 
     code, _, err = run(train.main, "images.new_empty(2**52) if self.training else None")
     assert code == 2
-    assert re.fullmatch(rf"error: {device}: out of memory, training with batch_size 64: .*; try .*\n", err)
+    assert re.fullmatch(rf"error: {device}: out of memory while training with batch_size 64: .*; try .*\n", err)
     assert run(train.main, "")[0] == 0
     code, _, err = run(evaluate.main, "images.new_empty(2**52)")
     assert code == 2
-    assert re.fullmatch(rf"error: {device}: out of memory, evaluating with batch_size 64: .*; try .*\n", err)
+    assert re.fullmatch(rf"error: {device}: out of memory while evaluating with batch_size 64: .*; try .*\n", err)

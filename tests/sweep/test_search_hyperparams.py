@@ -11,12 +11,11 @@ import time
 
 import optuna
 import pytest
-from conftest import IMAGES, ROOT, SMALL, run_process, snapshot
+from conftest import IMAGES, ROOT, SMALL, optional, run_process, snapshot
 from processes import Script, wait_for
 from project_kinds import differences, outcome
 
 import search_hyperparams
-import synthesize_results
 import toolkit.sweep.pool
 import train
 from toolkit.sweep.storage import open_storage
@@ -126,7 +125,7 @@ def test_a_bad_trial_is_pruned_says_so_and_can_be_continued_by_hand(call, sweep)
     assert "learning_rate=2e-07: pruned: accuracy 0." in out
     assert [trial.state.name for trial in sweep.study()][-2:] == ["PRUNED", "PRUNED"]
     assert sorted(sweep.study()[0].intermediate_values) == [1, 2, 3, 4]
-    code, table, _ = call(synthesize_results.main, "--parent_dir", sweep.folder, "--no_plots")
+    code, table, _ = call(optional("synthesize_results").main, "--parent_dir", sweep.folder, "--no_plots")
     assert code == 0
     assert re.search(r"\| learning_rate=2e-07 +\| pruned +\| +1 \| ", table)
     assert "- learning_rate=2e-07: accuracy 0." in table
@@ -155,7 +154,7 @@ def test_failures_do_not_end_the_sweep_and_are_retried_by_the_same_command(call,
         assert [trial.state.name for trial in sweep.study()].count("FAIL") == attempt
         assert f"error: {error}" in (sweep.folder / "learning_rate=1e+06" / "train.log").read_text()
     assert out.count("[3/3]") == 1
-    code, table, _ = call(synthesize_results.main, "--parent_dir", sweep.folder, "--no_plots")
+    code, table, _ = call(optional("synthesize_results").main, "--parent_dir", sweep.folder, "--no_plots")
     assert code == 0
     assert re.search(r"\| learning_rate=1e\+06 +\| failed +\|", table)
     assert f"- learning_rate=1e+06: {error[:100]}" in table
@@ -569,5 +568,5 @@ def test_of_equally_good_trials_the_first_by_name_is_the_best_as_it_is_in_the_ta
     code, out, err = search(call, sweep)
     assert (code, err) == (0, "")
     assert re.search(rf"Best accuracy on val: [\d.]+, {re.escape(str(sweep.folder))}.save_summary_steps=50\n", out)
-    _, out, _ = call(synthesize_results.main, "--parent_dir", sweep.folder)
+    _, out, _ = call(optional("synthesize_results").main, "--parent_dir", sweep.folder)
     assert "| save_summary_steps=50 *" in out
