@@ -20,39 +20,19 @@ import sys
 import time
 from pathlib import Path
 
-from tabulate import tabulate
-
 import utils
 from toolkit.core.script import add_quiet_argument, run_script
+from toolkit.core.tools import find_classic_helper
 from toolkit.results.comparison import choose_metric, compare, fold, rank
-from toolkit.results.rows import BEST_METRICS, read_object, read_results, walk
+from toolkit.results.rows import read_results
 from toolkit.results.tables import LONGEST_ON_TERMINAL, ResultsTable
 from utils import UserError
 
 SECONDS_BETWEEN_PICTURES = 60  # while watching
 
 
-def aggregate_metrics(parent_dir, metrics):
-    """Collect the validation metrics of all experiments at and below a folder.
-
-    Args:
-        parent_dir: the folder.
-        metrics: dict that is filled, from the path of an experiment's folder to the dict of its metrics, as
-            metrics_val_best_weights.json has it. A file that cannot be read is skipped, and logged.
-    """
-    for folder, names, _ in sorted(walk(parent_dir, [])):
-        if BEST_METRICS in names:
-            try:
-                metrics[folder] = read_object(os.path.join(folder, BEST_METRICS))
-            except UserError as error:
-                logging.warning("%s; skipped", error)
-
-
-def metrics_to_table(metrics):
-    """A pipe table with a row for each folder of `metrics`, a dict as `aggregate_metrics` fills it."""
-    names = list(dict.fromkeys(name for values in metrics.values() for name in values))
-    rows = [[folder, *(values.get(name, "-") for name in names)] for folder, values in metrics.items()]
-    return tabulate(rows, ["", *names], tablefmt="pipe")
+def __getattr__(name):  # aggregate_metrics and metrics_to_table, for scripts written for CS230's template
+    return find_classic_helper(__name__, name)
 
 
 def make_table(parent_dir, metric=None, mode=None, baseline=None, no_fold=False):
