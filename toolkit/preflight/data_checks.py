@@ -7,6 +7,7 @@ import warnings
 
 import torch
 
+from toolkit.core.setup import refuse_misspelled
 from toolkit.core.smoke_test import smoke_test
 from toolkit.core.trees import batch_size, tensors, tree_map
 from toolkit.preflight.experiment import FIRST, SECONDS, Failed, NotApplicable, identical, within
@@ -50,6 +51,7 @@ def check_batches(experiment):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         smoke_test(trainer.model, trainer.loss_fn, experiment.dataloaders, experiment.task.metrics, experiment.params)
+    refuse_misspelled(experiment.params)  # as train.py does, now that the code has read its keys
     for warning in [str(warning.message) for warning in caught if "broadcast" in str(warning.message)]:
         raise Failed(f"{warning.split('. ')[0]}: each output is compared to all labels; squeeze one of the two")
     return f"examined {' and '.join(counts)} batches"
