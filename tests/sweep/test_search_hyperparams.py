@@ -436,7 +436,7 @@ SPACES = {
     '{"learning_rate": {"low": 0.1, "high": 1, "step": 2}}': "learning_rate: a step is at most as large as the range",
     '{"num_channels": {"low": 4, "high": 8.5}}': "num_channels is an integer; low, high and step should be, too",
     '{"num_channels": [4, 0]}': "num_channels is 0, should be greater than or equal to 1",
-    '{"num_channles": [4, 8]}': "nothing knows the hyperparameter num_channles (did you mean num_channels?)",
+    '{"num_channles": [4, 8]}': "unknown key num_channles (did you mean num_channels?)",
     '{"num_classes": [4, 8]}': "num_classes is a fact of the dataset, not a hyperparameter; remove it",
     '{"fold": [0, 1]}': "fold is not searched; --folds does that",
     '{"hidden_size": {"values": [9], "when": {"architecture": "TwoLayerNet"}}}': "hidden_size is searched when "
@@ -499,7 +499,7 @@ def test_what_the_sweep_lacks(call, sweep):
     shutil.copytree(ROOT / "tests" / "projects" / "classic" / "model", sweep.folder / "model")
     code, _, err = search(call, sweep, "--folds", 2)
     assert (code, err.count("\n")) == (2, 1)
-    assert "data_loader.py does not read params.num_folds" in err
+    assert "data_loader.py does not declare num_folds and fold" in err
     assert snapshot(sweep.folder).keys() - {"params.json", "model"} == {
         name for name in snapshot(sweep.folder) if name.startswith("model/")
     }

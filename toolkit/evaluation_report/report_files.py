@@ -14,7 +14,17 @@ from toolkit.evaluation_report import bootstrap, pictures
 from toolkit.evaluation_report.collected_outputs import CollectedOutputs
 from toolkit.evaluation_report.predictions import calibration, class_scores, find_predictions, inputs_at
 from toolkit.evaluation_report.tagging_mistakes import mistakes_page
-from utils import REPORT_FILES, UserError, read_json, write_whole
+from utils import UserError, read_json, write_whole
+
+REPORT_FILES = (  # with the name of the split; utils.REPORTS deletes them with their checkpoint
+    "report_{}.json",
+    "predictions_{}.csv",
+    "confusion_{}.png",
+    "reliability_{}.png",
+    "mistakes_{}.png",
+    "mistakes_{}.html",
+    "residuals_{}.png",
+)
 
 MOST_CLASSES = 1000  # for scores of each class
 MOST_CLASSES_SHOWN = 20  # in the terminal
