@@ -65,8 +65,6 @@ function drawCurves() {
     });
 }
 
-// ---- what the charts by hyperparameter share
-
 const withMetric = [...rows.keys()].filter(i => METRIC >= 0 && Number.isFinite(numberOf(rows[i].cells[METRIC])));
 const axes = columns.flatMap((column, c) => column.scale && c !== METRIC ? [makeAxis(column, c)] : []);
 

@@ -88,8 +88,6 @@ function compare() {
         heading(`Different code, versions, hardware, data${ofFirst(a) || ofFirst(b)}`), facts.length ? tableOf(headers, facts) : note("None."));
 }
 
-// ---- start
-
 document.title = `Results: ${data.title}`;
 byId("title").textContent = data.title;
 byId("summary").textContent = `${data.below[0].split(";")[0]} · ${new Date(data.written).toLocaleString()}`;

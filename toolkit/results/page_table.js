@@ -52,8 +52,6 @@ function compareValues(a, b, sign) {  // in either direction, texts follow numbe
     return sign * (x === undefined ? collator.compare(a, b) : x < y ? -1 : x > y ? 1 : 0);
 }
 
-// ---- rows and headings
-
 function makeRow(row, i) {
     const box = make("input", { type: "checkbox", "aria-label": `select ${nameOf(i)}`, onchange: () => select(i, box.checked) });
     const cells = columns.map((column, c) => {
@@ -89,8 +87,6 @@ function arrange() {
         heading.querySelector("span").textContent = c === column ? (sign < 0 ? " ↓" : " ↑") : "";
     });
 }
-
-// ---- the filter
 
 function parseFilter(text) {  // returns functions from row number to boolean; throws a text for the user
     return (text.match(/(?:[^\s"]|"[^"]*"?)+/g) || []).map(term => {
@@ -128,8 +124,6 @@ function filter() {
         field.setAttribute("aria-invalid", "true");
     }
 }
-
-// ---- the selection
 
 function select(i, on) {
     const taken = [...state.selected.values()];

@@ -46,9 +46,10 @@ def positions_of(values):
     scale = scale_of(values)
     if scale != "category":
         return [math.nan if value is None else value for value in values], scale, []
-    texts = [as_text(value) for value in values]
-    labels = sorted(set(texts), key=lambda text: (text == "-", *natural(text)))
-    return [labels.index(text) for text in texts], scale, labels
+    numbers = sorted(value for value in values if type(value) in (int, float))
+    others = sorted(as_text(value) for value in values if type(value) not in (int, float))
+    labels = list(dict.fromkeys([*map(as_text, numbers), *others]))
+    return [labels.index(as_text(value)) for value in values], scale, labels
 
 
 def scale_of(values):
@@ -131,11 +132,3 @@ def draw_curves(part, rows, table, is_log):
 def is_wide(values):
     """Return True if the values are positive and so different that they need a logarithmic axis."""
     return bool(values) and min(values) > 0 and max(values) >= LOG_RANGE * min(values)
-
-
-def natural(text):
-    """Return a key that sorts numbers by their value, and before other texts."""
-    try:
-        return (0, float(text), text)
-    except ValueError:
-        return (1, 0.0, text)

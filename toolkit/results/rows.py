@@ -168,8 +168,7 @@ def status_of(folder, files, run):
     last = of_type(sessions[-1], dict) if sessions else None
     for status in reversed(STATUSES):
         if last and status in last:
-            why = {"failed": last.get("error"), "pruned": last.get("reason")}.get(status)
-            return status, one_line(why)
+            return status, one_line({"failed": last.get("error"), "pruned": last.get("reason")}.get(status))
     if ".lock" in files and is_alive(read_owner(os.path.join(folder, ".lock"))):
         return "running", ""
     if last is not None:
