@@ -37,7 +37,7 @@ def results(folder):
 
 
 @pytest.mark.slow
-def test_two_processes_give_a_trial_the_results_of_one(call, sweep):
+def test_two_processes_give_a_trial_the_compute_metric_one(call, sweep):
     alone, arguments = sweep("alone")
     assert call(search_hyperparams.main, *arguments)[0] == 0
     together, arguments = sweep("together", "--gpus_per_trial", 2)

@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import torch
 
-from toolkit.core.metrics import is_streaming, probabilities_of, results_of
+from toolkit.core.metrics import is_streaming, probabilities_of, compute_metric
 from toolkit.core.text import in_utf8, pipe_table
 from toolkit.core.totals import to_numpy
 from toolkit.core.trees import tensors, tree_map
@@ -54,9 +54,9 @@ def find_intervals(collected, results, metrics, loss_fn, params):
             if is_streaming(metric):
                 metric.reset()
                 metric.update(*samples)
-                return results_of(name, metric, None, None, params)
+                return compute_metric(name, metric, None, None, params)
             outputs, labels = tree_map(to_numpy, samples)
-            return results_of(name, metric, outputs, labels, params)
+            return compute_metric(name, metric, outputs, labels, params)
         except Exception:  # some are not defined for every set of samples, such as one without a class
             return {}
 
