@@ -1,5 +1,6 @@
-"""What the tests share: the real digits as a dataset, a small experiment on them, scripts run as a user runs them."""
+"""Shared by all tests: the digits as a dataset, a small experiment on them, and scripts run as a user runs them."""
 
+import importlib
 import json
 import os
 import shutil
@@ -13,29 +14,48 @@ import torch
 
 from toolkit.core.script import run_script
 from toolkit.core.task import import_model_package
-from toolkit.datasets.builder import build
-from toolkit.datasets.sources import digits
 
 ROOT = Path(__file__).resolve().parent.parent
-IMAGES = ROOT / "tests" / "projects" / "images"  # a frozen copy of the template's own model/, which a clone changes
-os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # or torch warns where the machine's own name is not to be found
+PROJECTS = ROOT / "tests" / "projects"  # frozen projects; only tests/starter/ reads the clone's own model/
+IMAGES = PROJECTS / "images"  # a copy of the template's own model/ and experiments/
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch warns if the machine's own name cannot be resolved
 for number in [getattr(signal, name) for name in ("SIGINT", "SIGHUP") if hasattr(signal, name)]:
-    if signal.getsignal(number) == signal.SIG_IGN:  # by nohup, or a shell's &: not to be inherited by what is tested
+    if signal.getsignal(number) == signal.SIG_IGN:  # by nohup or a shell's &; the processes under test would inherit it
         signal.signal(number, lambda *_: None)
 SMALL = {"num_channels": 4, "num_epochs": 2, "batch_size": 64, "learning_rate": 0.01}
+TEMPLATE = ROOT / "tests" / "template"
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Leave out tests/template, which reads README and docs/, unless its marker is asked for; and absent examples."""
+    if collection_path == TEMPLATE:
+        return "not template" in config.option.markexpr or None
+    if collection_path == ROOT / "tests" / "examples":
+        return not (ROOT / "examples").is_dir() or None
+    return None
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest deselects tests by their markers
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.is_relative_to(TEMPLATE):
+            item.add_marker("template")
 
 
 @pytest.fixture(scope="session")
 def digits_dir(tmp_path_factory):
-    """The digits, built once. Tests that change a dataset make a copy."""
+    """The digits, built once in each test process. Tests that change a dataset make a copy."""
+    builder = pytest.importorskip(
+        "toolkit.datasets.builder", reason="toolkit/datasets, which builds the digits, is gone"
+    )
     target = tmp_path_factory.mktemp("data") / "digits"
-    build(digits(), target)
+    builder.build(importlib.import_module("toolkit.datasets.sources").digits(), target)
     return target
 
 
 @pytest.fixture(autouse=True)
 def in_tmp_path(tmp_path, monkeypatch):
-    """Run each test in a project folder of its own, with the frozen model/; nothing is written to the repository."""
+    """Run each test in its own project folder with the frozen model/; nothing is written to the repository."""
     monkeypatch.chdir(tmp_path)
     torch.set_num_threads(1)
     copy_of(IMAGES / "model", tmp_path / "model")
@@ -44,11 +64,13 @@ def in_tmp_path(tmp_path, monkeypatch):
 
 @pytest.fixture
 def experiment(tmp_path, digits_dir):
-    """A small experiment: `experiment.folder`, `experiment.write(key=value, ...)`, `experiment.arguments`."""
+    """Return a small experiment: `experiment.folder`, `experiment.write(key=value, ...)`, `experiment.arguments`."""
     return Experiment(tmp_path / "experiment", digits_dir)
 
 
 class Experiment:
+    """A folder with a params.json, and its dataset."""
+
     def __init__(self, folder, data_dir):
         self.folder, self.data_dir = folder, data_dir
         folder.mkdir()
@@ -67,7 +89,7 @@ class Experiment:
 
 @pytest.fixture
 def call(capsys):
-    """Run a script's main in this process as `python script.py` would: gives (exit code, stdout, stderr)."""
+    """Run a script's main in this process as `python script.py` would, and return (exit code, stdout, stderr)."""
 
     def call(main, *arguments):
         code = 0
@@ -81,11 +103,9 @@ def call(capsys):
 
 
 def run_process(*command, cwd=ROOT, **options):
-    """Run a command in a process of its own: gives the CompletedProcess, its output as text."""
+    """Run a command in its own process, and return the CompletedProcess, with its output as text."""
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    environment["OMP_NUM_THREADS"] = (
-        "1"  # as in this process: two tests, or a busy machine, do not slow each other down
-    )
+    environment["OMP_NUM_THREADS"] = "1"  # as in this process, so that parallel tests do not slow each other down
     environment |= options.pop("env", {})
     return subprocess.run(
         [str(part) for part in command],
@@ -99,7 +119,7 @@ def run_process(*command, cwd=ROOT, **options):
 
 
 def snapshot(folder):
-    """All files below a folder and their bytes, to see whether something was written or changed."""
+    """Return all files below a folder with their bytes, to find out whether anything was written or changed."""
     folder = Path(folder)
     if not folder.exists():
         return None
@@ -107,5 +127,17 @@ def snapshot(folder):
 
 
 def copy_of(folder, target):
-    """A copy of a dataset or experiment that a test may change."""
+    """Copy a folder, so that a test may change it, and return the path of the copy."""
     return Path(shutil.copytree(folder, target, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True))
+
+
+def fresh_copy(clone):
+    """Copy the repository to `clone` as git would clone it, with what is not committed yet, and return its path."""
+    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout: cannot tell which files belong to the repository")
+    for name in listed.stdout.splitlines():
+        if (ROOT / name).is_file():  # a file may have been deleted and not committed
+            (clone / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, clone / name)
+    return clone

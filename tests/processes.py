@@ -1,6 +1,7 @@
-"""Scripts in processes of their own that are forked from one that has imported everything.
+"""Scripts that run in their own processes, forked from one that has already imported everything.
 
-As real to kill as those that a shell starts, and started in a tenth of the time (on Linux; elsewhere they are spawned).
+Tests can kill them like those that a shell starts, but they start in a tenth of the time (on Linux; elsewhere they are
+spawned).
 """
 
 import ctypes
@@ -14,25 +15,24 @@ import tempfile
 import time
 from pathlib import Path
 
-from toolkit.sweep.pool import PRELOADED
-
 ROOT = Path(__file__).resolve().parent.parent
+PRELOADED = ["train", "evaluate", "matplotlib.figure", "tensorboard.summary.writer.record_writer"]
 
 context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
-if sys.platform == "linux":  # on macOS a process that has numbers computed may not be forked
-    context.set_forkserver_preload([*PRELOADED, "evaluate"])
+if sys.platform == "linux":  # on macOS, a process that has computed anything must not be forked
+    context.set_forkserver_preload(PRELOADED)
 
 
 class Script:
-    """`python script.py arguments` in a process group of its own; has subprocess.Popen's methods.
+    """Run `python script.py arguments` in its own process group; has the methods of subprocess.Popen.
 
     Args:
         script: "train" or "evaluate".
-        arguments: of the command line.
-        cwd: the folder it runs in.
-        ignored: names of signals that it begins with being ignored.
-        fault: arguments of fault_arm, where a library with that is preloaded: (folder, after, error, once).
-        environment: variables that it has besides this process's.
+        arguments: the command-line arguments.
+        cwd: the working directory.
+        ignored: names of signals that are ignored when the process starts.
+        fault: arguments of fault_arm, if the library with that function is preloaded: (folder, after, error, once).
+        environment: environment variables to add to those of this process.
     """
 
     def __init__(self, script, *arguments, cwd=".", ignored=(), fault=None, environment=None):
@@ -68,7 +68,7 @@ class Script:
 
     @property
     def err(self):
-        """What it has written to stderr so far."""
+        """The text that it has written to stderr so far."""
         return Path(self.files[1]).read_text()
 
     def communicate(self, timeout=120):
@@ -93,11 +93,11 @@ def run(script, arguments, cwd, files, ignored, fault, environment):
     os.environ.update(environment)
     for name, number in zip(files, (1, 2), strict=True):
         os.dup2(os.open(name, os.O_WRONLY | os.O_APPEND), number)
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP"):  # a sweep's fork server, which this may be, ignores them
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP"):  # a fork server may have set them to be ignored
         if hasattr(signal, name):
             default = signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL
             signal.signal(getattr(signal, name), signal.SIG_IGN if name in ignored else default)
-    multiprocessing.set_start_method(None, force=True)  # for its workers: the platform's, not this one's
+    multiprocessing.set_start_method(None, force=True)  # its workers start as on any machine
     torch.set_num_threads(1)
     sys.path.insert(0, str(ROOT))
     sys.argv = [f"{script}.py", *arguments]
@@ -112,7 +112,7 @@ def start(*arguments, **options):
 
 
 def finished(*arguments, **options):
-    """Run train.py to its end: gives (exit code, output, errors)."""
+    """Run train.py to its end, and return (exit code, stdout, stderr)."""
     process = start(*arguments, **options)
     out, err = process.communicate()
     return process.returncode, out, err
@@ -127,7 +127,7 @@ def wait_for(process, condition):
 
 
 def group(script, count, *arguments, **options):
-    """As many processes as torchrun starts for `--nproc_per_node=<count>`: a list of Scripts."""
+    """Start the processes that torchrun starts for `--nproc_per_node=<count>`, and return a list of Scripts."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -137,8 +137,8 @@ def group(script, count, *arguments, **options):
 
 
 def group_finished(script, count, *arguments):
-    """Run a group to its end: gives (exit codes, the first one's output, all errors) of its processes."""
+    """Run a group to its end, and return its exit codes, the stdout of rank 0, and the stderr of all processes."""
     processes = group(script, count, *arguments)
     texts = [process.communicate() for process in processes]
-    assert not any(out for out, _ in texts[1:]), texts  # one process talks
+    assert not any(out for out, _ in texts[1:]), texts  # only rank 0 prints
     return [process.returncode for process in processes], texts[0][0], "".join(err for _, err in texts)

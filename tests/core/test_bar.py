@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import ROOT, run_process
 
-from toolkit import bar
+from toolkit.core import progress_bar as bar
 from toolkit.core.totals import Totals
 from train import main as train
 from utils import Params, set_logger

@@ -10,24 +10,13 @@ import sys
 
 import pytest
 import torch
-from conftest import IMAGES, ROOT, copy_of, run_process, snapshot
+from conftest import ROOT, copy_of, run_process, snapshot
 from processes import finished, start, wait_for
-from project_kinds import differences, outcome
+from project_kinds import LOADER, NET, differences, outcome, own_model
 
 import evaluate
 import train
-from toolkit.evaluation import files as report_files
-
-NET = (IMAGES / "model" / "net.py").read_text()
-LOADER = (IMAGES / "model" / "data_loader.py").read_text()
-
-
-def own_model(experiment, net=NET, loader=LOADER):
-    """Give the experiment a model/ folder of its own, a changed copy of the repository's."""
-    folder = experiment.folder.parent / "model"
-    folder.mkdir()
-    (folder / "net.py").write_text(net)
-    (folder / "data_loader.py").write_text(loader)
+from toolkit.evaluation_report import report_files
 
 
 def text(content):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import copy_of
 from processes import group_finished
-from test_docs import BASE, write_project
+from project_kinds import append, wine_project
 from torch.utils.data import Subset, TensorDataset
 
 import build_dataset
@@ -200,10 +200,8 @@ def test_scores_of_classes_that_contradict_the_accuracy_are_not_given(call, tmp_
     top_2 = (
         "\n\nmetrics['accuracy'] = lambda outputs, labels: np.mean((-outputs).argsort(1)[:, :2] == labels[:, None]) * 2"
     )
-    write_project(tmp_path / "my_task", BASE)
-    with open(tmp_path / "my_task" / "model" / "net.py", "a") as file:
-        file.write(top_2)
-    folder = tmp_path / "my_task" / "experiments" / "base_model"
+    folder = wine_project(tmp_path / "my_task")
+    append(tmp_path / "my_task" / "model" / "net.py", top_2)
     call(train.main, "--model_dir", folder, "--max_steps", 3)
     code, out, err = call(evaluate.main, "--model_dir", folder, "--restore_file", "last")
     assert (code, err) == (0, "")

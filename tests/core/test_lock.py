@@ -1,17 +1,97 @@
-"""One process an experiment."""
+"""One process per experiment."""
 
+import errno
 import json
 import os
+import shutil
 import signal
 import socket
+import subprocess
 import sys
 
 import pytest
-from conftest import snapshot
+from conftest import ROOT, snapshot
 from processes import finished, start, wait_for
 
-from toolkit.core.lock import ExperimentLock
-from utils import UserError
+from toolkit.core.lock import ExperimentLock, InUse, is_alive, read_owner
+
+ACQUIRE = "import sys; from toolkit.core.lock import ExperimentLock; ExperimentLock(sys.argv[1]).acquire()"
+
+
+def refusal_of_another_process(folder):
+    """Let another process acquire the lock of a folder, and return the last line that it prints if it is refused."""
+    done = subprocess.run([sys.executable, "-c", ACQUIRE, str(folder)], cwd=ROOT, capture_output=True, text=True)
+    return done.stderr.strip().rpartition("\n")[2]
+
+
+def test_a_second_lock_of_the_same_process_is_refused_like_another_process(tmp_path):
+    lock = ExperimentLock(tmp_path)
+    lock.acquire()
+    with pytest.raises(InUse, match=rf"process {os.getpid()} on {socket.gethostname()} \(since 20.*is training here; "):
+        ExperimentLock(tmp_path).acquire()
+    assert lock.is_held and f"process {os.getpid()} on " in refusal_of_another_process(tmp_path)
+    lock.release()
+    assert refusal_of_another_process(tmp_path) == ""
+
+
+def test_reading_the_status_of_an_experiment_does_not_release_its_lock(tmp_path):
+    from toolkit.results.rows import status_of
+
+    lock = ExperimentLock(tmp_path)
+    lock.acquire()
+    assert is_alive(read_owner(tmp_path / ".lock"))
+    assert status_of(tmp_path, {".lock"}, {}) == ("running", "")
+    assert "InUse" in refusal_of_another_process(tmp_path)
+    lock.release()
+
+
+def test_the_holder_notices_when_the_folder_is_not_its_own_any_more(tmp_path):
+    folder, moved = tmp_path / "one", tmp_path / "moved"
+    for change in (lambda: folder.rename(moved), lambda: shutil.rmtree(folder)):
+        folder.mkdir()
+        lock, other = ExperimentLock(folder), ExperimentLock(folder)
+        lock.acquire()
+        assert lock.is_held
+        change()
+        assert not lock.is_held
+        folder.mkdir()
+        other.acquire()
+        assert other.is_held and not lock.is_held
+        lock.release()  # leaves the files of the other alone
+        assert other.is_held and {file.name for file in folder.iterdir()} == {".lock", ".lock.os"}
+        other.release()
+        folder.rmdir()
+
+
+def test_lock_files_deleted_by_hand_let_the_next_process_in_and_the_first_one_notices(tmp_path):
+    lock, other = ExperimentLock(tmp_path), ExperimentLock(tmp_path)
+    lock.acquire()
+    for file in tmp_path.glob(".lock*"):  # as the message says
+        file.unlink()
+    assert not lock.is_held
+    other.acquire()
+    lock.release()
+    assert other.is_held and "InUse" in refusal_of_another_process(tmp_path)
+    other.release()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+def test_a_forked_worker_that_outlives_its_parent_does_not_hold_the_lock(tmp_path):
+    holds = f"{ACQUIRE}\nimport os, time\nif os.fork() == 0: print('.', flush=True); time.sleep(60)\ntime.sleep(60)"
+    holds = holds.replace("ExperimentLock(sys.argv[1]).acquire()", "lock = ExperimentLock(sys.argv[1]); lock.acquire()")
+    process = subprocess.Popen(
+        [sys.executable, "-c", holds, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, start_new_session=True
+    )
+    assert process.stdout.readline() == b".\n"
+    with pytest.raises(InUse):
+        ExperimentLock(tmp_path).acquire()
+    process.kill()
+    process.wait()
+    lock = ExperimentLock(tmp_path)
+    lock.acquire()
+    lock.release()
+    os.killpg(process.pid, signal.SIGKILL)  # the worker
+    process.stdout.close()
 
 
 @pytest.mark.slow
@@ -33,7 +113,7 @@ def test_the_second_process_is_refused_with_host_and_process_id(experiment):
     experiment.write(num_epochs=100_001)
     code, out, err = finished(*experiment.arguments, "--max_steps", 1)
     assert (code, err) == (0, "")
-    assert f"process {first.pid} on {socket.gethostname()}, which trained here, is gone" in out
+    assert f"process {first.pid} on {socket.gethostname()}, which trained here, has died" in out
     assert not (experiment.folder / ".lock").exists()
 
 
@@ -66,10 +146,11 @@ def test_a_run_elsewhere_is_not_disturbed_by_evaluating(experiment, call):
     lock.release()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows disks have locks")
 @pytest.mark.parametrize("owner, refused", [("dead", False), ("alive", True), ("elsewhere", True), ("garbage", False)])
-def test_a_disk_without_locks(tmp_path, monkeypatch, owner, refused):
-    """On one that has them what is written does not count: the system knows better."""
-    import toolkit.core.lock
+def test_on_a_disk_without_locks_the_written_owner_decides(tmp_path, monkeypatch, owner, refused):
+    """On one that has them what is written does not count: the operating system knows better."""
+    import fcntl
 
     finished = os.spawnlp(os.P_NOWAIT, "true", "true")
     os.waitpid(finished, 0)
@@ -81,21 +162,22 @@ def test_a_disk_without_locks(tmp_path, monkeypatch, owner, refused):
     }
     (tmp_path / ".lock").write_text(json.dumps(owners[owner] | {"since": "2026-01-01"} if owner != "garbage" else []))
     lock = ExperimentLock(tmp_path)
-    lock.acquire()  # the process is not there, or is no owner: the file is not locked
+    lock.acquire()  # the process has ended, or never had the lock: the file is not locked
     lock.release()
     (tmp_path / ".lock").write_text(json.dumps(owners[owner] | {"since": "2026-01-01"}))
 
-    def no_locks(file):
-        raise OSError(95, "Operation not supported")
+    def no_locks(file, operation):
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
 
-    monkeypatch.setattr(toolkit.core.lock, "take", no_locks)
+    monkeypatch.setattr(fcntl, "flock", no_locks)
     if refused:
-        with pytest.raises(UserError, match=r"training here; .*if it is surely gone: delete .*\.lock"):
+        with pytest.raises(InUse, match=r"training here; .*if that process no longer exists, delete .*\.lock\*"):
             lock.acquire()
     else:
         lock.acquire()
-        assert json.loads((tmp_path / ".lock").read_text())["pid"] == os.getpid()
+        assert lock.is_held and read_owner(tmp_path / ".lock")["pid"] == os.getpid()
         lock.release()
+        assert not list(tmp_path.glob(".*"))
 
 
 def test_the_lock_is_free_at_once_when_its_holder_lets_go(tmp_path):
@@ -104,4 +186,4 @@ def test_the_lock_is_free_at_once_when_its_holder_lets_go(tmp_path):
         lock.acquire()
         lock.acquire()  # again, by the same: nothing happens
         lock.release()
-        assert not (tmp_path / ".lock").exists()
+        assert not list(tmp_path.glob(".*"))

@@ -21,14 +21,11 @@ SPECIAL = ["UNK", "PAD"]
 
 @pytest.fixture
 def project(tmp_path):
-    """The project, with the words of a page of docs, a line a sentence, each tagged as a number, capitalised, or other."""
+    """The project, with the words of a frozen page, one sentence per line, each tagged as a number, capitalised, or other."""
     folder = tmp_path / "project"
     shutil.copytree(ROOT / "tests" / "projects" / "nlp", folder)
-    lines = [
-        re.findall(r"\w+|[^\w\s]", line)
-        for line in (ROOT / "docs" / "your_own_task.md").read_text(encoding="utf-8").splitlines()
-    ]
-    lines = [line for line in lines if line]
+    page = (folder / "page.md").read_text(encoding="utf-8")
+    lines = [words for words in (re.findall(r"\w+|[^\w\s]", line) for line in page.splitlines()) if words]
     data = folder / "data" / "page"
     for split, part in (("train", lines[24:125]), ("val", lines[:12]), ("test", lines[12:24])):
         (data / split).mkdir(parents=True)
@@ -60,6 +57,12 @@ def test_it_trains_and_evaluates_unchanged(project, call):
     assert metrics["accuracy"] > 0.6
     evaluated = {"loss": metrics["loss"], "accuracy": metrics["accuracy"]}
     assert evaluated == pytest.approx(by_hand(project, "test"), abs=1e-6)
+
+
+def test_it_passes_preflight(project, call):
+    preflight = pytest.importorskip("preflight", reason="preflight.py is gone")
+    code, out, err = call(preflight.main, *arguments(project))
+    assert (code, err) == (0, ""), out
 
 
 def by_hand(project, split):

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from evaluate import evaluate
 from toolkit.core.metrics import probabilities_of
-from toolkit.evaluation import report as report_module
+from toolkit.evaluation_report import report as report_module
 from toolkit.evaluation_report.collected_outputs import Collector, inputs_at
 from toolkit.evaluation_report.marked_text import compare, entities, marked
 from toolkit.evaluation_report.report import Report, calibration

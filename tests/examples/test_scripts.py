@@ -11,9 +11,8 @@ import numpy as np
 import onnxruntime
 import pytest
 from conftest import ROOT, copy_of, run_process
+from project_kinds import copied_experiment, predictions, train_and_evaluate
 from seqeval.metrics.sequence_labeling import get_entities
-from test_predict import predictions, train_and_evaluate
-from test_preflight import copied
 
 import evaluate
 import export
@@ -107,7 +106,7 @@ def test_an_example_is_swept_and_tabulated(call, example):
 def test_an_examples_experiment_passes(call, digits_dir, tmp_path, path):
     example = shutil.copytree(path.parents[2], tmp_path / path.parents[2].name, ignore=shutil.ignore_patterns("data"))
     changed = {"weights": "none"} if example.name == "transfer" else {}  # no download
-    arguments = copied(path, example / "experiments" / "one", changed)
+    arguments = copied_experiment(path, example / "experiments" / "one", changed)
     code, out, err = call(preflight.main, *arguments, "--data_dir", data_of(path, example, digits_dir))
     assert (code, err) == (0, ""), out
 

@@ -1,9 +1,9 @@
-"""experiments/signs: CS230's hand signs, from the folder as it is downloaded to a trained model by two commands."""
+"""The signs experiment: CS230's hand signs, from the folder as it is downloaded to a trained model by two commands."""
 
 import json
 
 import numpy as np
-from conftest import ROOT
+from conftest import IMAGES
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -34,7 +34,7 @@ def test_two_commands_lead_from_the_download_to_a_trained_model(tmp_path, call):
     assert (counts["train"] + counts["val"], counts["test"]) == (60, 24)  # the test photos are tested on, and no other
     arguments = [
         "--from",
-        ROOT / "experiments" / "signs",
+        IMAGES / "experiments" / "signs",
         "num_epochs=2",
         "--data_dir",
         "data/signs",
@@ -49,6 +49,6 @@ def test_two_commands_lead_from_the_download_to_a_trained_model(tmp_path, call):
 
 
 def test_the_hyperparameters_are_cs230s():
-    params = json.loads((ROOT / "experiments" / "signs" / "params.json").read_text())
+    params = json.loads((IMAGES / "experiments" / "signs" / "params.json").read_text())
     published = {"learning_rate": 1e-3, "batch_size": 32, "num_epochs": 10, "dropout_rate": 0.8, "num_channels": 32}
     assert params.items() >= (published | {"dataset": "signs", "random_flip": True}).items()

@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 import torch
 from conftest import ROOT, run_process, snapshot
-from test_docs import BASE, HOOKS, write_project
+from project_kinds import append, wine_project
 
 import export
 import predict
@@ -19,12 +19,10 @@ from utils import UserError
 
 FILES = {"model.onnx", "model.pt2"}
 # a network that computes something else each time, and one that asks what is in a tensor
-RANDOM = (
-    "```python\n# net.py\nclass Random(Net):\n    def forward(self, x):\n        return F.dropout(super().forward(x))\n"
-)
-ASKING = "```python\n# net.py\nclass Asking(Net):\n    def forward(self, x):\n        y = super().forward(x)\n"
-RANDOM += "\n\nNet = Random\n```\n"
-ASKING += "        return y * 2 if y.sum() > 0 else y\n\n\nNet = Asking\n```\n"
+RANDOM = "\n\nclass Random(Net):\n    def forward(self, x):\n        return F.dropout(super().forward(x))\n"
+RANDOM += "\n\nNet = Random\n"
+ASKING = "\n\nclass Asking(Net):\n    def forward(self, x):\n        y = super().forward(x)\n"
+ASKING += "        return y * 2 if y.sum() > 0 else y\n\n\nNet = Asking\n"
 
 
 @pytest.fixture
@@ -70,8 +68,7 @@ def test_both_files_label_raw_images_as_predict_does(call, trained, tmp_path):
 
 
 def test_inputs_and_outputs_that_are_not_one_tensor(call, tmp_path):
-    write_project(tmp_path / "my_task", BASE, HOOKS["Outputs, inputs and labels that are not one tensor"])
-    folder = tmp_path / "my_task" / "experiments" / "base_model"
+    folder = wine_project(tmp_path / "my_task", "nested")
     call(train.main, "--model_dir", folder)
     code, _, err = call(export.main, "--model_dir", folder)
     assert (code, err) == (0, "")
@@ -101,8 +98,8 @@ def test_a_large_output_hides_no_difference_of_a_small_one():
     ],
 )
 def test_what_computes_something_else_is_not_kept(call, tmp_path, network, kind, message):
-    write_project(tmp_path / "my_task", BASE, network)
-    folder = tmp_path / "my_task" / "experiments" / "base_model"
+    folder = wine_project(tmp_path / "my_task")
+    append(tmp_path / "my_task" / "model" / "net.py", network)
     assert call(train.main, "--model_dir", folder)[0] == 0
     before = snapshot(folder)
     code, _, err = call(export.main, "--model_dir", folder, "--format", kind)

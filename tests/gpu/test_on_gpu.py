@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, Experiment
+from conftest import IMAGES, ROOT, Experiment
 from project_kinds import differences, outcome
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -282,14 +282,14 @@ def test_the_peak_is_logged(call, experiment, device):
 
 @everywhere
 def test_a_script_that_runs_out_of_memory_ends_in_a_line(call, experiment, tmp_path, device):
-    shutil.copytree(ROOT / "model", tmp_path / "project" / "model")
+    shutil.copytree(IMAGES / "model", tmp_path / "project" / "model")
     net = tmp_path / "project" / "model" / "net.py"
     folder = Path(shutil.copytree(experiment.folder, tmp_path / "project" / "experiment"))
     line = "        x = self.pixels(images)  # (B, C, H, W)\n"
     assert line in net.read_text()
 
     def run(main, greedy):
-        net.write_text((ROOT / "model" / "net.py").read_text().replace(line, f"        {greedy}\n{line}"))
+        net.write_text((IMAGES / "model" / "net.py").read_text().replace(line, f"        {greedy}\n{line}"))
         import_model_package(ROOT / "model")  # so that the changed one is imported anew
         return call(main, *experiment.arguments, "--model_dir", folder, "--device", device)
 

@@ -7,8 +7,7 @@ import sys
 import tomllib
 
 import pytest
-from conftest import ROOT, run_process
-from pages import fresh_copy
+from conftest import ROOT, fresh_copy, run_process
 
 from toolkit import mine
 

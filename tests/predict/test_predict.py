@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from conftest import Experiment, copy_of, snapshot
 from PIL import Image
+from project_kinds import predictions, train_and_evaluate, wine_project
 from sklearn.datasets import load_wine
-from test_docs import BASE, HOOKS, write_project
 
 import evaluate
 import predict
@@ -35,24 +35,6 @@ def trained(call, experiment, tmp_path):
     assert call(evaluate.main, *experiment.arguments)[0] == 0
     experiment.data_dir = gone.rename(tmp_path / "elsewhere")
     return experiment
-
-
-def predictions(call, model_dir, *arguments):
-    """The rows that predict.py writes for an experiment, dicts of str."""
-    code, out, err = call(predict.main, "--model_dir", model_dir, "--output", "out.csv", *arguments)
-    assert (code, err) == (0, ""), out
-    with open("out.csv", encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def train_and_evaluate(call, model_dir, **values):
-    """The metrics on test of an experiment that is trained now, as its params.json says or `values`."""
-    model_dir.mkdir(parents=True, exist_ok=True)
-    if values:
-        (model_dir / "params.json").write_text(json.dumps(values))
-    assert call(train.main, "--model_dir", model_dir)[0] == 0
-    assert call(evaluate.main, "--model_dir", model_dir)[0] == 0
-    return utils.read_json(model_dir / "metrics_test_best.json")
 
 
 def test_the_labels_are_those_of_evaluation_and_the_dataset_is_not_needed(call, trained, tmp_path):
@@ -157,7 +139,7 @@ def test_mistakes_end_in_a_line(call, trained, tmp_path):
 
 
 def test_a_task_without_a_hook_says_what_it_lacks(call, tmp_path):
-    write_project(tmp_path / "my_task", BASE)
+    wine_project(tmp_path / "my_task")
     model_dir = "my_task/experiments/base_model"
     call(train.main, "--model_dir", model_dir)
     (tmp_path / "new.csv").write_text("1,2\n")
@@ -167,8 +149,7 @@ def test_a_task_without_a_hook_says_what_it_lacks(call, tmp_path):
 
 
 def test_the_hook_of_the_page(call, tmp_path):
-    write_project(tmp_path / "my_task", BASE, HOOKS["Predictions for new files"])
-    scores = train_and_evaluate(call, tmp_path / "my_task" / "experiments" / "base_model")
+    scores = train_and_evaluate(call, wine_project(tmp_path / "my_task", "new_files"))
     features, labels = load_wine(return_X_y=True)
     is_test = np.arange(len(labels)) % 5 == 0
     np.savetxt("new_wines.csv", features[is_test], delimiter=",")

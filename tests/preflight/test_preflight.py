@@ -6,19 +6,14 @@ import shlex
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-import test_experiments
-import test_nlp_project
-from conftest import ROOT, run_process, snapshot
-from project_kinds import project
+from conftest import IMAGES, ROOT, run_process, snapshot
+from project_kinds import copied_experiment, project
 
 import preflight
 import train
 from toolkit.preflight.checks import CHECKS
-
-text_project = test_nlp_project.project
 
 NET = """
 import os
@@ -481,11 +476,6 @@ def test_projects_of_other_kinds_pass_and_what_they_trained_stays(call, tmp_path
     assert before == {name: after[name] for name in before}
 
 
-def test_a_text_project_of_cs230_passes(call, text_project):
-    code, out, err = call(preflight.main, *test_nlp_project.arguments(text_project))
-    assert (code, err) == (0, ""), out
-
-
 @pytest.mark.slow
 def test_a_model_for_which_steps_are_slow_is_checked_on_fewer_samples(call, small):
     slow = "def loss_fn(outputs, labels):\n    time.sleep(0.02 * len(labels))\n    return F.cross_entropy(outputs, labels)\n"
@@ -495,18 +485,10 @@ def test_a_model_for_which_steps_are_slow_is_checked_on_fewer_samples(call, smal
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", test_experiments.SHIPPED, ids=lambda p: p.parent.name)
+@pytest.mark.parametrize("path", sorted(IMAGES.glob("experiments/*/params.json")), ids=lambda p: p.parent.name)
 def test_a_shipped_experiment_passes(call, digits_dir, path):
-    code, out, err = call(preflight.main, *copied(path, "one"), "--data_dir", digits_dir)
+    code, out, err = call(preflight.main, *copied_experiment(path, "one"), "--data_dir", digits_dir)
     assert (code, err) == (0, ""), out
-
-
-def copied(path, folder, changed=()):
-    """The arguments for a copy of an experiment in a folder, with some values changed."""
-    folder = Path(folder)
-    folder.mkdir(parents=True)
-    (folder / "params.json").write_text(json.dumps(json.loads(path.read_text()) | dict(changed)))
-    return ["--model_dir", folder]
 
 
 def test_mistakes_of_the_users_are_of_code_2_and_write_nothing(call, experiment):

@@ -2,12 +2,9 @@
 
 import re
 import shlex
-import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
-import pytest
 from conftest import ROOT, run_process
 from PIL import Image
 from sklearn.datasets import load_sample_images
@@ -73,17 +70,6 @@ def check_command(command):
     assert (ROOT / script).is_file(), command
     if script in SCRIPTS and "--help" not in arguments:
         SCRIPTS[script].parse_arguments(arguments)
-
-
-def fresh_copy(clone):
-    """A copy of the repository as git would clone it, with what is not committed yet."""
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
-    if listed.returncode:
-        pytest.skip("not a git checkout: cannot tell which files belong to the repository")
-    for name in listed.stdout.splitlines():
-        (clone / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, clone / name)
-    return clone
 
 
 def photos(folder):

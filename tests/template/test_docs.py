@@ -16,8 +16,8 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, run_process, snapshot
-from pages import anchors, blocks, check_command, follow, fresh_copy, links, photos, read_page
+from conftest import ROOT, fresh_copy, run_process, snapshot
+from pages import anchors, blocks, check_command, follow, links, photos, read_page
 from project_kinds import photos as signs
 
 import evaluate

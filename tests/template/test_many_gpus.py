@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import run_process
-from pages import blocks, commands, fresh_copy, read_page
+from conftest import fresh_copy, run_process
+from pages import blocks, commands, read_page
 
 import utils
 

@@ -9,8 +9,8 @@ import sys
 
 import pytest
 import torch
-from conftest import ROOT, run_process
-from pages import check_command, commands, fresh_copy, photos
+from conftest import ROOT, fresh_copy, run_process
+from pages import check_command, commands, photos
 from torchvision import models
 
 from model import net

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 from conftest import ROOT, Experiment, copy_of, run_process
-from test_errors import LOADER, NET
+from project_kinds import LOADER, NET
 
 from synthesize_results import main as synthesize
 from train import main as train

@@ -4,8 +4,7 @@ import sys
 
 import pytest
 from conftest import ROOT, run_process
-from project_kinds import project
-from test_errors import LOADER, NET, own_model
+from project_kinds import LOADER, NET, own_model, project
 
 
 def verify(experiment):

@@ -1,6 +1,10 @@
-"""One process an experiment: locks on folders that a process which died, however it died, does not hold."""
+"""One process per experiment: a lock on the experiment folder, which the operating system frees when its holder dies.
+
+`.lock` says which process holds it, for people and for disks without file locks; the locked file is `.lock.os`.
+"""
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -8,6 +12,8 @@ import socket
 import sys
 import uuid
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from toolkit.core.provenance import now
 from utils import UserError
@@ -19,84 +25,76 @@ else:
 
 FAR_BEHIND = 2**30  # the byte that is locked on Windows, so that what is written in the file can be read
 
+NO_FILE_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)  # errors of disks that have none
+
 
 class InUse(UserError):
-    """Another process has the lock."""
+    """Another process, or another lock object of this process, holds the lock."""
 
 
 class ExperimentLock:
-    """The lock of an experiment's folder: the file `.lock` in it, locked by the operating system.
+    """The lock of an experiment folder. It also holds between machines that share a disk, if the disk has file locks.
 
-    The operating system frees it when the process ends, killed or not; the file says who holds it, for people. On a
-    shared disk it holds between machines, too, where the disk has locks; where it has none, what is written decides.
+    Data-loader workers do not inherit it: filelock closes its descriptors in a forked process, so a run that is killed
+    can be started again at once.
 
     Args:
-        folder: the experiment's folder.
-        name: of the file, for a lock on something else in it.
+        folder: the folder; it must exist when the lock is acquired.
+        name: name of the file, to lock something else in the folder.
     """
 
     def __init__(self, folder, name=".lock"):
-        self.folder, self.path = Path(folder), Path(folder) / name
-        self.file = None
+        self.folder, self.path, self.locked_path = Path(folder), Path(folder) / name, Path(folder) / f"{name}.os"
+        self.lock = FileLock(self.locked_path, thread_local=False)  # the thread that writes checkpoints asks `is_held`
+        self.identity = None  # os.stat_result of the locked file
 
     def acquire(self, quietly=False):
-        """Take the lock, at once, if it is not held already by this object. Says, unless `quietly`, who left it behind.
+        """Acquire the lock without waiting; log, unless `quietly`, if an earlier process did not release it.
 
         Raises:
-            InUse: another process has it.
-            UserError: the file cannot be made.
+            InUse: another process holds it.
+            UserError: the file cannot be created.
         """
-        if self.file is not None:
+        if self.identity is not None:
             return
-        while self.file is None:
-            try:
-                file = open(self.path, "a+", encoding="utf-8")  # noqa: SIM115 (open as long as it is held)
-            except OSError as error:
-                raise UserError(f"{self.path}: cannot be made: {error.strerror}") from None
-            file.seek(0)
-            owner = read_owner(file)
-            try:
-                take(file)
-            except BlockingIOError:
-                self._refuse(file, owner)
-            except OSError:  # a disk without locks
-                if is_alive(owner):
-                    self._refuse(file, owner)
-            if is_the_same(file, self.path):  # its owner may have removed it just before it was taken here
-                self.file = file
-            else:
-                file.close()
+        owner = read_owner(self.path)
+        try:
+            self.lock.acquire(blocking=False)
+        except Timeout:
+            raise self._in_use(owner) from None
+        except OSError as error:
+            if error.errno not in NO_FILE_LOCKS:
+                raise UserError(f"{self.path}: cannot be created: {error.strerror}") from None
+            if is_alive(owner):
+                raise self._in_use(owner) from None
+        self.identity = os.stat(self.locked_path)
         if owner and not quietly:
-            logging.info("%s: process %s on %s, which trained here, is gone", self.folder, owner["pid"], owner["host"])
-        with contextlib.suppress(OSError):  # on a full disk: nobody can read who has it, but it is taken
-            self.file.truncate(0)
-            self.file.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": now()}) + "\n")
-            self.file.flush()
+            logging.info("%s: process %s on %s, which trained here, has died", self.folder, owner["pid"], owner["host"])
+        with contextlib.suppress(OSError):  # on a full disk nobody can read who holds the lock, but it is held
+            owner = {"host": socket.gethostname(), "pid": os.getpid(), "since": now()}
+            self.path.write_text(json.dumps(owner) + "\n", encoding="utf-8")
 
     @property
     def is_held(self):
-        """Whether this process has the lock of what is now at the folder's path: it may have been moved away."""
-        return self.file is not None and is_the_same(self.file, self.path)
+        """True if this object holds the lock of the folder that is at its path now: it may have been moved away."""
+        try:
+            return self.identity is not None and os.path.samestat(self.identity, os.stat(self.locked_path))
+        except OSError:
+            return False
 
     def release(self):
-        """Give the lock back, if it is held."""
-        if self.file is not None:
-            is_held, on_windows = self.is_held, sys.platform == "win32"
-            with contextlib.suppress(OSError):
-                if on_windows:  # which removes no file that is open; elsewhere another process could take it meanwhile
-                    self.file.close()
-                if is_held:
-                    os.unlink(self.path)
-            with contextlib.suppress(OSError):
-                self.file.close()
-            self.file = None
+        """Release the lock if this object holds it."""
+        for path in (self.path, self.locked_path) if self.is_held else ():  # while nobody else can acquire it
+            with contextlib.suppress(OSError):  # Windows deletes no file that is open
+                path.unlink()
+        self.lock.release()
+        self.identity = None
 
-    def _refuse(self, file, owner):
-        file.close()
+    def _in_use(self, owner):
         who = "process {pid} on {host} (since {since})".format(**owner) if owner else "another process"
-        raise InUse(
+        return InUse(
             f"{self.folder}: {who} is training here; wait for it, stop it, or choose another --model_dir "
-            f"(if it is surely gone: delete {self.path})"
+            f"(if that process no longer exists, delete {self.path}*)"
         )
 
 
@@ -142,9 +140,10 @@ class Presence:
             return False
         lock = ExperimentLock(self.folder / name)
         try:
-            lock.acquire(quietly=True)
-        except UserError:  # it lives, or its folder is not there
-            return not self.is_known(name)
+            if self.is_known(name):
+                lock.acquire(quietly=True)
+        except UserError:  # it lives
+            return False
         lock.release()
         return True
 
@@ -166,33 +165,21 @@ def take(file):
         raise BlockingIOError from error
 
 
-def is_the_same(file, path):
-    """Whether an open file is still the one at `path`."""
+def read_owner(path):
+    """Return who holds a lock according to the file `.lock`, a dict with "host", "pid" and "since", or None."""
     try:
-        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
-    except OSError:
-        return False
-
-
-def read_owner(file):
-    """Who wrote the lock file, a dict with "host", "pid" and "since", or None."""
-    try:
-        owner = json.loads(file.read())
+        owner = json.loads(Path(path).read_text(encoding="utf-8"))
         return owner if {"host", "pid", "since"} <= owner.keys() else None
-    except (ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError):
         return None
 
 
 def is_alive(owner):
-    """Whether the owner of a lock is running, as far as can be told from here."""
-    if owner is None or owner["host"] != socket.gethostname():
+    """Return False if the process that `read_owner` found has ended; one on another machine counts as alive."""
+    if owner is None or owner["host"] != socket.gethostname() or sys.platform == "win32":  # where os.kill ends it
         return owner is not None
-    if sys.platform == "win32":  # os.kill would end it
-        return True
     try:
         os.kill(int(owner["pid"]), 0)
-    except (ProcessLookupError, ValueError, OverflowError, TypeError):
-        return False
-    except OSError:
-        return True
+    except (OSError, ValueError, OverflowError, TypeError) as error:
+        return isinstance(error, PermissionError)  # a process of another user
     return True

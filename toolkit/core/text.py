@@ -25,7 +25,7 @@ def four_digits(value, sign=""):
 
 
 def shorten(text, longest):
-    """Return a label for matplotlib: at most `longest` characters, cut in the middle, with "$" (mathematics) escaped."""
+    """Return a label for matplotlib: at most `longest` characters, cut in the middle; "$" (mathematics) is escaped."""
     text = printable(text)
     if len(text) > longest:
         text = f"{text[: longest // 2]}…{text[-((longest - 1) // 2) :]}"

@@ -11,7 +11,7 @@ from pathlib import Path
 from toolkit.core.experiment_folder import LOOKS
 from toolkit.core.lock import ExperimentLock, InUse
 from toolkit.core.provenance import now
-from toolkit.evaluation import pictures
+from toolkit.evaluation_report import pictures
 from toolkit.evaluation_report.collected_outputs import inputs_at
 from toolkit.evaluation_report.marked_text import mistakes_page
 from utils import REPORT_FILES, UserError, read_json, write_whole

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import utils
-from toolkit.core.experiment_folder import LOOKS
 from toolkit.core.lock import is_alive, read_owner
 from toolkit.core.monitor import MODES
 from toolkit.core.text import one_line
@@ -15,6 +14,7 @@ from utils import UserError
 
 BEST_METRICS = "metrics_val_best_weights.json"
 TEST_METRICS = "metrics_test_best.json"
+TEST_LOOKS = "test_looks.json"
 NO_EXPERIMENTS = (".", "replaced-", "reproduced-")  # how folders begin that an experiment keeps beside its results
 STATUSES = ("finished", "running", "stopped", "pruned", "failed")  # from good to bad
 
@@ -164,7 +164,7 @@ def read_row(folder, parent_dir, names, params, names_of_params, notes):
         epochs = last_epoch(folder, epochs)
     name = os.path.relpath(folder, parent_dir)
     name = os.path.basename(os.path.abspath(folder)) if name == "." else name.replace(os.sep, "/")
-    looks = read_or_note(folder, LOOKS, notes).get("looks") if LOOKS in names else None
+    looks = read_or_note(folder, TEST_LOOKS, notes).get("looks") if TEST_LOOKS in names else None
     looks = len(looks) if isinstance(looks, list) else None
     return Row(name, folder, params, status, why, epochs, metrics, monitor, looks)
 
@@ -177,13 +177,8 @@ def status_of(folder, names, run):
         if last and status in last:
             why = {"failed": last.get("error"), "pruned": last.get("reason")}.get(status)
             return status, one_line(why)
-    if ".lock" in names:
-        try:
-            with open(os.path.join(folder, ".lock"), encoding="utf-8", errors="replace") as file:
-                if is_alive(read_owner(file)):
-                    return "running", ""
-        except OSError:  # it has just ended
-            pass
+    if ".lock" in names and is_alive(read_owner(os.path.join(folder, ".lock"))):
+        return "running", ""
     if last is not None:
         return "stopped", ""
     return ("finished", "") if names & {BEST_METRICS, "run.json"} else (None, "")  # CS230's have no run.json
