@@ -11,9 +11,9 @@ from conftest import snapshot
 from hypothesis import HealthCheck, Phase, assume, given, seed, settings
 from hypothesis import strategies as st
 from processes import Script
+from toolkit.core.state import TrainState
 
 import utils
-from toolkit.core.state import TrainState
 from utils import Hyperparameters
 
 NUMBERS = st.sampled_from([-1, 0, 1, 2, 3, 2**31, 2**63, 10**30, -0.5, 0.5, 1e-30, 1e30])

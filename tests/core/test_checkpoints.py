@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from toolkit.core.checkpoints import Checkpoints
 
 import utils
-from toolkit.core.checkpoints import Checkpoints
 from toolkit.core.lock import ExperimentLock
 from utils import UserError
 

@@ -2,8 +2,6 @@
 
 import contextlib
 import logging
-import threading
-import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,11 +13,12 @@ from pydantic.dataclasses import dataclass
 import utils
 from toolkit.core.history import unpacked
 from toolkit.core.sharded_tensors import divided_like, whole
-from toolkit.core.trees import tree_map
 from utils import UserError
 
 STRICT = ConfigDict(strict=True)  # what is read from a file has the declared types, or is refused
-PLAIN_OPTIMIZERS = "SGD Adam AdamW NAdam RAdam Adamax RMSprop Adagrad Adadelta ASGD Rprop"  # keep tensors of their shape
+PLAIN_OPTIMIZERS = (
+    "SGD Adam AdamW NAdam RAdam Adamax RMSprop Adagrad Adadelta ASGD Rprop"  # state like the weights
+)
 RATES = ("lr", "initial_lr", "max_lr", "min_lr")  # in an optimizer's parameter groups; OneCycleLR has the last two
 DAMAGE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)  # what loading may raise
 
@@ -84,11 +83,6 @@ class TrainState:
         if self.tally is not None and ("loss" not in losses or any(len(means) != batches for means in losses.values())):
             raise ValueError("tally: has not as many losses as batches")
         return self
-
-    def advance(self, step):
-        """Count an optimizer step and its batches."""
-        self.step += 1
-        self.batches_done += step.num_batches
 
 
 class Checkpoint(NamedTuple):

@@ -1,6 +1,10 @@
 """The forward pass that training, evaluation, preflight, verification and prediction share."""
 
+import torch
+
 from toolkit.core.precision import autocast
+
+inference_mode = torch.inference_mode  # so that scripts need not import torch, which is slow, for this alone
 
 
 def forward_pass(model, loss_fn, inputs, labels, params):

@@ -9,7 +9,7 @@ MODES |= dict.fromkeys(["loss", "rmse", "mae"], "min")  # for these names `monit
 
 
 def is_better(value, best, mode):
-    """Return True if `value` is at least as good as `best`: of equal ones the later is taken, as in CS230's template."""
+    """Return True if `value` is at least as good as `best`: of equal ones the later wins, as in CS230's template."""
     if math.isnan(value):
         return best is None
     if best is None or math.isnan(best):

@@ -1,5 +1,7 @@
 """One optimizer step: its batches, and what is done to their gradients before the optimizer uses them."""
 
+import math
+
 import torch
 
 from toolkit.core import processes
@@ -62,10 +64,37 @@ class Updates:
         if self.has_schedule and warmup >= total:
             raise UserError(f"params.json: warmup_steps is {warmup}, but the run has {total} steps in all; take fewer")
 
-    def add_epoch(self, row):
-        """Add the results of an epoch, a row of the history, to the progress."""
+    def resume(self, state, has_average):
+        """Continue from a TrainState, after model, optimizer, scaler and average were restored."""
+        if has_average:
+            self.average.swap()  # the weights in a checkpoint are the averaged ones
+        else:
+            self.average.start()
+        self.gradient_norms = state.gradient_norms
+        for row in state.history:
+            self._add_to_progress(row)
+
+    def end_epoch(self, row):
+        """Add the results of an epoch, a row of the history."""
+        self.gradient_norms = []
+        self._add_to_progress(row)
+
+    def _add_to_progress(self, row):
         monitor, mode = monitored(self.params, [name.removeprefix("val_") for name in row if name.startswith("val_")])
         self.progress.update(row[f"val_{monitor}"], mode)
+
+    def summary(self):
+        """Return what the history keeps of the steps of an epoch, a dict: learning rate and mean gradient norm."""
+        norms = self.read_gradient_norms()
+        mean = {"gradient_norm": math.fsum(norms) / len(norms)} if norms else {}
+        return {"learning_rate": float(self.optimizer.param_groups[0]["lr"])} | mean
+
+    def read_gradient_norms(self):
+        """Return the norms measured in the epoch so far, a list of float, without the infinite ones of fp16."""
+        if self.gradient_norms:
+            norms = torch.stack([torch.as_tensor(norm).float().cpu() for norm in self.gradient_norms]).tolist()
+            self.gradient_norms = [norm for norm in norms if math.isfinite(norm)]
+        return self.gradient_norms
 
 
 class OptimizerStep:

@@ -12,9 +12,9 @@ FULL_PRECISION = contextlib.nullcontext()
 def autocast(params, model):
     """Return the context in which a forward pass of `model` is computed, as `params.precision` says.
 
-    "fp32": everything in the precision of the weights. "bf16", "fp16": matrix products and convolutions in bfloat16 (the
-    range of float32, 8 bits of precision) or float16 (11 bits, a small range), everything else in float32. "auto":
-    bf16 on a GPU that supports it, else fp32.
+    "fp32": everything in the precision of the weights. "bf16", "fp16": matrix products and convolutions in bfloat16
+    (the range of float32, 8 bits of precision) or float16 (11 bits, a small range), everything else in float32.
+    "auto": bf16 on a GPU that supports it, else fp32.
     """
     precision = params.precision
     if precision == "fp32":

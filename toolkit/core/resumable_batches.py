@@ -222,7 +222,7 @@ class EpochOrder:
 
 
 class SeededDataset(Dataset):
-    """A dataset that seeds all random generators before each of its items, or batches, in whichever process loads it."""
+    """A dataset that seeds all random generators before each item or batch, in whichever process loads it."""
 
     OWN = ("dataset", "seed", "generators", "process")
 

@@ -78,20 +78,28 @@ class StopSignals:
         All processes call this at the same points. With several of them the answer is that of the call before, so that
         nobody waits.
         """
-        code = EXIT_CODES[self.received] if self.received else 0
-        self.agreed_code, wanted = self.agreement(code, int(wants_checkpoint))
+        self.agreed_code, wanted = self.agreement(EXIT_CODES.get(self.received, 0), int(wants_checkpoint))
         return bool(wanted)
 
-    def stop_if_requested(self):
+    def stop_if_agreed(self):
         """Raise KeyboardInterrupt (Ctrl-C) or SystemExit if the processes agreed to stop."""
-        if self.agreed_code == EXIT_CODES["SIGINT"]:
-            raise KeyboardInterrupt
-        if self.agreed_code:
-            raise SystemExit(self.agreed_code)
+        raise_exit(self.agreed_code)
+
+    def stop_if_received(self):
+        """Raise KeyboardInterrupt or SystemExit if this process received a signal."""
+        raise_exit(EXIT_CODES.get(self.received, 0))
+
+
+def raise_exit(code):
+    """Raise the exception that ends a script with an exit code; do nothing for 0."""
+    if code == EXIT_CODES["SIGINT"]:
+        raise KeyboardInterrupt
+    if code:
+        raise SystemExit(code)
 
 
 def stop_if_requested():
     """Raise KeyboardInterrupt or SystemExit if a signal came while a StopSignals is active; else do nothing."""
     if _entered:
         _entered[-1].agree()
-        _entered[-1].stop_if_requested()
+        _entered[-1].stop_if_agreed()

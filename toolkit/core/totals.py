@@ -28,8 +28,8 @@ class Totals:
 
     The loss is the mean over all samples, and a metric is a function of all outputs and labels, so that neither depends
     on the batch size. Nothing here waits for the device, except that the losses are read every `save_summary_steps`
-    batches, or every second. With several processes, rank 0 receives what all have collected, in the order that a single
-    process would have, whenever the losses are read, and computes.
+    batches, or every second. With several processes, whenever the losses are read rank 0 receives what all of them have
+    collected, in the order that a single process would have, and computes.
 
     Args:
         name: str, for the progress bar and for messages.
@@ -252,7 +252,7 @@ class Totals:
             raise UserError(
                 f"{self.name}: the outputs and labels of the split need about {needed / 2**30:.1f} GiB, more than "
                 f"{MAX_SHARE_OF_MEMORY:.0%} of the {free / 2**30:.1f} GiB of free memory; use metrics that take one "
-                f"batch after the other: objects with update(outputs, labels), compute() and reset(), as in torchmetrics"
+                f"batch at a time: objects with update(outputs, labels), compute() and reset(), as in torchmetrics"
             )
 
 

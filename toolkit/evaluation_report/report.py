@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import torch
 
-from toolkit.core.metrics import is_streaming, probabilities_of, compute_metric
+from toolkit.core.metrics import compute_metric, is_streaming, probabilities_of
 from toolkit.core.text import in_utf8, pipe_table
 from toolkit.core.totals import to_numpy
 from toolkit.core.trees import tensors, tree_map
