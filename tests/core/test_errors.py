@@ -323,7 +323,7 @@ def test_a_last_checkpoint_that_cannot_be_read_is_set_aside_and_the_one_before_i
     assert (code, err) == (0, "")
     assert "last.pth.tar: cannot be read, it is damaged or cut short" in out
     assert "it is now unreadable-1-last.pth.tar; going on from the one before it" in out
-    assert "Going on after epoch 1" in out
+    assert "Resuming after epoch 1" in out
     assert len((folder / "unreadable-1-last.pth.tar").read_bytes()) == 3000
     assert not differences(outcome(folder), outcome(trained.folder))
 
@@ -386,7 +386,7 @@ def test_an_experiment_that_vanishes_while_it_is_trained(experiment, tmp_path):
     elsewhere = ["--model_dir", tmp_path / "elsewhere", "--data_dir", experiment.data_dir]
     code, out, err = finished(*elsewhere, "--max_steps", 1)
     assert code == 0, err
-    assert "Going on" in out
+    assert "Resuming" in out
 
 
 def test_partial_takes_what_fits_and_lists_the_rest(call, trained, tmp_path):

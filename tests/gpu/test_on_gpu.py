@@ -273,7 +273,7 @@ def test_a_gpu_is_named_by_its_number(call, experiment, device):
 def test_the_peak_is_logged(call, experiment, device):
     code, out, _ = call(train.main, *experiment.arguments, "--device", device)
     assert code == 0
-    said = float(re.search(r"Memory: ([\d.]+) GB at most", out)[1])
+    said = float(re.search(r"Peak memory: ([\d.]+) GB", out)[1])
     assert said <= peak_memory(device) / 1e9 + 0.01
     lines = (experiment.folder / "speed.csv").read_text().splitlines()
     assert lines[0] == "epoch,samples_per_second,peak_memory_mb"

@@ -82,7 +82,7 @@ def test_a_run_that_began_with_the_weights_of_another(project, digits_dir):
     assert begun.returncode == 0, begun.stderr
     done = run("--reproduce", experiment.folder)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "The weights to begin with are those of" in done.stdout
+    assert "Starting with the weights of" in done.stdout
     assert "Reproduced: " in done.stdout
 
 

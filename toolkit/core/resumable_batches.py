@@ -71,7 +71,7 @@ class ResumableBatches:
         if self.can_skip:
             self.order.draw(epoch, start, join_last)
             in_this_process = self.loader.num_workers == 0 and not self.loader.pin_memory
-            batches = self._load_here() if in_this_process else iter(self.loader)
+            batches = self._load_here(self.order) if in_this_process else iter(self.loader)
         else:
             batches = self._replay(epoch)
         if self.unpack_batch is not None:
@@ -80,11 +80,25 @@ class ResumableBatches:
             batches = itertools.islice(join_last_sample(batches) if join_last else batches, start, None)
         return batches if processes.world_size() == 1 else self._shards(batches, start)
 
-    def _load_here(self):
+    @property
+    def keys(self):
+        """What the sampler gave for each batch of the latest epoch, a list; empty if it cannot be known."""
+        return self.order.keys if self.can_skip else []
+
+    def load_batch(self, epoch, number, first, indices):
+        """Load the samples at `indices` in this process as they come at place `first` of batch `number` of an epoch.
+
+        Returns:
+            The batch, as `batches` yields it. Only if `can_skip`.
+        """
+        (batch,) = self._load_here([(epoch, number, first, indices)])
+        return batch if self.unpack_batch is None else self.unpack_batch(batch)
+
+    def _load_here(self, keys):
         """Yield what `iter(self.loader)` gives without workers, in less time."""
         dataset, collate = self.loader.dataset, self.loader.collate_fn
         load = dataset.__getitem__ if self.loader.batch_sampler is None else dataset.__getitems__
-        for key in self.order:
+        for key in keys:
             yield collate(load(key))
 
     def _replay(self, epoch):

@@ -20,6 +20,9 @@ def smoke_test(model, loss_fn, dataloaders, metrics, params):
 
     The model is in evaluation mode. Neither the model nor a loss with a state is changed.
 
+    Returns:
+        The names of the results that an evaluation will have, a list.
+
     Raises:
         UserError: a batch is not a pair, the loss cannot be minimised, a metric returns no number, or `params.monitor`
             is not the name of a result.
@@ -43,6 +46,7 @@ def smoke_test(model, loss_fn, dataloaders, metrics, params):
     if module is not None:
         module.load_state_dict(state)
     monitored(params, names)
+    return list(dict.fromkeys(names))
 
 
 def try_metric(name, metric, outputs, labels, params):
