@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -38,9 +39,11 @@ def project(kind, tmp_path, digits_dir):
 def own_model(experiment, net=NET, loader=LOADER):
     """Give an experiment a model/ folder of its own: the frozen one, with other text for its two files."""
     folder = experiment.folder.parent / "model"
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     (folder / "net.py").write_text(net, encoding="utf-8")
     (folder / "data_loader.py").write_text(loader, encoding="utf-8")
+    for name in [name for name in sys.modules if name == "model" or name.startswith("model.")]:
+        del sys.modules[name]  # so that what was written is imported
 
 
 def wine_project(folder, hook=None):

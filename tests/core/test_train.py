@@ -62,7 +62,7 @@ def test_run_json_holds_what_reproduces_the_run(call, experiment):
     assert (run["seed"], run["params"]["dropout_rate"], run["facts"]["num_classes"]) == (230, 0.5, 10)
     session = run["sessions"][0]
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    assert (session["code"] or {}).get("commit", "") == commit
+    assert (session["template"], session["code"]) == (commit, None)  # the project itself is in no repository
     assert session["versions"]["torch"].startswith(torch.__version__.split("+")[0])
     assert session["started"] <= session["finished"]
 
@@ -97,7 +97,7 @@ def test_net_is_picked_by_name(call, experiment, architecture):
     experiment.write(architecture=architecture)
     code, out, _ = call(train.main, *experiment.arguments)
     assert code == 0
-    assert f"{architecture} of" in out
+    assert f"{architecture} with" in out
     assert "num_channels has no effect" in out
 
 

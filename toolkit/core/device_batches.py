@@ -16,30 +16,34 @@ class DeviceBatches:
         batches: iterable of pairs (inputs, labels), each a tensor or nested tuples, lists and dicts of tensors.
         model: nn.Module; its parameters say which device it is.
 
-    Attributes:
-        is_exhausted: bool, True when no batch is left.
-
     Raises:
-        UserError: a batch is not a pair.
+        UserError: a batch is not a pair. This, and any error of the loader, is raised when the batches before are used.
     """
 
     def __init__(self, batches, model):
         self.batches = iter(batches)
         self.mover = DeviceMover(next((p.device for p in model.parameters()), torch.device("cpu")))
+        self.error = None
         self.following = self._load()
 
     @property
     def is_exhausted(self):
+        """True when no batch is left."""
+        if self.error is not None:
+            raise self.error
         return self.following is None
 
     def __iter__(self):
         return self
 
     def __next__(self):
-        if self.following is None:
+        if self.is_exhausted:
             raise StopIteration
         current, self.following = self.following, None
-        self.following = self._load()
+        try:
+            self.following = self._load()
+        except Exception as error:
+            self.error = error  # `current` is not lost
         return current
 
     def _load(self):

@@ -83,6 +83,8 @@ class StopSignals:
 
     def stop_if_agreed(self):
         """Raise KeyboardInterrupt (Ctrl-C) or SystemExit if the processes agreed to stop."""
+        if processes.world_size() == 1:
+            self.stop_if_received()
         raise_exit(self.agreed_code)
 
     def stop_if_received(self):

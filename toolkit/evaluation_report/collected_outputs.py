@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import Subset
 
 from toolkit.core.memory import available_memory
-from toolkit.core.resumable_batches import is_divisible, resumable_batches
+from toolkit.core.resumable_batches import has_sample_indices, resumable_batches
 from toolkit.core.totals import is_flat, to_numpy
 from toolkit.core.trees import tensors, tree_cat, tree_map
 
@@ -94,9 +94,8 @@ def places_in_dataset(dataloader, seed, count):
 
     None where that cannot be told: the loader is no plain DataLoader, or its sampler gives no indices.
     """
-    order = resumable_batches(dataloader, seed)  # the one that the evaluation has made
-    keys = order.sampler.order if order.can_skip else []
-    if not keys or not all(map(is_divisible, keys)):
+    keys = resumable_batches(dataloader, seed).keys
+    if not keys or not all(map(has_sample_indices, keys)):
         return None
     places = np.concatenate([torch.as_tensor(key).cpu().numpy() for key in keys])
     return places if len(places) == count else None
@@ -118,18 +117,10 @@ def inputs_at(dataloader, seed, positions):
 
     As they were loaded then, random numbers included; `places_in_dataset` must have found where they are.
     """
-    order = resumable_batches(dataloader, seed)
-    ends = np.cumsum([len(key) for key in order.sampler.order])
+    batches = resumable_batches(dataloader, seed)
+    ends = np.cumsum([len(key) for key in batches.keys])
     for position in positions:
         number = int(np.searchsorted(ends, position, side="right"))
-        key = order.sampler.order[number]
+        key = batches.keys[number]
         first = int(position - ends[number]) + len(key)
-        yield load_batch(order, (0, number, first, key[first : first + 1]))[0]
-
-
-def load_batch(order, key):
-    """The batch (inputs, labels) of a sampler key: (epoch, number, first, indices)."""
-    loader = order.seeded
-    load = loader.dataset.__getitem__ if loader.batch_sampler is None else loader.dataset.__getitems__
-    batch = loader.collate_fn(load(key))
-    return order.unpack_batch(batch) if order.unpack_batch is not None else batch
+        yield batches.load_batch(0, number, first, key[first : first + 1])[0]
