@@ -14,7 +14,7 @@ from pathlib import Path
 import utils
 from toolkit.core import processes
 from toolkit.core.checkpoint import restore_loss
-from toolkit.core.device_batches import batches_on_device
+from toolkit.core.device_batches import DeviceBatches
 from toolkit.core.experiment_folder import check_same_data, find_checkpoint, name_of, version_of
 from toolkit.core.forward_pass import forward_pass, inference_mode
 from toolkit.core.memory import memory_errors_in_a_line
@@ -23,6 +23,8 @@ from toolkit.core.resumable_batches import resumable_batches
 from toolkit.core.script import run_script
 from toolkit.core.setup import add_common_arguments, set_up
 from toolkit.core.stop_signals import stop_if_requested
+from toolkit.core.text import pipe_table
+from toolkit.core.tools import find_tool
 from toolkit.core.totals import Totals
 from utils import UserError
 
@@ -44,7 +46,7 @@ def evaluate(model, loss_fn, dataloader, metrics, params):
     model.eval()
     totals = Totals("evaluation", metrics, len(dataloader), params)
     batches = resumable_batches(dataloader, params.seed).batches(epoch=0)  # random numbers depend on the seed alone
-    for inputs, labels, num_samples in batches_on_device(batches, model):
+    for inputs, labels, num_samples in DeviceBatches(batches, model):
         outputs, loss = forward_pass(model, loss_fn, inputs, labels, params)
         totals.update(outputs, labels, loss, num_samples)
         stop_if_requested()  # by Ctrl-C, if this is part of a training
@@ -64,11 +66,7 @@ def parse_arguments(argv):
 
 
 def main(argv=None):
-    # not above: train.py, which imports this file for `evaluate`, starts without what a report needs
-    from toolkit.evaluation_report.collected_outputs import Collector
-    from toolkit.evaluation_report.report import Report
-    from toolkit.evaluation_report.report_files import count_look, write_report
-
+    reporting = find_tool("evaluation_report.report_files")  # here, because train.py starts sooner without it
     args = parse_arguments(argv)
     utils.set_logger(quiet=args.quiet)
     task, params, data_dir = set_up(args.model_dir, args.data_dir, args.device)
@@ -95,31 +93,28 @@ def main(argv=None):
         name_of_device(params.device),
     )
     utils.set_seed(params.seed)  # as train.py does before it evaluates
-    collector = Collector()  # of all outputs and labels, for the report
+    report = reporting.EvaluationReport(task.metrics, loss_fn, dataloader, params) if reporting else None
     with memory_errors_in_a_line(params):
-        results = evaluate(model, loss_fn, dataloader, task.metrics | {"(report)": collector}, params)
+        results = evaluate(model, loss_fn, dataloader, report.metrics if report else task.metrics, params)
     if not processes.is_rank_zero():
         return
 
-    report = Report(collector, dataloader, results, task.metrics, loss_fn, params)
     folder, name = Path(args.model_dir), name_of(checkpoint, args.model_dir)
-    source = checkpoint.name if checkpoint.name.startswith(name) else str(checkpoint)  # of another experiment
     data = "" if is_same else f"_on_{data_dir.name}"
-    path = folder / f"metrics_{args.split}_{name}{data}.json"
-    utils.save_dict_to_json(results, path)
-    looks = count_look(folder, source, data_dir.name) if args.split == "test" and is_same else 0
-    about = {"checkpoint": source, "epoch": state.get("epoch")}
-    files = write_report(report, folder, args.split + data, dataloader, params.seed, **about)
-    if version_of(checkpoint) != version:  # by a training that goes on meanwhile
-        for file in [path, *(folder / file for file in files)]:
+    files, lines = [folder / f"metrics_{args.split}_{name}{data}.json"], [pipe_table([{"split": args.split} | results])]
+    utils.save_dict_to_json(results, files[0])
+    if report:
+        source = checkpoint.name if checkpoint.name.startswith(name) else str(checkpoint)  # of another experiment
+        files += report.write(results, folder, args.split + data, {"checkpoint": source, "epoch": state.get("epoch")})
+        lines = report.lines
+        if args.split == "test" and is_same:
+            lines.append(reporting.count_look(folder, source, data_dir.name))
+    if version_of(checkpoint) != version:  # a training run that is still going has replaced it
+        for file in files:
             file.unlink(missing_ok=True)
-        raise UserError(
-            f"{checkpoint}: was replaced while it was evaluated, nothing is kept of that; evaluate it again"
-        )
-    print(report.table(args.split), "", *report.lines(), sep="\n")
-    if looks:
-        print(f"The test split was looked at {looks} time{'s' * (looks != 1)} with this experiment.")
-    logging.info("\nWritten to %s", ", ".join([str(path), *files]))
+        raise UserError(f"{checkpoint}: it was replaced while it was evaluated; evaluate it again")
+    print(*lines, sep="\n")
+    logging.info("\nWritten to %s", ", ".join([str(files[0]), *(file.name for file in files[1:])]))
 
 
 if __name__ == "__main__":

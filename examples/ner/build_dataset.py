@@ -1,12 +1,12 @@
-"""Make a dataset of sentences: data/<name>/{train,val,test}/{sentences,labels}.txt, the words, and what it is.
+"""Build a dataset of tagged sentences: data/<name>/{train,val,test}/{sentences,labels}.txt, words.txt, dataset.json.
 
-    python examples/ner/build_dataset.py path/to/conll2003               # a folder of CoNLL files, one for each split
+    python examples/ner/build_dataset.py path/to/conll2003               # CoNLL files, one for each split
     python examples/ner/build_dataset.py ner_dataset.csv --name kaggle   # Kaggle's, or one CoNLL file: split 70/15/15
     python examples/ner/build_dataset.py path/to/text --min_count 2      # {train,val,test}/{sentences,labels}.txt
-    python examples/ner/build_dataset.py --audit examples/ner/data/kaggle    # copies, unknown words, counts of tags
+    python examples/ner/build_dataset.py --audit examples/ner/data/kaggle    # duplicates, unknown words, rare tags
 
-CoNLL files have a token a line, in any number of columns: the token first, its tag last; a blank line ends a sentence.
-Then name the dataset in params.json: "dataset": "<name>".
+CoNLL files have one token per line, in any number of columns: the token comes first and its tag last. A blank line ends
+a sentence. Then name the dataset in params.json: "dataset": "<name>".
 """
 
 import argparse
@@ -27,26 +27,26 @@ from model import corpora
 from model.data_loader import FILES, counts_of, digest, read_index, read_split
 from toolkit.core.image_dataset import FACTS, SPLITS, read_facts
 from toolkit.core.script import run_script
-from toolkit.datasets.audit import BAD, DOUBTFUL, GOOD, Finding, report, say, some
-from toolkit.datasets.folders import add_build_arguments, is_there, target_of, whole_folder
+from toolkit.datasets.dataset_folder import add_build_arguments, already_built, target_folder, write_folder
+from toolkit.datasets.findings import BAD, DOUBTFUL, GOOD, Finding, list_some, log_findings, write_findings
 from utils import UserError
 
 DATA = Path(__file__).resolve().parent / "data"
-LONG = 5  # words of a sentence that is hardly the same by chance
-MANY_UNKNOWN, RARE = 0.1, 20  # share of tokens; tokens of a tag in train
-FIRST = ["<padding>", "<unknown>"]  # of the words and of the characters; found by their place, never by their name
+LONG = 5  # words of a sentence that is unlikely to occur twice by chance
+MANY_UNKNOWN, RARE = 0.1, 20  # share of unknown tokens; number of tokens with a tag in train
+FIRST = ["<padding>", "<unknown>"]  # entries 0 and 1 of both vocabularies; known by their index, not by their name
 
 
 def vocabulary_of(sentences, min_count):
-    """The words and the characters of the sentences of train, the most frequent first.
+    """Return the vocabularies of words and characters of the training sentences, the most frequent first.
 
     Args:
         sentences: list of pairs (tokens, tags).
-        min_count: occurrences that a word needs.
+        min_count: minimum number of occurrences of a word.
 
     Returns:
-        words, characters: lists of str that begin with padding and the unknown one.
-        first_rare: the index in `words` from which on they occur once.
+        words, characters: lists of str that start with the entries for padding and for unknown ones.
+        first_rare: index in `words` of the first word that occurs only once.
     """
     counts = Counter(token for tokens, _ in sentences for token in tokens)
     letters = Counter()
@@ -59,20 +59,20 @@ def vocabulary_of(sentences, min_count):
 
 
 def describe(splits, words, characters, first_rare, recipe):
-    """The content of dataset.json, a dict.
+    """Return the content of dataset.json, a dict.
 
-    Tags that train lacks are taken in too: the network will not give them, and what it misses has to be counted.
+    Tags that are missing in train are included: the network cannot predict them, but the metrics must count the errors.
 
     Raises:
-        UserError: there is one tag only.
+        UserError: there is only one tag.
     """
     tags = {split: {tag for _, tags in sentences for tag in tags} for split, sentences in splits.items()}
     known = sorted(set.union(*tags.values()), key=lambda tag: (tag != "O", tag.partition("-")[2], tag))
     if len(known) < 2:
-        raise UserError(f"all tokens have the same tag, {known[0]}; there is nothing to learn")
+        raise UserError(f"all tokens have the same tag, {known[0]}: there is nothing to learn")
     for split in ("val", "test"):
         if unseen := sorted(tags[split] - tags["train"]):
-            logging.warning("%s has tags that train lacks, and that cannot be learnt: %s", split, ", ".join(unseen))
+            logging.warning("%s has tags that are missing in train and cannot be learned: %s", split, ", ".join(unseen))
     counts = {split: counts_of(*zip(*sentences, strict=True)) for split, sentences in splits.items()}
     content = [[count["sha256"] for count in counts.values()], words, characters, known]
     return {
@@ -88,28 +88,28 @@ def describe(splits, words, characters, first_rare, recipe):
 
 
 def build(source, target, *, min_count=1, seed=230, force=False):
-    """Make the dataset folder `target`; it appears whole or not at all.
+    """Build the dataset folder `target`, completely or not at all.
 
     Args:
-        source: path of what `corpora.read_source` reads.
+        source: path of the corpus, see `corpora.read_source`.
         target: path of the folder.
-        min_count: occurrences in train that a word of the vocabulary needs.
-        seed: of the random split of one file.
-        force: replace another dataset that is there.
+        min_count: minimum number of occurrences in train of a word of the vocabulary.
+        seed: seed of the random split, if the corpus is a single file.
+        force: replace another dataset at `target`.
 
     Returns:
-        The facts, as in dataset.json; None where `target` is that dataset already and nothing was done.
+        The facts in dataset.json, a dict; None if `target` is this dataset already.
 
     Raises:
-        UserError: the source is wrong, or another dataset is there.
+        UserError: the source cannot be used, or another dataset is at `target`.
     """
     splits = corpora.read_source(source, seed)
     words, characters, first_rare = vocabulary_of(splits["train"], min_count)
     recipe = {"from": source.resolve().name, "min_count": min_count, "seed": seed}
     facts = describe(splits, words, characters, first_rare, recipe)
-    if is_there(target, recipe, force, facts["fingerprint"]):
+    if already_built(target, recipe, force, facts["fingerprint"]):
         return None
-    with whole_folder(target) as folder:
+    with write_folder(target) as folder:
         for split, sentences in splits.items():
             (folder / split).mkdir()
             for name, lines in zip(FILES, zip(*sentences, strict=True), strict=True):
@@ -125,20 +125,14 @@ def write(file, text):
 
 
 def audit(data_dir):
-    """Check a dataset of sentences.
-
-    Args:
-        data_dir: path of the folder that `build` made.
-
-    Returns:
-        list of Finding.
+    """Check a dataset of sentences and return a list of Finding.
 
     Raises:
-        UserError: it is no such folder, or was changed by hand.
+        UserError: the folder `data_dir` was not made by `build`, or was changed by hand.
     """
     facts = read_facts(data_dir)
     if not {"tags", "vocabulary", "counts"} <= facts.keys():
-        raise UserError(f"{data_dir}: not a dataset of sentences that this script made, by its {FACTS}")
+        raise UserError(f"{data_dir}: its {FACTS} does not describe a dataset of sentences; build one with this script")
     texts = {split: read_split(data_dir / split, facts["counts"][split]) for split in SPLITS}
     sentences = {split: list(zip(*text, strict=True)) for split, text in texts.items()}
     return [
@@ -150,18 +144,18 @@ def audit(data_dir):
 
 
 def check_copies(name, sentences, key):
-    """Which sentences of val and test are, by their `key`, in an earlier split, too; short ones may well be."""
+    """Look for sentences of val and test that are, by their `key`, also in an earlier split. Short ones may well be."""
     seen, found = {key(tokens) for tokens, _ in sentences["train"]}, {}
     for split in ("val", "test"):
         found[split] = [" ".join(tokens) for tokens, _ in sentences[split] if key(tokens) in seen]
         seen |= {key(tokens) for tokens, _ in sentences[split]}
     if not any(found.values()):
-        return Finding(GOOD, name, "no sentence of val or test is in an earlier split, too")
+        return Finding(GOOD, name, "no sentence of val or test is also in an earlier split")
     counts = [f"{len(same):,} of {split} ({len(same) / len(sentences[split]):.1%})" for split, same in found.items()]
-    text = f"in an earlier split, too: {', '.join(counts)}"
+    text = f"also in an earlier split: {', '.join(counts)}"
     if any(len(copy.split(" ")) >= LONG for same in found.values() for copy in same):
-        return Finding(BAD, name, f"{text}, remove them", found)
-    return Finding(DOUBTFUL, name, f"{text}, of less than {LONG} words", found)
+        return Finding(BAD, name, f"{text}; remove them", found)
+    return Finding(DOUBTFUL, name, f"{text}, all shorter than {LONG} words", found)
 
 
 def check_unknown(sentences, known):
@@ -169,9 +163,9 @@ def check_unknown(sentences, known):
     for split in ("val", "test"):
         tokens = [token for words, _ in sentences[split] for token in words]
         rates[split] = sum(token not in known for token in tokens) / len(tokens)
-    text = "tokens that are not in words.txt: " + ", ".join(f"{rate:.1%} of {split}" for split, rate in rates.items())
+    text = "tokens missing in words.txt: " + ", ".join(f"{rate:.1%} of {split}" for split, rate in rates.items())
     if max(rates.values()) > MANY_UNKNOWN:
-        return Finding(DOUBTFUL, "unknown", f'{text}; their spelling may tell: "char_embedding_dim" in params.json')
+        return Finding(DOUBTFUL, "unknown", f'{text}; set "char_embedding_dim" to use their spelling')
     return Finding(GOOD, "unknown", text)
 
 
@@ -180,17 +174,17 @@ def check_tags(sentences, known):
     rare = [f"{tag} {counts['train'][tag]}" for tag in known if counts["train"][tag] < RARE]
     table = {tag: {split: counts[split][tag] for split in SPLITS} for tag in known}
     outside = ", ".join(f"{counts[split]['O'] / counts[split].total():.0%} of {split}" for split in SPLITS)
-    text = f"{len(known)}, O is {outside}"
+    text = f"{len(known)} tags; O is {outside}"
     if rare:
-        text += f"; too rare in train to be learnt well: {some(rare, 6)}"
+        text += f"; too rare in train to be learned well: {list_some(rare, 6)}"
     return Finding(DOUBTFUL if rare else GOOD, "tags", text, {"counts": table})
 
 
 def parse_arguments(argv):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", type=Path, nargs="?", help="a folder or a file, see above")
-    parser.add_argument("--min_count", type=int, default=1, help="rarer words of train are unknown ones (default: 1)")
-    parser.add_argument("--audit", type=Path, metavar="DATASET", help="build nothing, look into a folder under data/")
+    parser.add_argument("source", type=Path, nargs="?", help="the corpus, a folder or a file (see above)")
+    parser.add_argument("--min_count", type=int, default=1, help="treat rarer words of train as unknown (default: 1)")
+    parser.add_argument("--audit", type=Path, metavar="DATASET", help="audit this folder instead of building one")
     add_build_arguments(parser)
     return parser.parse_args(argv)
 
@@ -199,18 +193,18 @@ def main(argv=None):
     args = parse_arguments(argv)
     utils.set_logger(quiet=args.quiet)
     if args.audit:
-        report(args.audit, audit(args.audit))
+        write_findings(args.audit, audit(args.audit))
         return
     if args.source is None:
-        raise UserError("the folder or file of the text is missing: build_dataset.py path/to/text")
-    target = target_of(args, DATA, args.source.resolve().stem)
+        raise UserError("give the folder or file of the corpus: build_dataset.py path/to/text")
+    target = target_folder(args, DATA, args.source.resolve().stem)
     facts = build(args.source, target, min_count=args.min_count, seed=args.seed, force=args.force)
     if facts:
         rows = [[split, facts["counts"][split]["sentences"], facts["counts"][split]["tokens"]] for split in SPLITS]
         print(tabulate(rows, headers=["split", "sentences", "tokens"], tablefmt="pipe"))
         print(f"\n{facts['vocab_size']} words, {len(facts['tags'])} tags: {' '.join(facts['tags'])}")
-        print(f'To train on it: "dataset": {json.dumps(target.name)} in params.json')
-        say(audit(target), "examples/ner/build_dataset.py", target)
+        print(f'To train on it, set "dataset": {json.dumps(target.name)} in params.json')
+        log_findings(audit(target), "examples/ner/build_dataset.py", target)
 
 
 if __name__ == "__main__":

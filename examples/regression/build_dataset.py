@@ -1,10 +1,10 @@
-"""Make a dataset for regression: data/<name>/{train,val,test}.csv beside this file, and dataset.json with what it is.
+"""Build a dataset for regression: data/<name>/{train,val,test}.csv in this folder, and dataset.json.
 
     python examples/regression/build_dataset.py sine                    # 32 noisy points of a sine
     python examples/regression/build_dataset.py diabetes                # scikit-learn's 442 patients
     python examples/regression/build_dataset.py csv houses.csv --target price
 
-A table of your own has a line with the names of its columns, and then numbers only, separated by commas. It is split
+A table of your own starts with a line of column names; all other lines are numbers, separated by commas. It is split
 60/20/20. Then name the dataset in params.json: "dataset": "<name>".
 """
 
@@ -24,22 +24,22 @@ import utils
 from model.data_loader import digest, read_columns, read_csv
 from toolkit.core.image_dataset import FACTS, SPLITS
 from toolkit.core.script import run_script
-from toolkit.datasets.folders import add_build_arguments, is_there, target_of, whole_folder
+from toolkit.datasets.dataset_folder import add_build_arguments, already_built, target_folder, write_folder
 from utils import UserError
 
 DATA = Path(__file__).resolve().parent / "data"
-FEWEST_ROWS = 10  # of a table that is split in three
+FEWEST_ROWS = 10  # different rows that a table needs to be split in three
 
 
 def sine(noise, seed):
-    """Points (x, sin x), x from -π to π: 32 with noise for train, 32 for val; for test 200 of the sine itself.
+    """Return points (x, sin x) for x from -π to π: 32 with noise for train, 32 for val, and 200 without noise for test.
 
     Args:
-        noise: standard deviation of what is added to y.
+        noise: standard deviation of the noise that is added to y.
         seed: int.
 
     Returns:
-        (names, tables): the columns' names, the target last; dict from split to float64 array (N, 2).
+        (names, tables): names of the columns, the target last; dict from split to float64 array (N, 2).
     """
     generator = np.random.default_rng(seed)
     tables = {}
@@ -51,8 +51,8 @@ def sine(noise, seed):
 
 
 def diabetes(seed):
-    """442 patients: age, sex, body mass index, blood pressure and six blood values, and how the disease has progressed
-    a year later (Efron et al., "Least Angle Regression", 2004). Returns (names, tables) as `sine` does.
+    """Return data of 442 patients as (names, tables), like `sine`: age, sex, body mass index, blood pressure, six blood
+    values, and the progression of the disease after a year (Efron et al., "Least Angle Regression", 2004).
     """
     from sklearn.datasets import load_diabetes
 
@@ -62,16 +62,16 @@ def diabetes(seed):
 
 
 def from_csv(path, target, ignore, seed):
-    """The table in a file. Returns (names, tables) as `sine` does.
+    """Return the table in a CSV file as (names, tables), like `sine`.
 
     Args:
         path: the file.
         target: name of the column to predict.
-        ignore: list of names of columns to leave out.
-        seed: int.
+        ignore: names of columns to leave out.
+        seed: seed of the random split.
 
     Raises:
-        UserError: it is no table of numbers; with line and column.
+        UserError: a column is missing, or a value is not a number; names line and column.
     """
     header, _ = read_csv(path)
     for name in [target, *ignore]:
@@ -80,16 +80,16 @@ def from_csv(path, target, ignore, seed):
             raise UserError(f"{path}, line 1: there is no column {name!r}; {there}")
     names = [*(name for name in header if name not in (target, *ignore)), target]
     if len(names) == 1:
-        raise UserError(f"{path}, line 1: no column is left beside {target!r}, to predict it from")
+        raise UserError(f"{path}, line 1: there is no column besides {target!r} to predict it from")
     rows = [row for _, row in read_columns(path, names)]
     distinct = len(set(map(tuple, rows)))
     if distinct < FEWEST_ROWS:
-        raise UserError(f"{path}: {distinct} different rows below the header; {FEWEST_ROWS} are needed at least")
+        raise UserError(f"{path}: has {distinct} different rows below the header; it needs at least {FEWEST_ROWS}")
     return names, split_rows(np.array(rows), seed)
 
 
 def split_rows(table, seed):
-    """The rows of a table, (N, columns), split 60/20/20 at random; those that are equal stay together.
+    """Split the rows of a table, (N, columns), 60/20/20 at random; equal rows stay together.
 
     Returns:
         dict from split to array.
@@ -102,15 +102,15 @@ def split_rows(table, seed):
 
 
 def describe(names, tables, recipe):
-    """The content of dataset.json, a dict.
+    """Return the content of dataset.json, a dict.
 
     Raises:
-        UserError: the target has one value only.
+        UserError: the target is constant.
     """
     mean, std = tables["train"].mean(axis=0), tables["train"].std(axis=0)  # (columns,) each
     is_constant = np.ptp(tables["train"], axis=0) == 0  # (columns,)
     if is_constant[-1]:
-        raise UserError(f"the target {names[-1]} is {mean[-1]:g} in all of the train split: nothing to predict")
+        raise UserError(f"the target {names[-1]} is {mean[-1]:g} in all rows of train: there is nothing to predict")
     std[is_constant] = 1
     counts = {split: {"rows": len(tables[split]), "sha256": digest(tables[split])} for split in SPLITS}
     return {
@@ -133,7 +133,9 @@ def parse_arguments(argv):
     parser.add_argument("path", nargs="?", help="with `csv`: the file")
     parser.add_argument("--target", metavar="COLUMN", help="with `csv`: the column to predict")
     parser.add_argument("--ignore", nargs="+", default=[], metavar="COLUMN", help="with `csv`: columns to leave out")
-    parser.add_argument("--noise", type=float, default=0.1, help="of `sine`: its standard deviation (default: 0.1)")
+    parser.add_argument(
+        "--noise", type=float, default=0.1, help="with `sine`: standard deviation of noise (default: 0.1)"
+    )
     add_build_arguments(parser)
     return parser.parse_args(argv)
 
@@ -143,10 +145,10 @@ def main(argv=None):
     utils.set_logger(quiet=args.quiet)
     given = [args.path is not None, args.target is not None]
     if not all(given) if args.source == "csv" else any([*given, args.ignore]):
-        raise UserError("`csv`, and nothing else, takes a file and --target: build_dataset.py csv FILE --target COLUMN")
+        raise UserError("`csv`, and only `csv`, takes a file and --target: build_dataset.py csv FILE --target COLUMN")
     if not 0 <= args.noise < math.inf:
-        raise UserError("--noise should be 0 or more")
-    target = target_of(args, DATA, Path(args.path).stem if args.path else args.source)
+        raise UserError(f"--noise is {args.noise}; give a finite number of at least 0")
+    target = target_folder(args, DATA, Path(args.path).stem if args.path else args.source)
     if args.source == "sine":
         names, tables = sine(args.noise, args.seed)
     elif args.source == "diabetes":
@@ -155,16 +157,16 @@ def main(argv=None):
         names, tables = from_csv(args.path, args.target, args.ignore, args.seed)
     recipe = {key: value for key, value in vars(args).items() if key not in ("name", "force", "quiet")}
     facts = describe(names, tables, recipe)
-    if is_there(target, recipe, args.force, facts["fingerprint"]):
+    if already_built(target, recipe, args.force, facts["fingerprint"]):
         return
-    with whole_folder(target) as folder:
+    with write_folder(target) as folder:
         for split, table in tables.items():
             with open(folder / f"{split}.csv", "w", encoding="utf-8", newline="") as file:
                 csv.writer(file, lineterminator="\n").writerows([names, *table.tolist()])
         (folder / FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     rows = ", ".join(f"{count['rows']} {split}" for split, count in facts["counts"].items())
     logging.info("%s: %s from %s; %s rows", target, names[-1], ", ".join(names[:-1]), rows)
-    logging.info('To train on it: "dataset": %s in params.json', json.dumps(target.name))
+    logging.info('To train on it, set "dataset": %s in params.json', json.dumps(target.name))
 
 
 if __name__ == "__main__":

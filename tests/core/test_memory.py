@@ -36,8 +36,8 @@ def test_whoever_asks_for_too_much_the_line_says_what_to_try(experiment, ask):
     params = params_of(experiment, batch_size=64)
     with pytest.raises(UserError) as found, memory_errors_in_a_line(params):
         ask()
-    assert str(found.value).startswith("cpu: out of memory, training with batch_size 64: ")
-    assert "GiB was in use at most" in str(found.value) and "GiB is all there is" in str(found.value)
+    assert str(found.value).startswith("cpu: out of memory while training with batch_size 64: ")
+    assert "GiB was the peak" in str(found.value) and "GiB is the total" in str(found.value)
     assert str(found.value).endswith('; try "batch_size": 32 with "accumulation_steps": 2, or "precision": "bf16"')
     assert "\n" not in str(found.value)
 
@@ -82,4 +82,4 @@ def test_a_run_that_runs_out_of_memory_says_where(experiment, in_training):
     assert f"{'training' if in_training else 'evaluating'} with batch_size 50: " in str(found.value)
     assert f"{ENDLESS} bytes more was asked for" in str(found.value)
     assert "precision" not in str(found.value)
-    assert ("batch after batch" in str(found.value)) == (not in_training)
+    assert ("batch by batch" in str(found.value)) == (not in_training)

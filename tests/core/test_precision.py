@@ -62,4 +62,4 @@ def test_without_a_compiler_the_error_says_how_to_go_on(experiment, tmp_path):
     environment = {"CXX": str(tmp_path / "none"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
     done = run_process("python", ROOT / "train.py", *experiment.arguments, env=environment)
     assert done.returncode == 1
-    assert done.stderr.rstrip().endswith('(without "compile": true in params.json, torch.compile is left alone)')
+    assert done.stderr.rstrip().endswith('(remove "compile": true from params.json to train without torch.compile)')

@@ -309,7 +309,9 @@ def test_a_crash_in_the_users_code_keeps_what_was_done(tmp_path):
     loader.broken = True
     with pytest.raises(RuntimeError, match="a corrupt file"):
         session(tmp_path / "run", loader, checkpoint_minutes=1e9)
-    assert utils.read_checkpoint(tmp_path / "run" / "last.pth.tar")["batches_done"] == 5  # all that were loaded before the error
+    assert (
+        utils.read_checkpoint(tmp_path / "run" / "last.pth.tar")["batches_done"] == 5
+    )  # all that were loaded before the error
     session(tmp_path / "run", good, checkpoint_minutes=1e9)
     session(tmp_path / "straight", good, checkpoint_minutes=1e9)
     assert outcome(tmp_path / "run") == outcome(tmp_path / "straight")
@@ -363,7 +365,9 @@ def test_all_optimizers_are_gone_on_with(make, tmp_path):
 
     model, optimizer = built()
     step(model, optimizer)
-    utils.save_checkpoint(pack(TrainState(), model, optimizer, {}, History([], tmp_path / "history.csv")), False, tmp_path)
+    utils.save_checkpoint(
+        pack(TrainState(), model, optimizer, {}, History([], tmp_path / "history.csv")), False, tmp_path
+    )
     other, other_optimizer = built()
     file = tmp_path / "last.pth.tar"
     content = utils.read_checkpoint(file)

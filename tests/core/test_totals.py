@@ -42,7 +42,9 @@ def test_the_loss_is_the_mean_over_samples_for_any_batch_size(params, batch_size
 def test_outputs_may_be_nested_and_in_half_precision(params):
     totals = Totals("val", {"m": lambda o, lab: o["a"].sum() + lab[1].sum()}, 2, params)
     for _ in range(2):
-        totals.update({"a": torch.ones(3, 2, dtype=torch.bfloat16)}, (torch.zeros(3), torch.ones(3)), torch.tensor(1.0), 3)
+        totals.update(
+            {"a": torch.ones(3, 2, dtype=torch.bfloat16)}, (torch.zeros(3), torch.ones(3)), torch.tensor(1.0), 3
+        )
     assert totals.compute()["m"] == 12 + 6
 
 

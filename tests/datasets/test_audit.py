@@ -102,7 +102,11 @@ def test_an_edited_copy_in_another_split_is_found(call, tmp_path, edit):
     found = audited(call, tmp_path / "data" / "photos")["near copies"]
     pairs = {(one, int(other[-7:-4])) for one, other, _ in found["pairs"]}
     assert len(pairs & expected) >= (8 if edit == "shifted" else 10) and len(pairs - expected) <= 1
-    assert found["mark"] == "✗" and " of test (" in found["text"]
+    assert (
+        found["mark"] == "✗"
+        and " of test (" in found["text"]
+        and "have a near copy in an earlier split" in found["text"]
+    )
     assert "✗ near copies" in out  # at the end of the build
     assert (tmp_path / "data" / "photos" / "audit" / "duplicates.png").exists()
 
@@ -133,8 +137,10 @@ def test_identical_and_near_images_of_two_classes_are_named(call, tmp_path):
         ["train/dog/001.png", "train/dog/003.png"],
     ]
     assert found["labels"]["pairs"] == [["train/cat/002.png", "train/dog/007.png"]]
-    assert "pairs of copies in two classes: 1, train/cat/002.png and train/dog/007.png" in found["labels"]["text"]
-    assert found["classes"]["text"] == "2, in train 18 images each"
+    assert (
+        "pairs of copies in two classes: 1, such as train/cat/002.png and train/dog/007.png" in found["labels"]["text"]
+    )
+    assert found["classes"]["text"] == "2 classes of 18 images in train"
 
 
 def test_images_that_are_odd_are_listed_and_drawn(call, tmp_path):
@@ -144,8 +150,8 @@ def test_images_that_are_odd_are_listed_and_drawn(call, tmp_path):
     images[2] = Image.fromarray(np.asarray(images[2]) // 32 + 220)
     build(call, split_folders(tmp_path / "photos", images))
     odd = audited(call, tmp_path / "data" / "photos")["odd images"]
-    assert odd["odd"]["train/cat/000.png"] == "of one colour"
-    assert odd["odd"]["train/dog/001.png"] == "without colours"
+    assert odd["odd"]["train/cat/000.png"] == "single colour"
+    assert odd["odd"]["train/dog/001.png"] == "no colour"
     assert "train/cat/002.png" in odd["odd"]
     assert len(odd["odd"]) < 15
     assert (tmp_path / "data" / "photos" / "audit" / "odd.png").exists()
@@ -158,8 +164,8 @@ def test_few_images_and_another_mix_of_classes_are_said(call, tmp_path):
         file.rename(place / "test" / "dog" / file.name)
     build(call, place)
     found = audited(call, tmp_path / "data" / "photos")
-    assert found["classes"]["text"].startswith("2, in train from 19 images (dog) to 173 (cat); accuracy hides")
-    assert "few images (24 of val, 24 of test)" in found["splits"]["text"]
+    assert found["classes"]["text"].startswith("2 classes of 19 images (dog) to 173 (cat) in train; accuracy hides")
+    assert "few images (24 in val, 24 in test)" in found["splits"]["text"]
     assert "test has another mix of classes" in found["splits"]["text"]
     assert "val has another mix" not in found["splits"]["text"]
 
@@ -169,16 +175,20 @@ def test_files_that_were_changed_by_hand_are_noticed(call, digits):
     original = file.read_bytes()
     with Image.open(file) as image:
         ImageOps.invert(image).save(file)
-    assert audited(call, digits)["files"]["text"].startswith("images were changed since they were built")
+    assert audited(call, digits)["files"]["text"].startswith(
+        "images were changed, added or removed (1,797 were built, there are 1,797)"
+    )
     file.write_bytes(original[:-30])
     found = audited(call, digits)["files"]
-    assert found["text"].startswith(f"1 cannot be used: val/4/{file.name}") and list(found["broken"]) == [
+    assert found["text"].startswith(f"1 images cannot be used: val/4/{file.name}") and list(found["broken"]) == [
         f"val/4/{file.name}"
     ]
     Image.new("L", (9, 9)).save(file)
     assert "is 9x9 pixels, not 8x8" in json.dumps(audited(call, digits)["files"]["broken"])
     file.unlink()
-    assert audited(call, digits)["files"]["text"].startswith("1,796 images, but 1,797 were built")
+    assert audited(call, digits)["files"]["text"].startswith(
+        "images were changed, added or removed (1,797 were built, there are 1,796)"
+    )
     file.write_bytes(original)
     assert audited(call, digits)["files"]["mark"] == "✓"
 
@@ -186,8 +196,8 @@ def test_files_that_were_changed_by_hand_are_noticed(call, digits):
 def test_a_build_says_what_is_wrong_and_of_many_images_what_is_quick(call, tmp_path, monkeypatch):
     place = split_folders(tmp_path / "photos", pieces(60))
     out = build(call, place)
-    assert "✓ near copies  no two images are one but for small changes" in out
-    assert "More of this, with lists and pictures: python build_dataset.py --audit data/photos" in out
+    assert "✓ near copies  no two images are nearly identical" in out
+    assert "For details and contact sheets: python build_dataset.py --audit data/photos" in out
     assert not (tmp_path / "data" / "photos" / "audit").exists()
     out = build(call, place, "--force", "--quiet")
     assert "! splits" in out and "✓" not in out

@@ -89,11 +89,14 @@ def test_a_second_build_does_nothing_and_a_different_one_wants_force(call, tmp_p
 
     code, _, err = call(build_dataset.main, "folder", source, "--image_size", 16)
     assert code == 2
-    assert err == "error: data/photos: holds another dataset (image_size [64, 64], now [16, 16]); --force replaces it\n"
+    assert (
+        err
+        == "error: data/photos: already holds another dataset (image_size was [64, 64], is now [16, 16]); --force replaces it\n"
+    )
     picture(30).save(source / "cat" / "new.png")
     code, _, err = call(build_dataset.main, "folder", source)
     assert code == 2
-    assert "files were changed since" in err
+    assert "the source files have changed" in err
     assert snapshot("data") == before
 
     shutil.rmtree(source / "cat")
@@ -179,7 +182,7 @@ def test_images_of_every_kind(call, tmp_path):
     picture(56).save(source / "a" / "deeper" / "0.png")
     code, out, _ = call(build_dataset.main, "folder", source)
     assert code == 0
-    assert "1 files that are not images were ignored" in out
+    assert "Ignored files that are not images: 1, such as " in out
     assert sum(counts("kinds").values()) == 8 + 7
     for file in sorted_files("data/kinds"):
         if file.endswith(".png"):
@@ -200,7 +203,7 @@ def test_a_corrupt_image_stops_the_build_or_is_left_out(call, tmp_path):
     assert not os.path.exists("data")
     code, out, _ = call(build_dataset.main, "folder", source, "--skip_corrupt")
     assert code == 0
-    assert f"left out: {(source / 'cat' / 'cut.jpg').as_posix()}" in out
+    assert f"Left out {(source / 'cat' / 'cut.jpg').as_posix()}" in out
     assert sum(counts("photos").values()) == 20
 
 
@@ -211,7 +214,7 @@ def test_identical_images_in_two_splits_are_an_error_or_leave_train(call, tmp_pa
     picture(71, "RGB").save(tmp_path / "photos" / "train" / "dog" / "only.png")
     code, _, err = call(build_dataset.main, "folder", "photos")
     assert code == 2
-    assert "images in two splits: 20" in err
+    assert "20 images are in two splits" in err
     assert "train: photos/train/cat/0.png = val: photos/val/cat/0.png = test: photos/test/cat/0.png" in err
     assert not os.path.exists("data")
     code, _, err = call(build_dataset.main, "folder", "photos", "--drop_duplicates")
@@ -238,22 +241,22 @@ def test_copies_of_one_file_stay_in_one_split(call, tmp_path):
     ("make", "arguments", "message"),
     [
         (lambda p: None, ["folder", "photos"], "photos: no such folder"),
-        (lambda p: p.mkdir(), ["folder", "photos"], "photos: no images in it"),
-        (lambda p: class_folders(p, classes=("cat",)), ["folder", "photos"], "there is one class only (cat)"),
+        (lambda p: p.mkdir(), ["folder", "photos"], "photos: contains no images; it is empty"),
+        (lambda p: class_folders(p, classes=("cat",)), ["folder", "photos"], "there is only one class (cat)"),
         (
             lambda p: class_folders(p, per_class=2),
             ["folder", "photos"],
-            "the class 'cat' has 2 different images to split",
+            "class 'cat' has 2 different images, too few to split into train and test and val",
         ),
         (
             lambda p: (class_folders(p) / "fish").mkdir(),
             ["folder", "photos"],
-            "photos/fish: a class folder without images",
+            "photos/fish: class folder without images",
         ),
         (
             lambda p: picture(0).save(class_folders(p) / "x.png"),
             ["folder", "photos"],
-            "both subfolders and loose images",
+            "photos/x.png: is next to class folders; move it into one",
         ),
         (lambda p: (p.mkdir(), picture(0).save(p / "x.png")), ["folder", "photos"], "photos/x.png: no label"),
         (
@@ -264,26 +267,26 @@ def test_copies_of_one_file_stay_in_one_split(call, tmp_path):
         (
             lambda p: [class_folders(p / n) for n in ("train", "test", "x")],
             ["folder", "photos"],
-            "x is no folder for train, val",
+            "photos: x is not in a folder for train, val or test",
         ),
         (
             lambda p: [picture(0).save(class_folders(p / n).parent / "0_x.png") for n in ("train", "test")],
             ["folder", "photos"],
-            "has images (0_x.png) beside",
+            "photos: 0_x.png is not in a folder for train, val or test",
         ),
         (
             lambda p: shutil.copy(class_folders(p) / "cat" / "0.png", p / "dog" / "x.png"),
             ["folder", "photos"],
-            "one image in two classes",
+            "photos/cat/0.png and photos/dog/x.png are the same image in two classes",
         ),
-        (lambda p: class_folders(p), ["folder", "photos", "--seed", "-1"], "--seed: should be 0 or more"),
+        (lambda p: class_folders(p), ["folder", "photos", "--seed", "-1"], "--seed is -1; give 0 or more"),
         (
             lambda p: class_folders(p),
             ["mnist", "--raw_dir", "photos/cat/0.png"],
-            "mnist: no usable raw files in photos/cat/0.png",
+            "mnist: photos/cat/0.png has no usable files of it",
         ),
-        (lambda p: class_folders(p), ["folder"], "`folder` needs the folder of your images"),
-        (lambda p: class_folders(p), ["digits", "photos"], "only `folder` takes a path"),
+        (lambda p: class_folders(p), ["folder"], "`folder`, and only `folder`, needs the path of your images"),
+        (lambda p: class_folders(p), ["digits", "photos"], "`folder`, and only `folder`, needs the path"),
         (lambda p: class_folders(p), ["folder", "photos", "--name", "../x"], "without slashes"),
         (lambda p: class_folders(p), ["folder", "photos", "--image_size", "0"], "one number above 0"),
     ],
@@ -376,10 +379,11 @@ def test_raw_files_cut_short_are_a_clear_line(call, tmp_path):
     file.write_bytes(file.read_bytes()[:1000])
     code, _, err = call(build_dataset.main, "mnist", "--raw_dir", tmp_path)
     assert code == 2
-    assert "no usable raw files" in err
+    assert "has no usable files of it" in err
 
 
 def test_a_killed_build_leaves_no_dataset_and_the_next_one_is_whole(tmp_path):
+    (tmp_path / "data").mkdir()  # as in a clone
     source = class_folders(tmp_path / "photos", per_class=300)
     process = subprocess.Popen(
         [sys.executable, ROOT / "build_dataset.py", "folder", source, "--image_size", "512"], cwd=tmp_path

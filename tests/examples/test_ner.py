@@ -171,7 +171,7 @@ def test_the_vocabulary_is_of_train_alone_and_the_rare_words_come_last(build, tm
 def test_a_tag_that_train_lacks_counts_as_missed(build, tmp_path):
     code, out, err = build(conll_folder(tmp_path, test="x B-NEW\ny O\n"), "--name", "x")
     assert (code, err) == (0, "")
-    assert "test has tags that train lacks, and that cannot be learnt: B-NEW" in out
+    assert "test has tags that are missing in train and cannot be learned: B-NEW" in out
     assert "B-NEW" in facts_of(tmp_path / "data" / "x")["tags"]
 
 
@@ -184,7 +184,7 @@ def test_a_tag_that_train_lacks_counts_as_missed(build, tmp_path):
         ({"train": b"a O\n\xe9t\xe9 O\n"}, "train.txt, line 2: not UTF-8, it has a byte 0xe9; save it as UTF-8"),
         (
             dict.fromkeys(("train", "dev", "test"), "a O\n"),
-            "all tokens have the same tag, O; there is nothing to learn",
+            "all tokens have the same tag, O: there is nothing to learn",
         ),
         ({"names": ("train.txt", "test.txt")}, "nothing in it is called testa or dev or val, for the val split"),
         (
@@ -226,7 +226,7 @@ def test_a_dataset_is_not_replaced_unless_asked_for(build, tmp_path):
     assert code == 0 and "nothing to do" in out  # only the line endings are others
     (folder / "train.txt").write_text(SENTENCE.replace("Bob", "Eve"))
     code, out, err = build(folder, "--name", "x")
-    assert code == 2 and "holds another dataset (the files were changed since); --force replaces it" in err
+    assert code == 2 and "holds another dataset (the source files have changed); --force replaces it" in err
     assert snapshot(tmp_path / "data") == before
     assert build(folder, "--name", "x", "--force")[0] == 0
     assert lines(tmp_path / "data" / "x")[0] == ["Anna saw Rome", "Eve ran"]

@@ -175,11 +175,14 @@ def test_a_table_of_ones_own_is_read_and_split(tmp_path, example, build):
         ),
         "two names alike": (TABLE.replace("id", "x"), "own.csv, line 1: there is more than one column 'x'"),
         "empty": ("", "own.csv, line 1: there is no column 'y'; separated by commas there are none"),
-        "few rows": (TABLE[:60].rpartition("\n")[0], "different rows below the header; 10 are needed"),
-        "equal rows": ("x,y\n" + "1,2\n2,3\n" * 12, "own.csv: 2 different rows below the header; 10 are needed"),
+        "few rows": (TABLE[:60].rpartition("\n")[0], "different rows below the header; it needs at least 10"),
+        "equal rows": (
+            "x,y\n" + "1,2\n2,3\n" * 12,
+            "own.csv: has 2 different rows below the header; it needs at least 10",
+        ),
         "latin-1": (TABLE.encode() + b"\xe9\n", "own.csv: cannot be read: 'utf-8' codec can't decode byte 0xe9"),
-        "one column": ("y\n1\n", "own.csv, line 1: no column is left beside 'y'"),
-        "constant": ("x,y\n" + "".join(f"{i},4\n" for i in range(20)), "the target y is 4 in all of the train split"),
+        "one column": ("y\n1\n", "own.csv, line 1: there is no column besides 'y' to predict it from"),
+        "constant": ("x,y\n" + "".join(f"{i},4\n" for i in range(20)), "the target y is 4 in all rows of train"),
         "not text": (b"PK\x03\x04\xff\xfe", "it should be a table as text, in UTF-8"),
     }.values(),
 )
@@ -196,9 +199,9 @@ def test_other_mistakes_end_in_one_line(tmp_path, example, build, call):
         ("csv", "own.csv"): "takes a file and --target",
         ("sine", "own.csv"): "takes a file and --target",
         ("csv", "nowhere.csv", "--target", "y"): "nowhere.csv: cannot be read: [Errno 2] No such file",
-        ("sine", "--noise", "-1"): "--noise should be 0 or more",
-        ("sine", "--name", "a/b"): "--name a/b: should be the name of a folder",
-        ("sine", "--name", "photos"): "photos: is there and was not made by build_dataset.py",
+        ("sine", "--noise", "-1"): "--noise is -1.0; give a finite number of at least 0",
+        ("sine", "--name", "a/b"): "--name a/b: give the name of a folder",
+        ("sine", "--name", "photos"): "photos: exists and was not made by build_dataset.py",
     }.items():
         code, _, err = build(*arguments)
         assert expected in err

@@ -23,7 +23,7 @@ import synthesize_results
 import train
 import utils
 from toolkit.core.task import import_model_package
-from toolkit.verify.verify_resume import first_difference
+from toolkit.verify.comparison import first_difference
 
 TAKES_LONG = ["transfer-base_model", "cifar10-ten_thousand"]  # their sisters are quicker
 EXAMPLES = [
@@ -164,10 +164,10 @@ def test_sentences_in_two_splits_unknown_words_and_rare_tags(tmp_path):
     done = run_process("python", script, "--audit", project / "data" / "text", cwd=tmp_path, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
     for line in (
-        "✗ copies       in an earlier split, too: 1 of val (50.0%), 1 of test (50.0%), remove them",
-        "✗ near copies  in an earlier split, too: 2 of val (100.0%), 1 of test (50.0%), remove them",
-        "! unknown      tokens that are not in words.txt: 20.0% of val, 38.5% of test",
-        "! tags         2, O is 91% of train, 100% of val, 100% of test; too rare in train to be learnt well: B-PER 2",
+        "✗ copies       also in an earlier split: 1 of val (50.0%), 1 of test (50.0%); remove them",
+        "✗ near copies  also in an earlier split: 2 of val (100.0%), 1 of test (50.0%); remove them",
+        "! unknown      tokens missing in words.txt: 20.0% of val, 38.5% of test",
+        "! tags         2 tags; O is 91% of train, 100% of val, 100% of test; too rare in train to be learned well: B-PER 2",
     ):
         assert line in done.stdout, done.stdout
         assert line in built.stdout
@@ -175,7 +175,7 @@ def test_sentences_in_two_splits_unknown_words_and_rare_tags(tmp_path):
     assert found["copies"]["test"] == ["Ann lives in Rome since 1999 ."]
     assert found["tags"]["counts"]["B-PER"] == {"train": 2, "val": 0, "test": 0}
     wrong = run_process("python", script, "--audit", tmp_path / "text", cwd=tmp_path, env=environment)
-    assert wrong.returncode == 2 and "not a dataset of sentences" in wrong.stderr
+    assert wrong.returncode == 2 and "does not describe a dataset of sentences" in wrong.stderr
 
 
 def test_sentences_of_the_named_entity_example(call, tmp_path):

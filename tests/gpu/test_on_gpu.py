@@ -241,8 +241,8 @@ def test_out_of_memory_in_any_line_of_the_step_is_said_in_a_line(experiment, dev
     with pytest.raises(UserError) as found, memory_errors_in_a_line(ours.params):
         epochs_of(ours)
     assert re.fullmatch(
-        rf"{device}: out of memory, training with batch_size 64: [\d.]+ GiB was in use at most, .* more "
-        rf'was asked for, [\d.]+ GiB is all there is; try "batch_size": 32 .*',
+        rf"{device}: out of memory while training with batch_size 64: [\d.]+ GiB was the peak, .* more "
+        rf'was asked for, [\d.]+ GiB is the total; try "batch_size": 32 .*',
         str(found.value),
     )
 
@@ -295,8 +295,8 @@ def test_a_script_that_runs_out_of_memory_ends_in_a_line(call, experiment, tmp_p
 
     code, _, err = run(train.main, "images.new_empty(2**52) if self.training else None")
     assert code == 2
-    assert re.fullmatch(rf"error: {device}: out of memory, training with batch_size 64: .*; try .*\n", err)
+    assert re.fullmatch(rf"error: {device}: out of memory while training with batch_size 64: .*; try .*\n", err)
     assert run(train.main, "")[0] == 0
     code, _, err = run(evaluate.main, "images.new_empty(2**52)")
     assert code == 2
-    assert re.fullmatch(rf"error: {device}: out of memory, evaluating with batch_size 64: .*; try .*\n", err)
+    assert re.fullmatch(rf"error: {device}: out of memory while evaluating with batch_size 64: .*; try .*\n", err)

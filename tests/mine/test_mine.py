@@ -1,150 +1,120 @@
-"""`make mine`: a copy of the repository becomes one of its own, with tests that pass, and nothing is lost on the way."""
+"""`make mine` removes what a project of one's own does not need, loses nothing, and leaves git alone."""
 
-import re
 import shutil
 import subprocess
 import sys
-import tomllib
 
 import pytest
-from conftest import ROOT, fresh_copy, run_process
+from conftest import fresh_copy, run_process, snapshot
 
-from toolkit import mine
-
-OF_THE_TEMPLATE = re.compile(
-    r"\b(?:examples|benchmarks)/|toolkit\.mine|make (?:mine|bench)|CONTRIBUTING|CITATION|CHANGELOG"
-)
+TEMPLATE_ONLY = {"examples", "benchmarks", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md"}
 
 
-def git(*arguments, cwd):
-    return subprocess.run(["git", *arguments], cwd=cwd, check=True, capture_output=True, text=True).stdout.strip()
+def git(clone, *arguments):
+    return subprocess.run(["git", *arguments], cwd=clone, check=True, capture_output=True, text=True).stdout.strip()
 
 
 @pytest.fixture
-def clone(tmp_path):
-    """A copy with a history of its own, of two commits."""
+def clone(tmp_path, monkeypatch):
+    """A copy of the repository with one commit and a remote."""
+    for who in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{who}_NAME", "A. Student")
+        monkeypatch.setenv(f"GIT_{who}_EMAIL", "student@example.com")
     clone = fresh_copy(tmp_path / "My project")
-    for key, value in {"init.defaultBranch": "main", "commit.gpgsign": "false"}.items():
-        git("config", "--file", tmp_path / "config", key, value, cwd=tmp_path)
-    git("init", "-q", cwd=clone)
-    git("config", "user.name", "A. Student", cwd=clone)
-    git("config", "user.email", "student@example.com", cwd=clone)
-    git("add", "-A", cwd=clone)
-    for number in (1, 2):
-        git("commit", "-q", "--allow-empty", "-m", f"of the template {number}", cwd=clone)
+    git(clone, "init", "-q")
+    git(clone, "add", "-A")
+    git(clone, "-c", "commit.gpgsign=false", "commit", "-q", "-m", "Start")
+    git(clone, "remote", "add", "origin", "https://example.com/mine.git")
     return clone
 
 
-def make_mine(clone, *arguments, **options):
-    command = [sys.executable, "-m", "toolkit.mine", *arguments]
-    return run_process(*command, cwd=clone, stdin=subprocess.DEVNULL, **options)
+def mine(clone, *arguments):
+    return run_process(sys.executable, "-m", "toolkit.mine", *arguments, cwd=clone, stdin=subprocess.DEVNULL)
 
 
-def text_files(folder):
-    """The committed files that are text, a dict from name to content."""
-    names = git("ls-files", cwd=folder).splitlines()
-    return {name: (folder / name).read_text(encoding="utf-8") for name in names if not name.endswith(".png")}
+def top_level(clone):
+    return {path.name for path in clone.iterdir()}
 
 
-def test_what_stays_does_not_speak_of_what_goes():
-    """Else: put it between `of the template` and `end` in comments, or name the file in toolkit/mine.py."""
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
-    if listed.returncode:
-        pytest.skip("not a git checkout: cannot tell which files belong to the repository")
-    gone = (*mine.FILES, *(f"{folder}/" for folder in mine.FOLDERS), "README.md")
-    cut = [path for pattern in mine.CUT for path in ROOT.glob(pattern)]
-    spoken = []
-    for name in listed.stdout.splitlines():
-        path = ROOT / name
-        if not name.startswith(gone) and path.suffix != ".png" and path.is_file():
-            text = path.read_text(encoding="utf-8")
-            text = mine.without_the_templates_parts(text) if path in cut else text
-            spoken += [f"{name}: {line}" for line in text.splitlines() if OF_THE_TEMPLATE.search(line)]
-    assert spoken == []
-    assert all((ROOT / name).exists() for name in (*mine.FILES, *mine.FOLDERS))
-
-
-def test_what_would_be_lost_is_refused_in_a_line(clone):
-    def refused(why, *arguments):
-        before = git("rev-parse", "HEAD", cwd=clone), git("status", "--porcelain", cwd=clone)
-        done = make_mine(clone, *arguments)
-        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
-        assert re.match(f"error: .*{why}", done.stderr), done.stderr
-        assert before == (git("rev-parse", "HEAD", cwd=clone), git("status", "--porcelain", cwd=clone))
-
-    refused("--yes goes on without")
-    (clone / "notes.txt").write_text("mine")
-    refused("1 uncommitted changes, notes.txt for one", "--yes")
-    (clone / "notes.txt").unlink()
-    (clone / "model" / "net.py").write_text("")
-    refused("1 uncommitted changes, model/net.py for one", "--yes")
-    git("stash", cwd=clone)
-    refused("the stash goes with the history, and has 1 in it", "--yes")
-    git("stash", "drop", cwd=clone)
-    git("config", "status.showUntrackedFiles", "no", cwd=clone)
-    (clone / "benchmarks" / "own.txt").write_text("mine")
-    refused("1 uncommitted changes, benchmarks/own.txt for one", "--yes")
-    (clone / "benchmarks" / "own.txt").unlink()
-    trained = clone / "examples" / "ner" / "experiments" / "base_model" / "best.pth.tar"
-    trained.write_text("")
-    refused("best.pth.tar: 1 files that are not of the template", "--yes")
-    trained.unlink()
-    git("worktree", "add", "-q", clone.parent / "other", cwd=clone)
-    refused("other is a worktree of this clone", "--yes")
-    done = make_mine(clone.parent / "other", "--yes")
-    assert done.returncode == 2 and "worktree" in done.stderr
-    git("worktree", "remove", "--force", clone.parent / "other", cwd=clone)
-    (clone / ".git" / "HEAD").unlink()  # git takes it for no repository
-    done = make_mine(clone, "--yes")
-    assert done.returncode == 2 and "git cannot read" in done.stderr and (clone / "examples").exists()
-
-
-def test_a_copy_without_git_is_not_begun_where_no_commit_could_be_made(clone):
-    shutil.rmtree(clone / ".git")
-    done = make_mine(clone, "--yes", env={"GIT_AUTHOR_NAME": "", "GIT_COMMITTER_NAME": ""})
-    assert done.returncode == 2 and "git does not know you yet" in done.stderr
-    assert (clone / "examples").exists()
-
-
-def test_a_clone_becomes_a_repository_of_ones_own(clone):
-    (clone / "data").mkdir()
-    (clone / "data" / "kept.txt").write_text("ignored by git, and mine")
-    licence, commit = (clone / "LICENSE").read_bytes(), git("rev-parse", "--short", "HEAD", cwd=clone)
-    done = make_mine(clone, "--yes")
+def test_it_removes_what_is_about_the_template_only(clone):
+    before, commit = top_level(clone), git(clone, "rev-parse", "HEAD")
+    done = mine(clone, "--yes")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "the history, 2 commits" in done.stdout and done.stdout.count("\n") == 2
-    assert (
-        git("log", "--format=%s (%an)", cwd=clone)
-        == f"Begin from deep-learning-starter 0.1.0, commit {commit} (A. Student)"
-    )
-    assert git("status", "--porcelain", cwd=clone) == "" and git("fsck", cwd=clone) == ""
-    assert (clone / "LICENSE").read_bytes() == licence and (clone / "data" / "kept.txt").exists()
-    assert tomllib.loads((clone / "pyproject.toml").read_text())["project"]["name"] == "my-project"
-    files = text_files(clone)
-    assert not [
-        name for name in files if name.startswith(("examples", "benchmarks", "tests/examples")) or "mine" in name
-    ]
-    assert "LICENSE" in files["README.md"] and "deep-learning-starter contributors" in files["README.md"]
-    assert not [name for name, text in files.items() if OF_THE_TEMPLATE.search(text)]
-    for page in [name for name in files if name.endswith(".md")]:
-        for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", files[page]):
-            assert (clone / page).parent.joinpath(link).exists(), f"{page}: {link}"
-    if shutil.which("make"):  # under another make, as here in make test, it also names the directory
+    assert before - top_level(clone) == TEMPLATE_ONLY
+    assert not any((clone / "tests" / name).exists() for name in ("examples", "template", "mine"))
+    assert {"starter", "core", "export", "projects"} <= {path.name for path in (clone / "tests").iterdir()}
+    for path in TEMPLATE_ONLY | {"tests/template"}:
+        assert f"\n  {path}\n" in done.stdout
+    assert "README.md" in done.stdout.splitlines()[-1]  # still mentions examples/
+    assert (git(clone, "rev-parse", "HEAD"), git(clone, "remote")) == (commit, "origin")
+    assert git(clone, "diff", "--cached", "--name-only") == ""  # the user commits
+    git(clone, "checkout", "-q", ".")
+    assert top_level(clone) == before
+
+
+def test_it_also_removes_the_tools_that_are_named(clone):
+    done = mine(clone, "--yes", "preflight", "sweep")
+    assert (done.returncode, done.stderr) == (0, "")
+    for path in ("preflight.py", "toolkit/preflight", "tests/preflight", "search_hyperparams.py", "docs/sweeps.md"):
+        assert not (clone / path).exists()
+        assert f"\n  {path}\n" in done.stdout
+    assert (clone / "predict.py").exists() and (clone / "toolkit" / "verify").exists()
+
+
+def test_an_unknown_tool_is_named_with_those_that_there_are(clone):
+    before = top_level(clone)
+    done = mine(clone, "--yes", "exports")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: there is no tool exports; the tools are cs230, datasets, evaluation_report,")
+    assert top_level(clone) == before
+
+
+def test_nothing_is_removed_that_git_could_not_bring_back(clone):
+    def is_refused(*reasons, arguments=("--yes",)):
+        before = snapshot(clone / "examples")
+        done = mine(clone, *arguments)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+        assert all(reason in done.stderr for reason in reasons), done.stderr
+        assert snapshot(clone / "examples") == before and (clone / "benchmarks").exists()
+
+    (clone / "model" / "net.py").write_text("# changed, and not to be removed\n")
+    is_refused("nothing was removed", arguments=())  # nobody can answer
+    result = clone / "examples" / "ner" / "experiments" / "base_model" / "best.pth.tar"
+    result.write_text("ignored by git, but a result of mine")
+    is_refused("examples/ner/experiments/base_model/best.pth.tar", "(1 files in all) is not committed")
+    result.unlink()
+    (clone / "benchmarks" / "bench.py").write_text("")
+    (clone / "benchmarks" / "own.py").write_text("")
+    is_refused("benchmarks/bench.py (2 files in all) is not committed; commit or move it first")
+    shutil.rmtree(clone / ".git")
+    is_refused("is not a git repository; run git init and commit everything first")
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_targets_of_make_are_gone_with_what_they_run(clone):
+    def targets():
         lines = run_process("make", "--no-print-directory", "help", cwd=clone).stdout.splitlines()
-        assert [line.split()[1] for line in lines] == ["train", "test"]
-    assert make_mine(clone).returncode != 0  # it is gone
+        return [line.split()[1] for line in lines]
+
+    assert targets() == ["train", "test", "bench", "mine"]
+    answer = ["make", "mine", "WITHOUT=export", f"PYTHON={sys.executable}"]
+    assert run_process(*answer, cwd=clone, stdin=subprocess.DEVNULL).returncode == 2  # asks; nobody can answer
+    assert mine(clone, "--yes", "preflight", "sweep").returncode == 0
+    assert targets() == ["train", "test"]
+    printed = run_process("make", "--dry-run", "train", "VENV=.venv", cwd=clone).stdout
+    assert "preflight.py" not in printed and "search_hyperparams.py" not in printed and "build_dataset.py" in printed
 
 
 @pytest.mark.slow
-def test_its_tests_pass_and_it_trains(clone):
-    """In the environment of these tests: ruff, where that is there, a training, then the whole fast suite."""
-    assert make_mine(clone, "--yes").returncode == 0
-    done = run_process(sys.executable, "-m", "ruff", "check", cwd=clone)
-    assert done.returncode == 0 or "No module named ruff" in done.stderr, done.stdout
-    for script in ("train.py", "evaluate.py"):
-        done = run_process(sys.executable, script, cwd=clone)
-        assert done.returncode == 0, done.stderr
-    command = [sys.executable, "-m", "pytest", "-n", "auto", "--dist", "loadfile", "-p", "no:cacheprovider"]
-    done = subprocess.run(command, cwd=clone, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-9000:]
-    assert git("status", "--porcelain", cwd=clone) == ""
+@pytest.mark.parametrize("tools", [[], ["export", "preflight", "sweep", "cs230"]], ids=["no_tool", "four_tools"])
+def test_what_is_left_trains_and_its_tests_pass(clone, tools):
+    assert mine(clone, "--yes", *tools).returncode == 0
+    ruff = run_process(sys.executable, "-m", "ruff", "check", cwd=clone)
+    assert ruff.returncode == 0 or "No module named ruff" in ruff.stderr, ruff.stdout
+    short = ["--model_dir", "experiments/short", "--from", "experiments/base_model", "num_epochs=1"]
+    pytest_here = ["-m", "pytest", "-p", "no:cacheprovider"]
+    for arguments in (["train.py", *short], ["evaluate.py", *short[:2]], [*pytest_here, "tests/starter"]):
+        done = run_process(sys.executable, *arguments, cwd=clone)
+        assert done.returncode == 0, done.stdout + done.stderr
+    done = run_process(sys.executable, *pytest_here, "--collect-only", "-m", "", cwd=clone)
+    assert done.returncode == 0, done.stdout[-6000:]

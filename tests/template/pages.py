@@ -17,10 +17,21 @@ import preflight
 import search_hyperparams
 import synthesize_results
 import train
+import verify
 
 SCRIPTS = {
     f"{script.__name__}.py": script
-    for script in (build_dataset, evaluate, export, predict, preflight, search_hyperparams, synthesize_results, train)
+    for script in (
+        build_dataset,
+        evaluate,
+        export,
+        predict,
+        preflight,
+        search_hyperparams,
+        synthesize_results,
+        train,
+        verify,
+    )
 }
 
 THE_SUITE_ITSELF = ("make test", "pytest")

@@ -63,8 +63,8 @@ def test_what_it_guarantees_is_shown_by_its_commands(tmp_path):
             arguments = [script, *arguments]
         done = run_process(sys.executable, *arguments, cwd=clone)
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-        if script == "train.py":
-            assert ("Identical to the last bit" if "--verify_resume" in command else "Reproduced: ") in done.stdout
+        if script == "verify.py":
+            assert ("Reproduced: " if "--reproduce" in command else "Identical to the last bit") in done.stdout
 
 
 @pytest.mark.slow

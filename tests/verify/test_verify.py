@@ -1,4 +1,4 @@
-"""train.py --verify_resume: it proves what is exact, and finds what is not."""
+"""verify.py proves that resuming is exact, and finds what is not."""
 
 import sys
 
@@ -8,7 +8,7 @@ from project_kinds import LOADER, NET, own_model, project
 
 
 def verify(experiment):
-    return run_process(sys.executable, ROOT / "train.py", *experiment.arguments, "--verify_resume")
+    return run_process(sys.executable, ROOT / "verify.py", *experiment.arguments)
 
 
 @pytest.mark.slow
@@ -18,7 +18,7 @@ def test_exact_projects_are_proved(tmp_path, digits_dir, kind):
     experiment.write(**values | {"batch_size": 32})
     done = verify(experiment)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "steps were saved. Going on" in done.stdout
+    assert "saved steps. Resuming" in done.stdout
     assert "Identical to the last bit after" in done.stdout
     assert [file.name for file in experiment.folder.iterdir()] == ["params.json"]
 
@@ -40,7 +40,7 @@ def Net(params):
 NOT_EXACT = {
     "a counter in the model": (
         {"net": NET + COUNTER},
-        ["steps is not exact", "steps of the model changes with each step and is not in its state_dict"],
+        ["steps is not exact: ", "keep a value that is in no state_dict"],
     ),
     "images that get darker": (
         {
@@ -49,7 +49,7 @@ NOT_EXACT = {
                 "self.count = getattr(self, 'count', 0) + 1\n        pixels = (self.images // self.count)",
             )
         },
-        ["steps is not exact", "items or order of the data loader depend on what was loaded before"],
+        ["steps is not exact: ", "items of the data loader depend on what was loaded before"],
     ),
     "the time": (
         {
@@ -58,7 +58,7 @@ NOT_EXACT = {
                 "import time\n    return F.cross_entropy(outputs, labels) * (1 + time.time_ns() % 10)",
             )
         },
-        ["two runs without any interruption differ: train_loss of epoch 1 is", "something that no seed governs"],
+        ["two uninterrupted runs differ: train_loss of epoch 1 is", "a value that no seed controls"],
     ),
 }
 

@@ -16,9 +16,7 @@ from toolkit.core.sharded_tensors import divided_like, whole
 from utils import UserError
 
 STRICT = ConfigDict(strict=True)  # what is read from a file has the declared types, or is refused
-PLAIN_OPTIMIZERS = (
-    "SGD Adam AdamW NAdam RAdam Adamax RMSprop Adagrad Adadelta ASGD Rprop"  # state like the weights
-)
+PLAIN_OPTIMIZERS = "SGD Adam AdamW NAdam RAdam Adamax RMSprop Adagrad Adadelta ASGD Rprop"  # state like the weights
 RATES = ("lr", "initial_lr", "max_lr", "min_lr")  # in an optimizer's parameter groups; OneCycleLR has the last two
 DAMAGE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)  # what loading may raise
 

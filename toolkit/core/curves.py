@@ -2,6 +2,7 @@
 
 import io
 import math
+import warnings
 from typing import Any
 
 BELOW = {"learning_rate": "learning rate", "gradient_norm": "gradient norm", "samples_per_second": "samples per second"}
@@ -37,8 +38,15 @@ def plot_curves(history, best):
         plot(axes, history, name, color="tab:green")
         axes.set_title(BELOW[name], fontsize="medium")
         axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
+    return png(figure)
+
+
+def png(figure):
+    """Return a matplotlib figure as the bytes of a PNG file."""
     picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=120)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # characters that the font lacks are drawn as boxes
+        figure.savefig(picture, format="png", dpi=120)
     return picture.getvalue()
 
 

@@ -60,7 +60,10 @@ class DeviceBatches:
         return inputs, labels, 0 if isinstance(batch, ZeroWeightBatch) else count_samples(inputs, labels)
 
 
-batches_on_device = DeviceBatches  # reads better where it is only iterated over
+def batches_on_device(batches, model):
+    """Yield the pairs (inputs, labels) of `batches` on the device of `model`; see DeviceBatches."""
+    for inputs, labels, _ in DeviceBatches(batches, model):
+        yield inputs, labels
 
 
 class DeviceMover:

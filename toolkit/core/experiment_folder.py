@@ -82,9 +82,7 @@ def changed_params(checkpoint, params):
             for name, (then, now) in differ.items()
         ]
         table = tabulate(rows, tablefmt="plain", disable_numparse=True)
-        show = (
-            print if refused and processes.is_rank_zero() else logging.info
-        )  # a refused run leaves no trace
+        show = print if refused and processes.is_rank_zero() else logging.info  # a refused run leaves no trace
         show(f"params.json has changed since this run was last trained:\n{table}")
     if refused:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Memory of the device: the most that was taken, and what is said where there is not enough."""
+"""Memory: the peak that was used, the total of a device, and a one-line error with advice when it runs out."""
 
 import contextlib
 import math
@@ -14,15 +14,16 @@ from utils import UserError
 if sys.platform != "win32":
     import resource
 
-# what torch says of MPS and of CUDA where that is not an OutOfMemoryError, then cuBLAS and cuDNN, then of the CPU
+# what torch's other RuntimeErrors say: of MPS and CUDA, of cuBLAS and cuDNN, of the CPU
 MESSAGES = ("out of memory", "ALLOC_FAILED", "can't allocate memory", "not enough memory")
 
 
-def peak_memory(device):
-    """The most memory that was taken so far, in bytes, or None where it is not told (MPS, Windows).
+class OutOfMemory(UserError):
+    """The device or the machine has not enough memory."""
 
-    On CUDA that of the tensors on `device`, on a CPU that of the whole process.
-    """
+
+def peak_memory(device):
+    """Return the peak memory in bytes, of the tensors on a GPU or of the whole process; None on MPS and Windows."""
     kind = torch.device(device).type
     if kind == "cuda":
         return torch.cuda.max_memory_allocated(device)
@@ -32,7 +33,7 @@ def peak_memory(device):
 
 
 def total_memory(device):
-    """How much memory a device has, in bytes, or None where it does not tell."""
+    """Return the memory that a device has, in bytes, or None if the system does not say."""
     kind = torch.device(device).type
     if kind == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
@@ -44,7 +45,7 @@ def total_memory(device):
 
 
 def available_memory():
-    """Bytes of main memory that can be had without swapping (all of it, or infinity, where the system does not say)."""
+    """Return the bytes of main memory that can be used without swapping; all of it where the system does not say."""
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
             return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
@@ -52,50 +53,40 @@ def available_memory():
         return total_memory("cpu") or math.inf
 
 
-def ran_out_of_memory(error):
-    """Whether an exception says that there is no memory left, of the device or of the machine."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(message in str(error) for message in MESSAGES)
-
-
-class OutOfMemory(UserError):
-    """There was not enough memory."""
-
-
 @contextlib.contextmanager
 def memory_errors_in_a_line(params):
-    """Say in one line what can be done where memory runs out in this context.
+    """Turn an error of this context that says that memory ran out into one line of advice.
 
     Args:
-        params: hyperparameters; `device` and `batch_size` are named.
+        params: hyperparameters; the line names `device`, `batch_size` and `precision`.
 
     Raises:
-        OutOfMemory: it ran out.
+        OutOfMemory: memory ran out.
     """
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not ran_out_of_memory(error):
+        known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not known and not any(message in str(error) for message in MESSAGES):
             raise
-        functions = [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)]
-        raise OutOfMemory(advice(params, error, bool({"evaluate", "predict"} & set(functions)))) from error
+        functions = {frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)}
+        raise OutOfMemory(advice(params, error, bool({"evaluate", "predict"} & functions))) from error
 
 
 def advice(params, error, in_evaluation):
-    """What `error` says that there is no memory for, and what to try, in one line."""
-    device = getattr(params, "device", "cuda" if torch.cuda.is_available() else "cpu")  # a notebook may not say it
-    batch_size, steps = params.batch_size, params.accumulation_steps
-    sizes = [(peak_memory(device), "was in use at most"), (total_memory(device), "is all there is")]
-    told = [f"{size / 2**30:.2f} GiB {what}" for size, what in sizes if size is not None]
-    asked = re.search(r"allocate ([\d.]+ \w+)", str(error))
-    told[1:1] = [f"{asked[1]} more was asked for"] if asked else []
+    """Return one line that says how much memory there is, how much `error` asked for, and what to try."""
+    device = getattr(params, "device", "cuda" if torch.cuda.is_available() else "cpu")  # a notebook may not set it
+    facts = [(peak_memory(device), "was the peak"), (total_memory(device), "is the total")]
+    told = [f"{size / 2**30:.2f} GiB {what}" for size, what in facts if size is not None]
+    if asked := re.search(r"allocate ([\d.]+ \w+)", str(error)):
+        told.insert(1, f"{asked[1]} more was asked for")
     ways = ["a smaller batch_size"]
-    if not in_evaluation and batch_size > 1:
-        ways = [f'"batch_size": {batch_size // 2} with "accumulation_steps": {2 * steps}']
+    if not in_evaluation and params.batch_size > 1:
+        accumulation_steps = 2 * params.accumulation_steps
+        ways = [f'"batch_size": {params.batch_size // 2} with "accumulation_steps": {accumulation_steps}']
     if params.precision == "fp32":
         ways.append('"precision": "bf16"')
     if in_evaluation:
-        ways.append("metrics that take batch after batch (objects with update, compute and reset)")
-    where = "evaluating" if in_evaluation else "training"
-    return f"{device}: out of memory, {where} with batch_size {batch_size}: {', '.join(told)}; try {', or '.join(ways)}"
+        ways.append("metrics that accumulate batch by batch (objects with update, compute and reset)")
+    doing = f"{'evaluating' if in_evaluation else 'training'} with batch_size {params.batch_size}"
+    return f"{device}: out of memory while {doing}: {', '.join(told)}; try {', or '.join(ways)}"

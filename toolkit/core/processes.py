@@ -1,6 +1,6 @@
-"""Several processes that train one model, as `torchrun` starts them: who does what, and what they decide together.
+"""Data-parallel training in several processes, as started by `torchrun`: their ranks, and what they exchange.
 
-Without torchrun there is one process, which is the main one, and nothing here does anything.
+Without torchrun there is one process, rank 0, and the functions here do nothing else than in a script of one process.
 """
 
 import os
@@ -12,18 +12,18 @@ from torch import distributed, nn
 
 from utils import UserError
 
-RANK_ZERO = 0  # the process that reads and writes the experiment's folder, and talks
-SECONDS_FOR_RANK_ZERO = 5  # seconds in which torchrun ends the other processes if the main one has failed, too
-control: Any = None  # the process group for what is not tensors on the device
+RANK_ZERO = 0  # the only process that writes to the experiment folder and prints
+SECONDS_FOR_RANK_ZERO = 5  # time that another rank leaves rank 0 to report an error before torchrun ends all of them
+control: Any = None  # the gloo process group for everything that is not a tensor on the device
 
 
 def launched_by_torchrun():
-    """Whether this process is one of several that torchrun, or what sets the same variables, has started."""
+    """Return True if this process is one of several, by the environment variables that torchrun sets."""
     return int(os.environ.get("WORLD_SIZE", 1)) > 1 and "RANK" in os.environ
 
 
 def restarted_by_torchrun():
-    """Whether torchrun, on one of the machines, has started the processes again, after one of them died."""
+    """Return True if torchrun, on any machine, has restarted the processes after one of them died."""
     restarts = torch.tensor(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)))
     if world_size() > 1:
         distributed.all_reduce(restarts, distributed.ReduceOp.MAX, control)
@@ -31,35 +31,34 @@ def restarted_by_torchrun():
 
 
 def local_device_name(name):
-    """The name of the device of this process: as asked for, but of GPUs, each process of a machine has its own.
+    """Return the device name for this process: `name`, but with several processes each uses the GPU of its local rank.
 
     Raises:
         UserError: one GPU is named for several processes.
     """
     if name is not None and name.startswith("cuda:") and int(os.environ.get("LOCAL_WORLD_SIZE", 1)) > 1:
-        raise UserError(f"--device {name}: torchrun gives each process a GPU of its own; leave the number off")
+        raise UserError(f"--device {name}: torchrun gives each process its own GPU; write --device cuda")
     if launched_by_torchrun() and (name == "cuda" or (name is None and torch.cuda.is_available())):
         return f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     return name
 
 
 def initialize(device):
-    """Meet the other processes, where this one is one of several; `device`: the torch.device of this one."""
+    """Connect to the other processes, if torchrun has started several; `device` is the torch.device of this one."""
     global control
-    if not launched_by_torchrun():
+    if not launched_by_torchrun() or distributed.is_initialized():
         return
-    if not distributed.is_initialized():
-        store, number, of = next(distributed.rendezvous("env://"))
-        if os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:  # else each machine counts for itself
-            restart = os.environ.get("TORCHELASTIC_RESTART_COUNT")  # else they may find addresses of those that died
-            store = distributed.PrefixStore(f"restart {restart}", store)
-        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        distributed.init_process_group(backend, store=store, rank=number, world_size=of)
-        control = distributed.new_group(backend="gloo")
+    store, number, count = next(distributed.rendezvous("env://"))
+    if os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:  # each machine counts its restarts alone
+        # without the prefix, restarted processes may find the addresses of those that died
+        store = distributed.PrefixStore(f"restart {os.environ.get('TORCHELASTIC_RESTART_COUNT')}", store)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    distributed.init_process_group(backend, store=store, rank=number, world_size=count)
+    control = distributed.new_group(backend="gloo")
 
 
 def shut_down():
-    """Part from the other processes."""
+    """Disconnect from the other processes."""
     global control
     if world_size() > 1:
         distributed.destroy_process_group()
@@ -67,39 +66,40 @@ def shut_down():
 
 
 def world_size():
-    """How many processes train together."""
+    """Return the number of processes that train together."""
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
 def rank():
-    """The number of this process, from 0."""
+    """Return the number of this process, from 0."""
     return distributed.get_rank() if world_size() > 1 else RANK_ZERO
 
 
 def is_rank_zero():
-    """Whether this process is the one that writes."""
+    """Return True in the process that writes to the experiment folder and prints."""
     return rank() == RANK_ZERO
 
 
 def on_rank_zero(function):
-    """What `function()` gives in the main process, which alone calls it; a UserError of it is raised in all."""
+    """Call `function()` on rank 0 only, and return its result on all ranks; a UserError is raised on all ranks."""
     if world_size() == 1:
         return function()
-    outcome: list[Any] = [None, None]  # what it gave, or what it raised
+    outcome: list[Any] = [None, None]  # result, error
     if is_rank_zero():
         try:
             outcome[0] = function()
         except UserError as error:
             outcome[1] = error
     distributed.broadcast_object_list(outcome, src=RANK_ZERO, group=control)
-    if outcome[1] is not None:
-        outcome[1].is_told = not is_rank_zero()
-        raise outcome[1]
-    return outcome[0]
+    result, error = outcome
+    if error is not None:
+        error.is_told = not is_rank_zero()
+        raise error
+    return result
 
 
 def local_rank_zero_first(function):
-    """What `function()` gives; called by one process of each machine first, so that files are made by one."""
+    """Return `function()`, called on one process of each machine before the others: that one writes the files."""
     if world_size() == 1:
         return function()
     is_first = int(os.environ.get("LOCAL_RANK", 0)) == 0
@@ -109,72 +109,69 @@ def local_rank_zero_first(function):
 
 
 def is_from_another_rank(error):
-    """Whether an exception says that another process has ended, which then says why."""
-    # of NCCL's only these: others say what is wrong in this process
-    words = ["Connection closed by peer", "Connection reset by peer", "Connection refused", "Broken pipe"]
-    words += ["ncclRemoteError", "NCCL communicator was aborted"]
+    """Return True if an exception only says that another process has ended; that one reports the cause."""
+    words = ("Connection closed by peer", "Connection reset by peer", "Connection refused", "Broken pipe")
+    words += ("ncclRemoteError", "NCCL communicator was aborted")  # other NCCL errors have their cause in this process
     return world_size() > 1 and isinstance(error, RuntimeError) and any(word in str(error) for word in words)
 
 
 def is_first_to_report(error):
-    """Whether no other process has told the user of an exception that several may have raised alike."""
+    """Return True if no other process has printed this error, which several may have raised."""
     if world_size() == 1:
-        if (
-            launched_by_torchrun() and int(os.environ["RANK"]) != RANK_ZERO
-        ):  # it may be this one's alone, such as a GPU not there
-            time.sleep(SECONDS_FOR_RANK_ZERO)  # and would end the main one, by torchrun, before that can tell
+        if launched_by_torchrun() and int(os.environ["RANK"]) != RANK_ZERO:
+            time.sleep(SECONDS_FOR_RANK_ZERO)  # rank 0 may have the same error; it is ended when this process ends
         return True
     try:
         store = distributed.distributed_c10d._get_default_store()
         return not getattr(error, "is_told", False) and store.add(f"told: {error}", 1) == 1
-    except RuntimeError:  # the main process, which had the store, has told and is gone
+    except RuntimeError:  # rank 0, which had the store, has reported the error and ended
         return False
 
 
-def gather(thing):
-    """What each process gave for `thing`, anything that can be pickled: a list in the main one, None in the others."""
+def gather(value):
+    """Return on rank 0 the list of the picklable `value` of every rank, and None on the others."""
     if world_size() == 1:
-        return [thing]
+        return [value]
     gathered = [None] * world_size() if is_rank_zero() else None
-    distributed.gather_object(thing, gathered, dst=RANK_ZERO, group=control)
+    distributed.gather_object(value, gathered, dst=RANK_ZERO, group=control)
     return gathered
 
 
 def shard_of(length):
-    """Which of `length` samples of a batch this process takes: (start, end). They differ by one at most."""
+    """Return (start, end) of this rank's shard of `length` samples; the shards' sizes differ by at most one."""
     return length * rank() // world_size(), length * (rank() + 1) // world_size()
 
 
-def all_reduce_sum(weight, device):
-    """The sum of the `weight` of all processes, each a number or a scalar tensor on `device`; the same, or a tensor."""
+def all_reduce_sum(value, device):
+    """Return the sum over ranks of `value`, a number or a scalar tensor on `device`; with several ranks, a tensor."""
     if world_size() == 1:
-        return weight
-    is_tensor = isinstance(weight, torch.Tensor)
-    total = weight.float() if is_tensor else torch.full((), weight, dtype=torch.float32, device=device)
+        return value
+    is_tensor = isinstance(value, torch.Tensor)
+    total = value.float() if is_tensor else torch.full((), value, dtype=torch.float32, device=device)
     distributed.all_reduce(total)
     return total
 
 
 class Agreement:
-    """What several processes decide together between two steps: each says what it wants, and all get the largest.
+    """All ranks agree on the maximum of what each requests, between two steps.
 
-    They get it one step later, so that none waits for the others; alone, at once.
+    With several ranks the answer arrives one step later, so that no rank waits for the others.
     """
 
     def __init__(self):
         self.pending = None
 
-    def __call__(self, *wishes):
-        """Say what this process wants, ints of at least 0. Returns what is agreed, a list of as many."""
+    def __call__(self, *requests):
+        """Request integers of at least 0, and return the maximum over all ranks of the previous call's requests."""
         if world_size() == 1:
-            return wishes
-        agreed = self.finish() or [0] * len(wishes)
-        wanted = torch.tensor(wishes, dtype=torch.int64)
+            return requests
+        agreed = self.finish() or [0] * len(requests)
+        wanted = torch.tensor(requests, dtype=torch.int64)
         self.pending = wanted, distributed.all_reduce(wanted, distributed.ReduceOp.MAX, control, async_op=True)
         return agreed
 
     def finish(self):
-        """What the wishes of the step before came to, a list; None: there were none."""
+        """Wait for the last requests and return their maxima, a list, or None if there were none."""
         if self.pending is None:
             return None
         (agreed, work), self.pending = self.pending, None
@@ -183,11 +180,11 @@ class Agreement:
 
 
 def prepare_model(model, params):
-    """A model as several processes train it: its batch normalisation is of the whole batch, its parts are divided.
+    """Return the model with synchronized batch normalisation, and sharded with "parallel": "fsdp".
 
-    To be called before the optimizer is made. With "fsdp" the parameters become DTensors, of which each process holds
-    a part: those of each block (a child, itself made of several modules, of an nn.Sequential or nn.ModuleList)
-    together, and the rest; https://docs.pytorch.org/docs/stable/distributed.fsdp.fully_shard.html.
+    Call it before the optimizer is made. FSDP shards the parameters of each block (a child of an nn.Sequential or
+    nn.ModuleList that itself contains modules) together, and the rest together:
+    https://docs.pytorch.org/docs/stable/distributed.fsdp.fully_shard.html.
     """
     if world_size() == 1:
         return model
@@ -199,21 +196,19 @@ def prepare_model(model, params):
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
-        mesh = init_device_mesh(
-            torch.device(params.device).type, (world_size(),)
-        )  # else that of a GPU, if there is one
+        mesh = init_device_mesh(torch.device(params.device).type, (world_size(),))  # by default it would be on GPUs
         for parameter in model.parameters():
-            parameter.data = parameter.data.contiguous()  # which it needs
-        for module in reversed(list(model.modules())):
-            for block in module.children() if isinstance(module, nn.Sequential | nn.ModuleList) else ():
-                if any(True for _ in block.children()) and any(True for _ in block.parameters()):
+            parameter.data = parameter.data.contiguous()  # fully_shard needs that
+        for parent in reversed([m for m in model.modules() if isinstance(m, nn.Sequential | nn.ModuleList)]):
+            for block in parent.children():
+                if next(block.children(), None) is not None and next(block.parameters(), None) is not None:
                     fully_shard(block, mesh=mesh)
         fully_shard(model, mesh=mesh)
     return model
 
 
 def wrap_in_ddp(model, params):
-    """What is called in place of `model` in training: its gradients become the mean of those of all processes."""
+    """Return `model` in a DDP wrapper, which averages gradients over all ranks; the model itself if it needs none."""
     if world_size() == 1 or params.parallel == "fsdp" or not any(p.requires_grad for p in model.parameters()):
         return model
     unused = getattr(params, "has_unused_parameters", False)
@@ -222,15 +217,15 @@ def wrap_in_ddp(model, params):
 
 
 def has_unused_parameters(model, loss):
-    """Whether there are parameters of `model` that are trained but that `loss` does not depend on."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    return any(gradient is None for gradient in torch.autograd.grad(loss, trained, allow_unused=True))
+    """Return True if `loss` does not depend on some trainable parameter of `model`."""
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    return any(gradient is None for gradient in torch.autograd.grad(loss, trainable, allow_unused=True))
 
 
 def broadcast_buffers(model, averages):
-    """Give the buffers of all copies of `model`, such as those of batch normalisation, the values of the main one's.
+    """Copy the buffers of `model` (running means and variances) from rank 0 to all ranks.
 
-    So with their moving averages, where `averages`, a dict from name to tensor, has them.
+    `averages`, a dict from name to tensor, holds the exponential moving averages of some of them, copied too.
     """
     for name, buffer in model.named_buffers() if world_size() > 1 else ():
         for tensor in [buffer, averages[name]] if name in averages else [buffer]:
@@ -238,7 +233,7 @@ def broadcast_buffers(model, averages):
 
 
 def set_gradient_sync(model, wanted):
-    """Whether the next backward pass is to bring together the gradients of all processes, or to add to its own."""
+    """Set whether the next backward pass averages the gradients over all ranks or accumulates them locally."""
     if isinstance(model, nn.parallel.DistributedDataParallel):
         model.require_backward_grad_sync = wanted
     elif hasattr(model, "set_requires_gradient_sync"):
@@ -246,6 +241,6 @@ def set_gradient_sync(model, wanted):
 
 
 def reshard(model):
-    """To be called after forward passes without a backward pass, which leave all of the parameters in each process."""
+    """Free the full parameters of an FSDP model, which forward passes without a backward pass leave on every rank."""
     if hasattr(model, "reshard"):
         model.reshard()

@@ -307,9 +307,7 @@ class Run:
         # with several processes, the others know nothing of an error in this one
         together = processes.world_size() == 1 or isinstance(error, EndOfSession) or not isinstance(error, Exception)
         try:
-            is_sound = (
-                self.can_save and together and not isinstance(error, NonFiniteLoss)
-            )
+            is_sound = self.can_save and together and not isinstance(error, NonFiniteLoss)
             if is_sound and not self.is_saved:
                 self.save()
             self.checkpoints.wait()

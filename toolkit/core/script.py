@@ -1,4 +1,4 @@
-"""How a script begins and ends: exit codes, one line for a mistake of the user's, what is noted in the log."""
+"""How scripts start and end: the option `--quiet`, exit codes, and one line for a mistake of the user."""
 
 import atexit
 import contextlib
@@ -14,21 +14,20 @@ from utils import UserError
 
 
 def add_quiet_argument(parser):
-    """Add the argument that all scripts have."""
-    parser.add_argument("--quiet", action="store_true", help="print results, warnings and errors, and nothing else")
+    """Add the option `--quiet`, which every script has."""
+    parser.add_argument("--quiet", action="store_true", help="print only results, warnings and errors")
 
 
 def run_script(main):
-    """Run `main()` and end the process: code 2 and one line for a mistake of the user's, 130 for Ctrl-C."""
+    """Run `main()` and end the process: exit code 2 and one line for a UserError, 130 for Ctrl-C."""
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a name that the terminal cannot show is no reason to stop
+        if hasattr(stream, "reconfigure"):  # a file name that the terminal cannot show is no reason to stop
             stream.reconfigure(errors="backslashreplace")
-    code = 0
+    code, processes = 0, sys.modules.get("toolkit.core.processes")  # None in scripts that do not train
     try:
         main()
     except UserError as error:
         close_bars()
-        processes = sys.modules.get("toolkit.core.processes")  # of scripts that train
         if processes is None or processes.is_first_to_report(error):
             print(f"error: {error}", file=sys.stderr)
         note_in_log(f"error: {error}")
@@ -37,45 +36,52 @@ def run_script(main):
         print("\ninterrupted", file=sys.stderr)
         note_in_log("interrupted")
         code = 130
-    except BrokenPipeError:  # what reads the output (head, less) has seen enough
+    except BrokenPipeError:  # the program that reads the output (head, less) has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except Exception as error:
         if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-            error.add_note('(without "compile": true in params.json, torch.compile is left alone)')
+            error.add_note('(remove "compile": true from params.json to train without torch.compile)')
         note_in_log(traceback.format_exc())
-        processes = sys.modules.get("toolkit.core.processes")
         if processes is None or not processes.is_from_another_rank(error):
             raise
-        print(
-            f"process {processes.rank()}: another process of this run has ended, and so does this one", file=sys.stderr
-        )
-        time.sleep(processes.SECONDS_FOR_RANK_ZERO)  # so that torchrun, which then ends this one, tells of that one
+        print(f"rank {processes.rank()}: stopped, because another process of this run has ended", file=sys.stderr)
+        time.sleep(processes.SECONDS_FOR_RANK_ZERO)  # so that torchrun, which then ends this one, reports that one
         code = 1
-    if main.__module__ == "__main__":  # a script, which is all that its process is for
+    if is_plain_script(main):
         end_process(code)
     if code:
         sys.exit(code)
 
 
+def is_plain_script(main):
+    """Return True if Python was started as `python [options] script.py`, to run the script that `main` is defined in.
+
+    In a notebook (`%run train.py`), a profiler (`python -m cProfile train.py`), a debugger and after `python -i`
+    something still runs when the script has ended.
+    """
+    options, command = sys.orig_argv[1 : -len(sys.argv)], sys.orig_argv[-len(sys.argv) :]
+    is_script = main.__module__ == "__main__" and command == sys.argv and not sys.flags.inspect
+    return is_script and all(option.startswith("-") for option in options)  # none is a module or another script
+
+
 def end_process(code):
-    """End the process as Python does, but without taking apart all that torch has made, which takes a second."""
-    atexit._run_exitfuncs()  # worker processes are ended, logs closed
-    with contextlib.suppress(OSError):  # what reads the output is gone
-        sys.stdout.flush()
-    with contextlib.suppress(OSError):
-        sys.stderr.flush()
+    """End the process as Python does, but without destroying every object that torch has made, which takes a second."""
+    atexit._run_exitfuncs()  # ends worker processes and closes logs
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # its reader has ended
+            stream.flush()
     os._exit(code)
 
 
 def note_in_log(message):
-    """Write a message to the experiment's log alone, where one has been begun."""
+    """Write a message to the experiment's log only, if there is one."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, logging.FileHandler) and handler.stream:
             handler.handle(logging.makeLogRecord({"msg": message, "levelname": "ERROR", "levelno": logging.ERROR}))
 
 
 def close_bars():
-    """Take away the progress bars that are being drawn, so that what is printed next has a line of its own."""
+    """Remove the progress bars from the terminal, so that the next message has a line of its own."""
     for bar in list(getattr(tqdm, "_instances", ())):
         bar.close()

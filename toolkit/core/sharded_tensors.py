@@ -1,15 +1,18 @@
-"""Tensors that are divided among processes (DTensor, of FSDP): a part, the whole, and divided again."""
+"""Tensors that FSDP shards over the processes (DTensor): the local shard, the full tensor, and sharding it again.
+
+A file of its own, because utils.py uses it and toolkit/core/processes.py imports utils.
+"""
 
 from torch import distributed
 
 
 def local(tensor):
-    """The part of a tensor that this process holds: all of it, unless it is a DTensor."""
+    """Return this rank's shard of a DTensor, or the tensor itself if it is not sharded."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 def whole(tensor):
-    """A tensor, or of a DTensor all of it, in the main process; in others nothing of it. All processes call it."""
+    """Return the full tensor on rank 0 and an empty one on other ranks; all ranks must call it for a DTensor."""
     if not hasattr(tensor, "full_tensor"):
         return tensor
     full = tensor.full_tensor()
@@ -17,7 +20,7 @@ def whole(tensor):
 
 
 def divided_like(tensor, model):
-    """`tensor`, all of which is there, as it is divided among the processes where `model`, a tensor, is."""
+    """Return a full tensor sharded like the DTensor `model`, or the tensor itself if `model` is not sharded."""
     if not hasattr(model, "full_tensor"):
         return tensor
     from torch.distributed.tensor import distribute_tensor

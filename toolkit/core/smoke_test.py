@@ -5,7 +5,7 @@ import copy
 import torch
 
 from toolkit.core import processes
-from toolkit.core.device_batches import batches_on_device
+from toolkit.core.device_batches import DeviceBatches
 from toolkit.core.forward_pass import forward_pass
 from toolkit.core.metrics import compute_metric, is_streaming
 from toolkit.core.monitor import monitored
@@ -32,7 +32,7 @@ def smoke_test(model, loss_fn, dataloaders, metrics, params):
     state = copy.deepcopy(module.state_dict()) if module is not None else None
     for split, dataloader in dataloaders.items():
         first_batch = next(resumable_batches(dataloader, params.seed).batches(epoch=0))
-        inputs, labels, num_samples = next(batches_on_device([first_batch], model))
+        inputs, labels, num_samples = next(DeviceBatches([first_batch], model))
         outputs, loss = forward_pass(model, loss_fn, inputs, labels, params)
         if processes.world_size() > 1 and split == "train" and params.parallel == "ddp":
             params.add_facts({"has_unused_parameters": processes.has_unused_parameters(model, loss)})

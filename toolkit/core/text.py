@@ -1,5 +1,8 @@
 """Helpers for text in tables, messages and pictures."""
 
+import csv
+import io
+
 from tabulate import tabulate
 
 
@@ -49,3 +52,13 @@ def printable(text):
 def in_utf8(name):
     """Return a name as text that can be written as UTF-8; other bytes, which a file name may have, are escaped."""
     return str(name).encode(errors="backslashreplace").decode()
+
+
+def as_csv(rows):
+    """Return the text of a CSV file with one row per dict; a row may lack some of the columns."""
+    text = io.StringIO()
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

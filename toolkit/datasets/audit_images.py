@@ -1,4 +1,4 @@
-"""The audit of a dataset of images: copies, odd images, the balance of classes and splits, and pictures of it all."""
+"""Audit a dataset of images: changed files, copies, wrong labels, odd images, balance of classes and splits."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -6,249 +6,225 @@ from itertools import pairwise
 
 import numpy as np
 from PIL import Image
+from scipy.stats import chi2_contingency
 
 from toolkit.core.image_dataset import SPLITS, digest_of, fingerprint_of, read_image_facts
 from toolkit.core.image_decoding import CorruptImage, decode, in_threads
-from toolkit.datasets.audit import BAD, DOUBTFUL, GOOD, Finding, some
-from toolkit.datasets.contact_sheets import class_sheets, odd_sheet, pair_sheet
-from toolkit.datasets.duplicates import CHUNK, MOST_COMPARED, near_copies, perceptual_hashes
+from toolkit.datasets.builder import to_image
+from toolkit.datasets.contact_sheets import draw_class_sheets, draw_odd_images, draw_pairs
+from toolkit.datasets.duplicates import MOST_COMPARED, near_copies, perceptual_hash
+from toolkit.datasets.findings import BAD, DOUBTFUL, GOOD, Finding, list_some
 from utils import UserError
 
-SIDE = 32  # pixels of the small images that all checks but those of the bytes work on
-FLAT = 2  # standard deviation of the pixels, of 255, below which an image is of one colour
-COLOURLESS = 1  # of 255, below which the mean difference between red, green and blue is none
+SIDE = 32  # pixels of the small images that are compared and measured
+SINGLE_COLOUR = 2  # standard deviation of the pixels, 0 to 255, of an image of a single colour
+NO_COLOUR = 1  # mean difference between red, green and blue, 0 to 255, of an image without colour
 FAR_OUT = 3  # interquartile ranges beyond the quartiles: J. W. Tukey, "Exploratory Data Analysis", 1977
-ENOUGH = 20  # images of a class, to tell what is usual there
-MANY = 0.02  # of a split: of near copies in an earlier one
-FEW_IN_SPLIT = 100  # images on which an accuracy of 90% is known to 6 points only
-FEWER = 3  # times as many images in the largest class as in the smallest
-OTHER_MIX, BY_CHANCE = 0.1, 0.001  # share of a split that would have to change class; probability of such a mix
-FEW = 5000  # images that are looked into at the end of a build, too, where it takes a second
+ENOUGH = 20  # images of a class, to know what is usual there
+MANY_NEAR = 0.02  # share of a split that has near copies in an earlier one
+FEW_IN_SPLIT = 100  # below this, an accuracy of 90% is known to about 6 points only
+UNBALANCED = 3  # times as many images in the largest class as in the smallest
+OTHER_MIX, BY_CHANCE = 0.1, 0.001  # share of a split that would have to change class; p-value of such a difference
+FEW = 5000  # images that are also audited at the end of a build, where it takes a second
+REBUILD = "build the dataset again with --force"
 
 
-@dataclass
-class Images:
-    """The images of a dataset that can be read, and why others cannot."""
+@dataclass(slots=True)
+class AuditedImage:
+    """An image of a dataset that can be read."""
 
-    files: np.ndarray  # names within the dataset's folder
-    splits: np.ndarray  # numbers, as in SPLITS
-    labels: np.ndarray
-    small: np.ndarray  # pixels of small versions, uint8 (N, height, width, channels)
-    digests: list  # of all pixels
-    broken: dict  # from a file to the reason
+    file: str  # relative to the dataset's folder
+    split: str
+    label: str  # class name
+    digest: bytes  # of its pixels
+    hash: np.ndarray  # perceptual hash, float32 (D,)
+    measures: list  # brightness, contrast and saturation, from 0 to 255
 
 
 def audit_images(data_dir):
     """Check a dataset of images.
 
     Args:
-        data_dir: path of the folder that build_dataset.py made.
+        data_dir: path of a folder that build_dataset.py made.
 
     Returns:
-        (findings, draw): list of Finding; function that writes the pictures into a folder.
+        (findings, draw): list of Finding; function that draws contact sheets into the folder that it is given.
 
     Raises:
-        UserError: it is no such folder.
+        UserError: the folder is not such a dataset, or none of its images can be read.
     """
     facts = read_image_facts(data_dir)
-    images = read_images(data_dir, facts)
-    if not len(images.files):
-        raise UserError(f"{data_dir}: none of its images can be read")
-    same = copies(images)
+    images, broken = read_images(data_dir, facts)
+    if not images:
+        raise UserError(f"{data_dir}: none of its images can be read; {REBUILD}")
+    same = identical_pairs(images)
     near, similarity = near_pairs(images, same)
-    odd = check_odd(images, facts)
-    findings = [check_files(images, facts), check_copies(images, same), check_near(images, near, similarity)]
-    findings += [check_labels(images, [*same, *near], facts), odd, *audit_counts(facts)]
+    odd = check_odd(images)
+    findings = [check_files(images, broken, facts), check_copies(same), check_near(images, near, similarity)]
+    findings += [check_labels([*same, *near]), odd, *check_counts(facts)]
 
-    def draw(place):
-        class_sheets(place, data_dir, images, facts["class_names"])
-        pair_sheet(place / "duplicates.png", data_dir, images, [*same, *near])
-        odd_sheet(place / "odd.png", data_dir, odd.details["odd"])
+    def draw(folder):
+        draw_class_sheets(folder, data_dir, images)
+        draw_pairs(folder / "duplicates.png", data_dir, [*same, *near])
+        draw_odd_images(folder / "odd.png", data_dir, odd.details["odd"])
 
     return findings, draw
 
 
 def audit_build(data_dir, facts):
-    """The findings of a dataset that was just built: of a large one, those that need no look at the images."""
+    """Return the findings for a dataset that was just built; for a large one only those from the counts of images."""
     few = sum(sum(counts.values()) for counts in facts["counts"].values()) <= FEW
-    return audit_images(data_dir)[0] if few else audit_counts(facts)
-
-
-def audit_counts(facts):
-    """The findings about the numbers of images, a list."""
-    counts = np.array([[facts["counts"][split][name] for name in facts["class_names"]] for split in SPLITS])
-    return [check_classes(counts, facts), check_splits(counts, facts)]
+    return audit_images(data_dir)[0] if few else check_counts(facts)
 
 
 def read_images(data_dir, facts):
-    """Decode all images that are there; gives Images."""
-    channels, size = facts["image_channels"], (facts["image_height"], facts["image_width"])
-    small = tuple(min(side, SIDE) for side in size)
-    found = [
-        (file.relative_to(data_dir).as_posix(), split, label)
-        for split, name in enumerate(SPLITS)
-        for label, kind in enumerate(facts["class_names"])
-        for file in sorted((data_dir / name / kind).glob("*.png"))
-    ]
+    """Decode and measure all images, in the order train, val, test.
 
-    def load(item):
+    Returns:
+        (images, broken): list of AuditedImage; dict from file to reason, for images that cannot be used.
+    """
+    channels, height, width = (facts[f"image_{name}"] for name in ("channels", "height", "width"))
+
+    def load(path):
+        file = path.relative_to(data_dir).as_posix()
         try:
-            pixels = decode(data_dir / item[0], None, channels)
+            pixels = decode(path, None, channels)
         except CorruptImage as error:
-            return str(error)
-        if pixels.shape[:2] != size:
-            return f"{data_dir / item[0]}: is {pixels.shape[1]}x{pixels.shape[0]} pixels, not {size[1]}x{size[0]}"
-        image = Image.fromarray(pixels.squeeze(2) if channels == 1 else pixels)
-        reduced = np.asarray(image.resize(small[::-1], Image.Resampling.BOX)).reshape(*small, channels)
-        return digest_of(pixels), reduced
+            return file, str(error)
+        if pixels.shape[:2] != (height, width):
+            return file, f"{path}: is {pixels.shape[1]}x{pixels.shape[0]} pixels, not {width}x{height}"
+        small = to_image(pixels).resize((min(width, SIDE), min(height, SIDE)), Image.Resampling.BOX)
+        small = np.asarray(small).reshape(small.height, small.width, channels)
+        split, label, _ = file.split("/")
+        return file, AuditedImage(file, split, label, digest_of(pixels), perceptual_hash(small), measure(small))
 
-    loaded = list(zip(found, in_threads(load, found, "audit"), strict=True))
-    broken = {item[0]: result for item, result in loaded if isinstance(result, str)}
-    good = [(*item, *result) for item, result in loaded if not isinstance(result, str)]
-    files, splits, labels, digests, reduced = zip(*good, strict=True) if good else ([],) * 5
-    return Images(np.array(files), np.array(splits), np.array(labels), np.array(reduced), list(digests), broken)
-
-
-def across(images, pair):
-    """Whether two images are in two splits."""
-    return bool(images.splits[pair[0]] != images.splits[pair[1]])
+    folders = [data_dir / split / label for split in SPLITS for label in facts["class_names"]]
+    results = in_threads(load, [path for folder in folders for path in sorted(folder.glob("*.png"))], "audit")
+    broken = {file: result for file, result in results if isinstance(result, str)}
+    return [result for file, result in results if file not in broken], broken
 
 
-def copies(images):
-    """The pairs of images of the same pixels: each with the one before it in train, val and test."""
+def measure(pixels):
+    """Return brightness, contrast and saturation of an image, uint8 (height, width, channels), from 0 to 255."""
+    values = pixels.reshape(-1, pixels.shape[-1]).astype(np.float32)  # (height * width, channels)
+    return [values.mean(), values.std(axis=0).mean(), np.ptp(values, axis=1).mean()]
+
+
+def identical_pairs(images):
+    """Return the pairs of images with the same pixels: each image with the one before it in train, val and test."""
     groups = {}
-    for index, digest in enumerate(images.digests):
-        groups.setdefault(digest, []).append(index)
+    for image in images:
+        groups.setdefault(image.digest, []).append(image)
     return [pair for group in groups.values() for pair in pairwise(group)]
 
 
 def near_pairs(images, same):
-    """The pairs of images that are near copies: of different pixels, yet the same image; and their similarity."""
-    chosen = np.setdiff1d(np.arange(len(images.files)), [later for _, later in same])
-    if len(chosen) > MOST_COMPARED:  # those of val and test, and as many of train as it takes
-        order = np.random.default_rng(0).permutation(len(chosen))
-        chosen = np.sort(chosen[order[np.argsort(images.splits[chosen[order]] == 0, kind="stable")]][:MOST_COMPARED])
-    pairs, similarity = near_copies(perceptual_hashes(images.small[chosen]))
-    return [tuple(pair) for pair in chosen[pairs].tolist()], [round(float(value), 3) for value in similarity]
+    """Return the pairs of near copies, which have different pixels, and their similarities, two lists."""
+    repeated = {later.file for _, later in same}
+    distinct = [image for image in images if image.file not in repeated]
+    shuffled = np.random.default_rng(0).permutation(len(distinct))
+    chosen = sorted(shuffled, key=lambda i: distinct[i].split == "train")[:MOST_COMPARED]  # all of val and test first
+    compared = [distinct[i] for i in sorted(chosen)]
+    pairs, similarity = near_copies(np.stack([image.hash for image in compared]))
+    return [(compared[a], compared[b]) for a, b in pairs], [round(float(value), 3) for value in similarity]
 
 
-def check_files(images, facts):
-    expected = sum(sum(counts.values()) for counts in facts["counts"].values())
-    mend = "build it again with --force"
-    if images.broken:
-        text = f"{len(images.broken)} cannot be used: {some(list(images.broken))}; {mend}"
-        return Finding(BAD, "files", text, {"broken": images.broken})
-    if len(images.files) != expected:
-        return Finding(BAD, "files", f"{len(images.files):,} images, but {expected:,} were built; {mend}")
-    if fingerprint_of(zip(images.files, images.digests, strict=True)) != facts["fingerprint"]:
-        return Finding(BAD, "files", f"images were changed since they were built (by their fingerprint); {mend}")
-    return Finding(GOOD, "files", f"{len(images.files):,} images, as they were built")
+def check_files(images, broken, facts):
+    if broken:
+        text = f"{len(broken)} images cannot be used: {list_some(list(broken))}; {REBUILD}"
+        return Finding(BAD, "files", text, {"broken": broken})
+    if fingerprint_of((image.file, image.digest) for image in images) != facts["fingerprint"]:
+        built = sum(sum(counts.values()) for counts in facts["counts"].values())
+        text = f"images were changed, added or removed ({built:,} were built, there are {len(images):,}); {REBUILD}"
+        return Finding(BAD, "files", text)
+    return Finding(GOOD, "files", f"{len(images):,} images, unchanged since the build")
 
 
-def check_copies(images, same):
-    details = {"pairs": [[images.files[i] for i in pair] for pair in same]}
-    between = [pair for pair in same if across(images, pair)]
-    if between:
-        text = f"identical images in two splits: {len(between):,}; build it again with --drop_duplicates"
-        return Finding(BAD, "copies", text, details)
-    if same:
-        return Finding(DOUBTFUL, "copies", f"{len(same):,} images are there twice within a split", details)
+def check_copies(same):
+    details = {"pairs": [[image.file for image in pair] for pair in same]}
+    if same:  # the build refuses those in two splits
+        return Finding(DOUBTFUL, "copies", f"pairs of identical images within a split: {len(same):,}", details)
     return Finding(GOOD, "copies", "no two images are identical", details)
 
 
 def check_near(images, near, similarity):
-    details = {"pairs": [[*(images.files[i] for i in pair), s] for pair, s in zip(near, similarity, strict=True)]}
-    later = {max(pair, key=lambda i: images.splits[i]) for pair in near if across(images, pair)}
-    counts = np.bincount(images.splits[list(later)].astype(int), minlength=len(SPLITS))
-    shares = counts / np.bincount(images.splits, minlength=len(SPLITS)).clip(1)
-    among = f" (of {MOST_COMPARED:,} images that were compared)" if len(images.files) > MOST_COMPARED else ""
-    if later:
-        which = ", ".join(f"{counts[s]:,} of {SPLITS[s]} ({shares[s]:.1%})" for s in np.flatnonzero(counts))
-        text = f"in an earlier split, too, but for small changes: {which}, see duplicates.png{among}"
-        return Finding(BAD if shares.max() >= MANY else DOUBTFUL, "near copies", text, details)
-    if near:
-        text = f"pairs within a split, one image but for small changes: {len(near):,}, see duplicates.png{among}"
-        return Finding(DOUBTFUL, "near copies", text, details)
-    return Finding(GOOD, "near copies", f"no two images are one but for small changes{among}", details)
+    details = {"pairs": [[a.file, b.file, value] for (a, b), value in zip(near, similarity, strict=True)]}
+    limit = f" (only {MOST_COMPARED:,} images were compared)" if len(images) > MOST_COMPARED else ""
+    if not near:
+        return Finding(GOOD, "near copies", f"no two images are nearly identical{limit}", details)
+    later = {second.file: second.split for first, second in near if first.split != second.split}  # val or test
+    counts, sizes = Counter(later.values()), Counter(image.split for image in images)
+    shares = [f"{counts[s]:,} of {s} ({counts[s] / sizes[s]:.1%})" for s in SPLITS if counts[s]]
+    problem = f"{' and '.join(shares)} have a near copy in an earlier split" if later else "all within a split"
+    many = any(counts[split] >= MANY_NEAR * sizes[split] for split in counts)
+    text = f"pairs: {len(near):,}, {problem} (see duplicates.png){limit}"
+    return Finding(BAD if many else DOUBTFUL, "near copies", text, details)
 
 
-def check_labels(images, pairs, facts):
-    differ = [
-        [str(images.files[i]) for i in pair] for pair in pairs if images.labels[pair[0]] != images.labels[pair[1]]
-    ]
+def check_labels(pairs):
+    differ = [[first.file, second.file] for first, second in pairs if first.label != second.label]
     if differ:
-        text = f"pairs of copies in two classes: {len(differ):,}, {' and '.join(differ[0])} for one; which is right?"
+        text = f"pairs of copies in two classes: {len(differ):,}, such as {' and '.join(differ[0])}; correct the labels"
         return Finding(DOUBTFUL, "labels", text, {"pairs": differ})
-    return Finding(GOOD, "labels", f"no copies in two of the {len(facts['class_names'])} classes")
+    return Finding(GOOD, "labels", "no image has copies in two classes")
 
 
-def check_odd(images, facts):
-    chunks = np.array_split(images.small, -(-len(images.small) // CHUNK))
-    brightness, contrast, saturation = np.concatenate([measured(chunk) for chunk in chunks], axis=1)  # (N,) each
-    reasons = {}
+def check_odd(images):
+    """Look for images of a single colour, without colour, or unlike the others of their class."""
+    files, labels = np.array([image.file for image in images]), np.array([image.label for image in images])
+    measures = np.array([image.measures for image in images]).T  # (3, N)
+    _, contrast, saturation = measures
+    odd = {}  # from file to reason
 
-    def note(indices, reason):
-        for index in indices:
-            reasons.setdefault(index, reason)
+    def note(mask, reason):
+        for file in files[mask]:
+            odd.setdefault(str(file), reason)
 
-    note(np.flatnonzero(contrast < FLAT), "of one colour")
-    if (saturation < COLOURLESS).mean() < 0.5:
-        note(np.flatnonzero(saturation < COLOURLESS), "without colours")
-    for label in range(len(facts["class_names"])):
-        members = np.flatnonzero(images.labels == label)
-        if len(members) < ENOUGH:
-            continue
-        for name, measure in (("brightness", brightness), ("contrast", contrast), ("saturation", saturation)):
-            values = measure[members]
-            low, high = np.percentile(values, [25, 75])
-            reach = FAR_OUT * max(high - low, 1)
-            note(members[values < low - reach], f"of little {name}")
-            note(members[values > high + reach], f"of much {name}")
-    details = {"odd": {str(images.files[i]): reason for i, reason in reasons.items()}}
-    if not reasons:
-        return Finding(GOOD, "odd images", "none of one colour, or far from all others of its class", details)
-    text = ", ".join(f"{count:,} {reason}" for reason, count in Counter(reasons.values()).most_common())
-    return Finding(DOUBTFUL, "odd images", f"{text}: see odd.png", details)
+    note(contrast < SINGLE_COLOUR, "single colour")
+    if (saturation < NO_COLOUR).mean() < 0.5:
+        note(saturation < NO_COLOUR, "no colour")
+    for label, count in Counter(labels.tolist()).items():
+        members = labels == label
+        for name, values in zip(("brightness", "contrast", "saturation"), measures, strict=True):
+            low, high = np.percentile(values[members], [25, 75])
+            reach = FAR_OUT * max(high - low, 1) if count >= ENOUGH else np.inf
+            note(members & (values < low - reach), f"low {name}")
+            note(members & (values > high + reach), f"high {name}")
+    if not odd:
+        return Finding(GOOD, "odd images", "no image has a single colour or differs much from its class", {"odd": odd})
+    text = ", ".join(f"{reason}: {count:,}" for reason, count in Counter(odd.values()).most_common())
+    return Finding(DOUBTFUL, "odd images", f"{text} (see odd.png)", {"odd": odd})
 
 
-def measured(pixels):
-    """Brightness, contrast and saturation of images, uint8 (N, height, width, channels), as (3, N), from 0 to 255."""
-    values = np.moveaxis(pixels, -1, 0).reshape(pixels.shape[-1], len(pixels), -1).astype(np.float32)  # (C, N, H * W)
-    spread = values.max(axis=0) - values.min(axis=0)  # (N, H * W)
-    return np.stack([values.mean(axis=(0, 2)), values.std(axis=2).mean(axis=0), spread.mean(axis=1)])
-
-
-def check_classes(counts, facts):
-    small, large = counts[0].argmin(), counts[0].argmax()
+def check_counts(facts):
+    """Return the two findings about the numbers of images, a list."""
     names = facts["class_names"]
-    ends = f"{counts[0, small]:,} images ({names[small]}) to {counts[0, large]:,} ({names[large]})"
-    alike = counts[0, small] == counts[0, large]
-    text = f"{len(names)}, in train " + (f"{counts[0, small]:,} images each" if alike else f"from {ends}")
-    if counts[0, large] > FEWER * counts[0, small]:
-        cure = 'accuracy hides the small ones: "monitor": "macro_f1", perhaps "balanced": true'
-        return Finding(DOUBTFUL, "classes", f"{text}; {cure}")
+    counts = np.array([[facts["counts"][split][name] for name in names] for split in SPLITS])  # (splits, classes)
+    return [check_classes(counts[0], names), check_splits(counts, names)]
+
+
+def check_classes(counts, names):
+    few, many = counts.argmin(), counts.argmax()
+    numbers = f"{counts[few]:,} images ({names[few]}) to {counts[many]:,} ({names[many]})"
+    text = f"{len(names)} classes of {numbers if counts[few] < counts[many] else f'{counts[few]:,} images'} in train"
+    if counts[many] > UNBALANCED * counts[few]:
+        cure = 'set "monitor": "macro_f1", and perhaps "balanced": true'
+        return Finding(DOUBTFUL, "classes", f"{text}; accuracy hides errors in small classes: {cure}")
     return Finding(GOOD, "classes", text)
 
 
-def check_splits(counts, facts):
+def check_splits(counts, names):
     sizes = counts.sum(axis=1)
     shares = counts / sizes.clip(1)[:, None]  # (splits, classes)
-    few = [f"{size} of {name}" for name, size in zip(SPLITS, sizes, strict=True) if size < FEW_IN_SPLIT]
-    doubts = [f"few images ({', '.join(few)}): results are uncertain by many points"] if few else []
+    small = [f"{size} in {split}" for split, size in zip(SPLITS, sizes, strict=True) if size < FEW_IN_SPLIT]
+    doubts = [f"few images ({', '.join(small)}): results are uncertain by several percentage points"] if small else []
     for split in (1, 2):
         difference = abs(shares[split] - shares[0])  # (classes,)
-        most = difference.argmax()
-        if difference.sum() / 2 > OTHER_MIX and probability(counts[[0, split]]) < BY_CHANCE:
-            doubts.append(
-                f"{SPLITS[split]} has another mix of classes ({facts['class_names'][most]} is "
-                f"{shares[split, most]:.0%} of it, {shares[0, most]:.0%} of train)"
-            )
-    text = ", ".join(f"{share:.0%} {name}" for name, share in zip(SPLITS, sizes / sizes.sum(), strict=True))
+        both = counts[[0, split]]
+        p_value = chi2_contingency(both[:, both.any(axis=0)]).pvalue  # Pearson's test
+        if difference.sum() / 2 > OTHER_MIX and p_value < BY_CHANCE:
+            most = difference.argmax()
+            mix = f"{names[most]} is {shares[split, most]:.0%} of it, but {shares[0, most]:.0%} of train"
+            doubts.append(f"{SPLITS[split]} has another mix of classes than train ({mix})")
+    text = ", ".join(f"{share:.0%} {split}" for split, share in zip(SPLITS, sizes / sizes.sum(), strict=True))
     return Finding(DOUBTFUL if doubts else GOOD, "splits", "; ".join([text, *doubts]))
-
-
-def probability(counts):
-    """The probability of two splits' counts, (2, classes), to differ as much by chance: Pearson's chi-squared test."""
-    from scipy.stats import chi2_contingency
-
-    return chi2_contingency(counts[:, counts.sum(axis=0) > 0]).pvalue

@@ -1,11 +1,10 @@
-"""Builds a dataset folder from a source of images: splits, decodes, writes, checks; whole or not at all."""
+"""Build a dataset folder from a source of images: split, decode, resize, write, and check for duplicates."""
 
 import hashlib
 import json
 import logging
 import os
 from collections import Counter
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
@@ -14,107 +13,87 @@ from PIL import Image
 
 from toolkit.core.image_dataset import FACTS, SPLITS, digest_of, fingerprint_of, list_files, read_facts
 from toolkit.core.image_decoding import CorruptImage, decode, in_threads, resized
-from toolkit.datasets.folders import is_there, whole_folder
+from toolkit.datasets.dataset_folder import already_built, write_folder
 from utils import UserError, write_whole
 
 DEFAULT_SIZE = (64, 64)  # of images from a folder
-LISTED = 10  # duplicates that an error lists before it only counts
-
-
-@dataclass(slots=True)
-class Written:
-    """One image of the dataset: its place, what its pixels are, and their sums for the mean and the deviation."""
-
-    split: str
-    label: str
-    file: str  # relative to the dataset folder
-    origin: str
-    digest: bytes
-    pixels: int  # height x width
-    sums: np.ndarray  # (2, channels): of the values 0..255, and of their squares
+MOST_LISTED = 10  # duplicates that an error message lists
 
 
 def build(source, target, *, seed=230, image_size=None, force=False, skip_corrupt=False, drop_duplicates=False):
-    """Make the dataset folder `target`: `<split>/<class>/<image>.png` and `dataset.json`, the facts.
+    """Build the dataset folder `target`, completely or not at all: `<split>/<class>/<image>.png` and `dataset.json`.
 
     Args:
-        source: a toolkit.datasets.sources.Source. What it has not split is split 80/10/10, or 80/20 where one of the
-            three splits is missing; at random by `seed`, alike in every class, copies of a file staying together.
-        target: the folder; it appears whole or not at all.
-        image_size: (height, width) to resize to; None: what the source has, or 64×64 for a folder of images.
-        force: replace another dataset that is there.
-        skip_corrupt: go on without images that cannot be decoded.
-        drop_duplicates: of identical images in two splits, leave out the one in train (or in val, of val and test).
+        source: a toolkit.datasets.sources.Source. Images without a split are split at random, class by class, into
+            80/10/10 percent, or 80/20 if the source has its own val or test split.
+        target: path of the folder.
+        seed: seed of the random split.
+        image_size: (height, width) to resize to; None: that of the source, or 64×64 for a folder of images.
+        force: replace another dataset at `target`.
+        skip_corrupt: leave out images that cannot be decoded.
+        drop_duplicates: keep an image that is in several splits in the last one only.
 
     Returns:
-        The facts, as in dataset.json; None where `target` is that dataset already and nothing was done.
+        The facts in dataset.json, a dict; None if `target` is this dataset already.
 
     Raises:
-        UserError: too few images or classes, a corrupt image, identical images in two splits, another dataset there.
+        UserError: the images cannot be used as they are, or another dataset is at `target`.
     """
     target = Path(target)
     size = tuple(image_size or source.image_size or DEFAULT_SIZE)
-    recipe = source.facts | {
-        "seed": seed,
-        "image_size": list(size),
-        "skip_corrupt": skip_corrupt,
-        "drop_duplicates": drop_duplicates,
-    }
-    if is_there(target, recipe, force):
+    options = {"seed": seed, "image_size": list(size), "skip_corrupt": skip_corrupt, "drop_duplicates": drop_duplicates}
+    recipe = source.facts | options
+    if already_built(target, recipe, force):
         facts = read_facts(target)
         for split in SPLITS:
-            list_files(target, split, facts)  # raises where some are missing
+            list_files(target, split, facts)  # raises an error if some are missing
         return None
     items = assign_splits(source.load(), source.classes, seed)
-    with whole_folder(target) as aside:
-        written = write_images(items, aside, size, source.channels, skip_corrupt)
-        written = without_duplicates(written, aside, drop_duplicates)
-        facts = describe(written, source, size, recipe)
-        write_whole(aside / FACTS, json.dumps(facts, indent=2) + "\n")
+    with write_folder(target) as folder:
+        items = write_images(items, folder, size, source.channels, skip_corrupt)
+        items = check_duplicates(items, folder, drop_duplicates)
+        facts = describe(items, source, size, recipe)
+        write_whole(folder / FACTS, json.dumps(facts, indent=2) + "\n")
     return facts
 
 
 def assign_splits(items, classes, seed):
-    """`items` with a split each: those without one are dealt out, class by class, copies of one file together.
+    """Give each item without a split one, class by class, and return all items. Copies of a file stay together.
 
     Raises:
-        UserError: fewer than two classes, or a class too small to be in every split.
+        UserError: there is only one class, a class is too small, or copies of a file are in two classes.
     """
     if len(classes) < 2:
-        raise UserError(f"there is one class only ({classes[0]}); a classifier needs two or more")
+        raise UserError(f"there is only one class ({classes[0]}); a classifier needs at least two")
     missing = {"test", "val"} - {item.split for item in items}
     if not missing:
         return items
     share = 0.2 if len(missing) == 1 else 0.1
     loose = [item for item in items if item.split in (None, "train")]
-    groups = {}
-    for item, key in zip(loose, copy_keys(loose), strict=True):
-        groups.setdefault(key, []).append(item)
+    copies = {}  # from the content to the items with that content
+    for item, key in zip(loose, content_keys(loose), strict=True):
+        copies.setdefault(key, []).append(item)
     by_class = {label: [] for label in classes}
-    for first, *others in groups.values():
-        other = next((item for item in others if item.label != first.label), None)
-        if other and isinstance(other.image, Path):  # a published set is taken as it is
-            raise UserError(f"one image in two classes: {first.image} and {other.image} are the same; remove one")
-        by_class[first.label].append([first, *others])
+    for group in copies.values():
+        other = next((item for item in group if item.label != group[0].label), None)
+        if other and isinstance(other.image, Path):  # published datasets are used as they are
+            raise UserError(f"{group[0].image} and {other.image} are the same image in two classes; remove one")
+        by_class[group[0].label].append(group)
     generator = np.random.default_rng(seed)
-    for label, found in by_class.items():
-        total, needed = len(found), len(missing) + 1
-        if total < needed:
-            into = " and ".join(split for split in SPLITS if split in missing | {"train"})
-            raise UserError(
-                f"the class {label!r} has {total} different images to split into {into}; {needed} are needed at least"
-            )
-        dealt = [found[i] for i in generator.permutation(total)]
-        for split in sorted(missing):
-            for item in chain.from_iterable(dealt.pop() for _ in range(max(1, round(share * total)))):
+    for label, groups in by_class.items():
+        if len(groups) <= len(missing):
+            number = f"{len(groups)} different images, too few to split into train and {' and '.join(sorted(missing))}"
+            raise UserError(f"class {label!r} has {number}; add some, or remove the class")
+        shuffled = [groups[i] for i in generator.permutation(len(groups))]
+        for split in [*sorted(missing), "train"]:
+            number = len(shuffled) if split == "train" else max(1, round(share * len(groups)))
+            for item in chain.from_iterable(shuffled.pop() for _ in range(number)):
                 item.split = split
-        for item in chain.from_iterable(dealt):
-            item.split = "train"
     return items
 
 
-def copy_keys(items):
-    """Yield a key for each item, the same for copies. A file whose size no other has is not read for it."""
+def content_keys(items):
+    """Yield a key for each item, equal for copies. Only files of the same size are read for it."""
     sizes = Counter(item.image.stat().st_size for item in items if isinstance(item.image, Path))
     for item in items:
         if not isinstance(item.image, Path):
@@ -126,101 +105,89 @@ def copy_keys(items):
 
 
 def write_images(items, folder, size, channels, skip_corrupt):
-    """Decode, resize and write all images as PNG files, in parallel. Returns a list of Written, in order."""
-    for split, label in {(item.split, item.label) for item in items}:
-        (folder / split / label).mkdir(parents=True)
-    taken, jobs = set(), []
+    """Decode, resize and write all images as PNG files, in parallel, and return the items that were written."""
+    taken = set()
     for item in items:
-        file = f"{item.split}/{item.label}/{item.name}.png"
-        number = 2
-        while file.lower() in taken:  # a.jpg and a.png, or A.jpg on a file system that does not tell them apart
-            file, number = f"{item.split}/{item.label}/{item.name}_{number}.png", number + 1
-        taken.add(file.lower())
-        jobs.append((item, file))
+        item.file, number = f"{item.split}/{item.label}/{item.name}.png", 2
+        while item.file.lower() in taken:  # a.jpg and a.png, or A.jpg on a file system that ignores case
+            item.file, number = f"{item.split}/{item.label}/{item.name}_{number}.png", number + 1
+        taken.add(item.file.lower())
+        (folder / item.file).parent.mkdir(parents=True, exist_ok=True)
 
-    def write(job):
-        item, file = job
+    def write(item):
         try:
-            if isinstance(item.image, Path):
-                pixels = decode(item.image, size, channels)
-            else:
-                image = item.image[..., 0] if channels == 1 else item.image
-                pixels = resized(Image.fromarray(image), size)
+            is_file = isinstance(item.image, Path)
+            pixels = decode(item.image, size, channels) if is_file else resized(to_image(item.image), size)
         except CorruptImage as error:
-            if skip_corrupt:
-                return str(error)
-            raise UserError(f"{error} (--skip_corrupt leaves such files out)") from None
-        Image.fromarray(pixels[..., 0] if channels == 1 else pixels).save(folder / file, compress_level=1)
-        values = pixels.reshape(-1, channels).astype(np.int64)
-        origin = str(item.image) if isinstance(item.image, Path) else file
-        sums = np.stack([values.sum(0), (values**2).sum(0)])
-        return Written(item.split, item.label, file, origin, digest_of(pixels), len(values), sums)
+            if not skip_corrupt:
+                raise UserError(f"{error} (--skip_corrupt leaves out such files)") from None
+            logging.warning("Left out %s", error)
+            return False
+        to_image(pixels).save(folder / item.file, compress_level=1)
+        values = pixels.reshape(-1, channels).astype(np.int64)  # (height * width, channels)
+        item.sums, item.digest = np.stack([values.sum(0), (values**2).sum(0)]), digest_of(pixels)
+        return True
 
-    results = in_threads(write, jobs, "images")
-    for skipped in [r for r in results if isinstance(r, str)]:
-        logging.warning("left out: %s", skipped)
-    return [r for r in results if isinstance(r, Written)]
+    return [item for item, done in zip(items, in_threads(write, items, "images"), strict=True) if done]
 
 
-def without_duplicates(written, folder, drop):
-    """`written` without images that stand in two splits: with `drop`, the copy in the split less to be trusted goes.
+def to_image(pixels):
+    """Return a uint8 array of shape (height, width, 1 or 3) as a Pillow image."""
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+
+def check_duplicates(items, folder, drop):
+    """Return the items, each image in one split only: with `drop`, it stays in the last one of train, val and test.
 
     Raises:
-        UserError: there are some, and not `drop`.
+        UserError: an image is in several splits, and `drop` is not set.
     """
-    where = {}  # from digest to a dict from split to the first image of it there
-    for image in written:
-        where.setdefault(image.digest, {}).setdefault(image.split, image)
-    twice = {digest: [split for split in SPLITS if split in found] for digest, found in where.items()}
-    twice = {digest: splits for digest, splits in twice.items() if len(splits) > 1}
-    if twice and not drop:
-        lines = [" = ".join(f"{s}: {where[digest][s].origin}" for s in splits) for digest, splits in twice.items()]
-        lines[LISTED:] = [f"... and {len(lines) - LISTED} more"] if len(lines) > LISTED else []
-        raise UserError(
-            "\n  ".join(
-                [
-                    f"images in two splits: {len(twice)}; they make results look better than they are "
-                    f"(--drop_duplicates leaves them out of train):",
-                    *lines,
-                ]
-            )
-        )
-    kept = [image for image in written if image.split == twice.get(image.digest, [image.split])[-1]]
-    for file in {image.file for image in written} - {image.file for image in kept}:
+    copies = {}  # from the pixels' digest to a dict from split to the first item there
+    for item in sorted(items, key=lambda item: SPLITS.index(item.split)):
+        copies.setdefault(item.digest, {}).setdefault(item.split, item)
+    repeated = [splits for splits in copies.values() if len(splits) > 1]
+    if repeated and not drop:
+        problem = f"{len(repeated)} images are in two splits, which makes results look better than they are"
+        lines = [f"{problem} (--drop_duplicates removes them from train):"]
+        for found in repeated[:MOST_LISTED]:
+            files = [item.image if isinstance(item.image, Path) else item.file for item in found.values()]
+            lines.append(" = ".join(f"{split}: {file}" for split, file in zip(found, files, strict=True)))
+        raise UserError("\n  ".join(lines))
+    kept = [item for item in items if item.split == list(copies[item.digest])[-1]]
+    for file in {item.file for item in items} - {item.file for item in kept}:
         (folder / file).unlink()
-    if twice:
-        logging.info("%d images were left out, for being in a later split too", len(written) - len(kept))
+    if repeated:
+        logging.info("Left out %d images that are also in a later split", len(items) - len(kept))
     return kept
 
 
-def describe(written, source, size, recipe):
-    """The content of dataset.json, a dict.
+def describe(items, source, size, recipe):
+    """Return the content of dataset.json, a dict.
 
     Raises:
         UserError: a split is empty, or a class has no images in train.
     """
     counts = {split: dict.fromkeys(source.classes, 0) for split in SPLITS}
-    for image in written:
-        counts[image.split][image.label] += 1
+    for item in items:
+        counts[item.split][item.label] += 1
     for label, count in counts["train"].items():
         if not count:
-            raise UserError(f"the class {label!r} has no images in the train split")
+            raise UserError(f"class {label!r} has no images in the train split")
     for split in SPLITS:
         if not any(counts[split].values()):
             raise UserError(f"the {split} split has no images")
-    train = [image for image in written if image.split == "train"]
-    pixels = sum(image.pixels for image in train)
-    mean, squares = sum(image.sums for image in train) / pixels / [[255], [255**2]]
+    train = [item.sums for item in items if item.split == "train"]
+    mean, squares = sum(train) / (len(train) * size[0] * size[1]) / [[255], [255**2]]  # (channels,) each
     std = np.sqrt(np.maximum(squares - mean**2, 0))
-    digests = [(image.file, image.digest) for image in written]
+    digests = [(item.file, item.digest) for item in items]
     return {
         "num_classes": len(source.classes),
         "class_names": source.classes,
         "image_channels": source.channels,
         "image_height": size[0],
         "image_width": size[1],
-        "mean": [float(m) for m in mean],
-        "std": [float(s) for s in std],
+        "mean": mean.tolist(),
+        "std": std.tolist(),
         "counts": counts,
         "fingerprint": fingerprint_of(digests),
         "split_fingerprint": {s: fingerprint_of(d for d in digests if d[0].startswith(f"{s}/")) for s in SPLITS},

@@ -1,84 +1,74 @@
-"""Contact sheets: many images in one picture, each with its name below it."""
+"""Contact sheets: pictures of many images, each with its file name, split and class below it."""
+
+from collections import Counter
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+import torch
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+from torchvision.utils import make_grid
 
 from toolkit.core.image_dataset import SPLITS
-from toolkit.core.image_decoding import CorruptImage, decode
+from toolkit.core.image_decoding import decode
 
-SIDE, GAP, LINE = 96, 8, 13  # pixels: of an image, between two, of a line of text
+SIDE, GAP, LINE = 96, 8, 14  # pixels: longer side of an image, space between two, height of a line of text
 COLUMNS, MOST = 10, 60  # images in a row; images, or pairs, on a sheet
 
 
-def contact_sheet(file, title, entries, together=1):
-    """Write a picture of images.
-
-    Args:
-        file: the PNG file.
-        title: the text above them.
-        entries: list of (path of an image, caption); the lines of a caption are cut to fit.
-        together: how many of them make a group that is not broken up.
-    """
-    font = ImageFont.load_default(size=11)
-    lines = max((caption.count("\n") + 1 for _, caption in entries), default=1)
-    per_row = COLUMNS - COLUMNS % together
-    rows = -(-len(entries) // per_row)
-    width, height = SIDE + GAP, SIDE + lines * LINE + GAP
-    sheet = Image.new("RGB", (GAP + per_row * width, 3 * GAP + LINE + rows * height), "white")
-    pen = ImageDraw.Draw(sheet)
-    pen.text((GAP, GAP), title, "black", ImageFont.load_default(size=14))
-    for place, (path, caption) in enumerate(entries):
-        row, column = divmod(place, per_row)
-        x, y = GAP + column * width - column % together * GAP // 2, 3 * GAP + LINE + row * height
-        try:
-            image = Image.fromarray(decode(path, None, 3))
-        except CorruptImage:
-            continue
-        scale = SIDE / max(image.size)
-        size = [max(1, round(scale * side)) for side in image.size]
-        sheet.paste(image.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BOX), (x, y))
-        for number, text in enumerate(caption.split("\n")):
-            while font.getlength(text) > SIDE:
-                text = text[:-2] + "…"
-            pen.text((x, y + SIDE + number * LINE), text, "black", font)
-    sheet.save(file)
+def draw_class_sheets(folder, data_dir, images):
+    """Draw `contact_<class>.png` for each class into `folder`, with images at even distances from all of the class."""
+    classes = {}
+    for image in images:
+        classes.setdefault(image.label, []).append(image)
+    for name, members in classes.items():
+        splits = Counter(image.split for image in members)
+        counts = ", ".join(f"{splits[split]:,} {split}" for split in SPLITS)
+        tiles = [tile(data_dir, image.file) for image in spread(members)]
+        draw_sheet(folder / f"contact_{name}.png", f"{name}: {len(tiles)} of {len(members):,} images ({counts})", tiles)
 
 
-def class_sheets(place, data_dir, images, class_names):
-    """Write `contact_<class>.png` for each class into the folder `place`, with images from all of the class."""
-    for label, name in enumerate(class_names):
-        members = np.flatnonzero(images.labels == label)
-        counts = ", ".join(f"{(images.splits[members] == s).sum():,} {split}" for s, split in enumerate(SPLITS))
-        entries = [entry(data_dir, images.files[i]) for i in spread(members)]
-        title = f"{name}: {len(entries)} of {len(members):,} images ({counts})"
-        contact_sheet(place / f"contact_{name}.png", title, entries)
+def draw_pairs(file, data_dir, pairs):
+    """Draw pairs of images, if there are any, those in two splits first."""
+    shown = sorted(pairs, key=lambda pair: pair[0].split == pair[1].split)[:MOST]
+    tiles = [np.hstack([tile(data_dir, image.file) for image in pair]) for pair in shown]
+    title = f"{len(shown)} of {len(pairs):,} pairs of copies, those in two splits first"
+    draw_sheet(file, title, tiles, COLUMNS // 2)
 
 
-def pair_sheet(file, data_dir, images, pairs):
-    """Write a picture of pairs of images, if there are any: those in two splits first, then as they are ordered."""
-    between = [pair for pair in pairs if images.splits[pair[0]] != images.splits[pair[1]]]
-    within = [pair for pair in pairs if images.splits[pair[0]] == images.splits[pair[1]]]
-    shown = [*spread(between), *within][:MOST]
-    if shown:
-        title = f"{len(shown)} of {len(pairs):,} pairs of copies, {len(between):,} of them in two splits"
-        contact_sheet(file, title, [entry(data_dir, images.files[i]) for pair in shown for i in pair], together=2)
+def draw_odd_images(file, data_dir, odd):
+    """Draw odd images, if there are any; `odd` is a dict from file to the reason."""
+    tiles = [tile(data_dir, name, odd[name]) for name in spread(list(odd))]
+    draw_sheet(file, f"{len(tiles)} of {len(odd):,} odd images", tiles)
 
 
-def odd_sheet(file, data_dir, odd):
-    """Write a picture of odd images, if there are any; `odd` is a dict from file to the reason."""
-    shown = spread(list(odd))
-    if shown:
-        named = {name: entry(data_dir, name) for name in shown}
-        entries = [(path, f"{odd[name]}\n{caption}") for name, (path, caption) in named.items()]
-        contact_sheet(file, f"{len(shown)} of {len(odd):,} odd images", entries)
+def spread(values):
+    """Return at most MOST of some values, at even distances."""
+    return [values[i] for i in np.linspace(0, len(values) - 1, min(MOST, len(values))).astype(int)]
 
 
-def spread(things):
-    """At most MOST of some things, at even distances."""
-    return [things[i] for i in np.linspace(0, len(things) - 1, min(MOST, len(things))).astype(int)]
-
-
-def entry(data_dir, file):
-    """The path of a file of a dataset, and its name, split and class as a caption."""
+def tile(data_dir, file, *notes):
+    """Return an image of the dataset with its name, split, class and notes below it, uint8 (height, width, 3)."""
+    image = Image.fromarray(decode(data_dir / file, None, 3))
+    method = Image.Resampling.NEAREST if max(image.size) < SIDE else Image.Resampling.BOX
+    image = ImageOps.contain(image, (SIDE, SIDE), method)
     split, kind, name = file.split("/", 2)
-    return data_dir / file, f"{name.removesuffix('.png')}\n{split}/{kind}"
+    lines = [*notes, name.removesuffix(".png"), f"{split}/{kind}"]
+    canvas = Image.new("RGB", (SIDE, image.height + LINE * len(lines)), "white")
+    canvas.paste(image)
+    pen = ImageDraw.Draw(canvas)
+    for number, line in enumerate(lines):  # cut off at the edge of the image
+        pen.text((0, image.height + LINE * number), line, "black", ImageFont.load_default(size=11))
+    return np.asarray(ImageOps.expand(canvas, (0, 0, GAP // 2, 0), "white"))
+
+
+def draw_sheet(file, title, tiles, columns=COLUMNS):
+    """Write a PNG file of tiles in rows, below a title; nothing if there are no tiles."""
+    if not tiles:
+        return
+    tiles = torch.from_numpy(np.stack(tiles)).permute(0, 3, 1, 2)  # (N, 3, height, width)
+    grid = make_grid(tiles, nrow=columns, padding=GAP, pad_value=255).permute(1, 2, 0).numpy()
+    font = ImageFont.load_default(size=14)
+    width = max(grid.shape[1], int(font.getlength(title)) + 2 * GAP)
+    sheet = Image.new("RGB", (width, grid.shape[0] + GAP + LINE), "white")
+    sheet.paste(Image.fromarray(grid), (0, GAP + LINE))
+    ImageDraw.Draw(sheet).text((GAP, GAP), title, "black", font)
+    sheet.save(file)

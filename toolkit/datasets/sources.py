@@ -1,15 +1,13 @@
-"""Where the images of a dataset come from: the bundled digits, a folder of the user's, torchvision's sets."""
+"""Sources of images: the bundled digits, a folder of the user's images, and the datasets of torchvision."""
 
 import gzip
 import hashlib
 import logging
 import os
 import re
-import shutil
 import tempfile
 import zlib
 from collections.abc import Callable
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +20,7 @@ SPLIT_NAMES = {"train": "train", "val": "val", "dev": "val", "test": "test"}
 SPLIT_PREFIX = re.compile(r"(train|val|dev|test)(ing|s|id|idation|elopment)?(?![a-z])", re.IGNORECASE)
 CLOTHES = "T-shirt-top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot"
 THINGS = "airplane,automobile,bird,cat,deer,dog,frog,horse,ship,truck"
-TORCHVISION_SETS = {  # name there, classes, channels, (height, width)
+TORCHVISION_SETS = {  # class in torchvision, class names, channels, (height, width)
     "mnist": ("MNIST", [str(n) for n in range(10)], 1, (28, 28)),
     "fashion_mnist": ("FashionMNIST", CLOTHES.split(","), 1, (28, 28)),
     "cifar10": ("CIFAR10", THINGS.split(","), 3, (32, 32)),
@@ -31,37 +29,33 @@ TORCHVISION_SETS = {  # name there, classes, channels, (height, width)
 
 @dataclass(slots=True)
 class Item:
-    """One image of a source: its class, its name in the dataset, its split (None: not split yet), and where it is."""
+    """One image of a source."""
 
-    label: str
-    name: str
+    label: str  # class name
+    name: str  # file name in the dataset, without its ending
     image: Path | np.ndarray  # a file, or uint8 pixels of shape (height, width, channels)
-    split: str | None = None
+    split: str | None = None  # None: not split yet
+    file: str = ""  # in the dataset; this and the following are set when it is written
+    digest: bytes = b""  # of the pixels
+    sums: np.ndarray | None = None  # (2, channels): sums of the pixel values 0..255, and of their squares
 
 
 @dataclass
 class Source:
-    """The images to build a dataset from.
-
-    Attributes:
-        load: function that gives the list of Item.
-        classes: the class names, in the order of their labels 0, 1, 2, ...
-        channels: 1 (grey) or 3 (RGB).
-        image_size: (height, width) in pixels, or None: to be resized to what the user says.
-        facts: dict that tells this source from another one, kept in dataset.json.
-    """
+    """The images to build a dataset from."""
 
     load: Callable[[], list[Item]]
-    classes: list
-    channels: int
-    image_size: tuple | None
-    facts: dict
+    classes: list  # class names, in the order of their labels 0, 1, 2, ...
+    channels: int  # 1 (grey) or 3 (RGB)
+    image_size: tuple | None  # (height, width) in pixels; None: images of any size, to be resized
+    facts: dict  # identifies the source in dataset.json
 
 
 def digits():
-    """The 1,797 handwritten digits of 8×8 pixels that scikit-learn brings along.
+    """Return the 1,797 handwritten digits of 8×8 pixels that come with scikit-learn, as a Source.
 
-    Source: E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository (1998).
+    Reference: E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository
+    (1998).
     """
 
     def load():
@@ -77,14 +71,14 @@ def digits():
 
 
 def torchvision_set(kind, raw_dir):
-    """MNIST, Fashion-MNIST or CIFAR-10 with their own test split, from `raw_dir`, downloaded where they are not there.
+    """Return MNIST, Fashion-MNIST or CIFAR-10 with its own test split, as a Source.
 
     Args:
         kind: "mnist", "fashion_mnist" or "cifar10".
-        raw_dir: folder with the raw files as they are published (gzipped or not), or in torchvision's layout.
+        raw_dir: folder of the published files (gzipped or not), or of torchvision's layout; downloaded if missing.
 
     Raises:
-        UserError: on loading: they cannot be downloaded, or are damaged.
+        UserError: when loading, if the files are damaged or cannot be downloaded.
     """
     name, classes, channels, size = TORCHVISION_SETS[kind]
 
@@ -92,132 +86,115 @@ def torchvision_set(kind, raw_dir):
         from torchvision import datasets
 
         items = []
-        try:
-            with torchvision_layout(Path(raw_dir), name) as root:
+        with tempfile.TemporaryDirectory() as temporary:
+            try:
+                root = torchvision_root(Path(raw_dir), name, Path(temporary))
                 for split, train in ((None, True), ("test", False)):
                     data = getattr(datasets, name)(root, train=train, download=True)
                     images = np.asarray(data.data).reshape(-1, *size, channels)
                     pairs = zip(images, np.asarray(data.targets).tolist(), strict=True)
                     items += [Item(classes[label], f"{i:05d}", image, split) for i, (image, label) in enumerate(pairs)]
-        except (OSError, RuntimeError, EOFError, ValueError, AssertionError, zlib.error) as error:
-            for made in (Path(raw_dir) / name / "raw", Path(raw_dir) / name, Path(raw_dir)):
-                with suppress(OSError):
-                    made.rmdir()  # if empty: what a download that failed leaves behind
-            reason = " ".join(str(error).split())
-            raise UserError(
-                f"{kind}: no usable raw files in {raw_dir}, and they cannot be downloaded: {reason}; "
-                f"put the published files there (or name their folder with --raw_dir) and run this again"
-            ) from None
+            except (OSError, RuntimeError, EOFError, ValueError, AssertionError, zlib.error) as error:
+                problem = f"{raw_dir} has no usable files of it, and downloading failed: {' '.join(str(error).split())}"
+                cure = "put the published files there, or name their folder with --raw_dir"
+                raise UserError(f"{kind}: {problem}; {cure}") from None
         return items
 
     return Source(load, classes, channels, size, {"kind": kind, "from": f"torchvision's {name}"})
 
 
-@contextmanager
-def torchvision_layout(raw_dir, name):
-    """The folder to give torchvision as root: `raw_dir`, or a temporary one where the raw files lie in it directly."""
-    loose = [f for f in raw_dir.glob("*-ubyte*") if f.is_file()] if raw_dir.is_dir() and name != "CIFAR10" else []
-    if not loose:
-        yield raw_dir
-        return
-    with tempfile.TemporaryDirectory() as root:
-        raw = Path(root) / name / "raw"
-        raw.mkdir(parents=True)
-        for file in loose:
-            opener = gzip.open if file.suffix == ".gz" else open
-            with opener(file, "rb") as packed, open(raw / file.name.removesuffix(".gz"), "wb") as unpacked:
-                shutil.copyfileobj(packed, unpacked)
-        yield root
+def torchvision_root(raw_dir, name, temporary):
+    """Return `raw_dir` for torchvision; if it contains MNIST's files themselves, unpack them below `temporary`."""
+    loose = [file for file in raw_dir.glob("*-ubyte*") if file.is_file()]
+    if name == "CIFAR10" or not loose:
+        return raw_dir
+    unpacked = temporary / name / "raw"
+    unpacked.mkdir(parents=True)
+    for file in loose:
+        opener = gzip.open if file.suffix == ".gz" else open
+        with opener(file, "rb") as content:
+            (unpacked / file.name.removesuffix(".gz")).write_bytes(content.read())
+    return temporary
 
 
 def folder(path):
-    """The user's own images, in one of three layouts, each alone or within folders for splits.
+    """Return the user's own images as a Source.
+
+    The folder has one of two layouts, or one folder for each split (named `train*`, `val*` or `dev*`, and `test*`, as
+    CS230's `train_signs/` and `test_signs/`) with one of the two layouts in each:
 
     - class subfolders: `cat/anything.jpg`, `dog/anything.png`
-    - a label before the first underscore of the file name: `0_IMG_5864.jpg`, `12_IMG_0001.JPG`
-    - folders for splits, named `train*`, `val*` or `dev*`, and `test*` (CS230's `train_signs/`, `test_signs/`), with
-      one of the two layouts above in each
-
-    Args:
-        path: the folder.
+    - the label before the first underscore of the file name: `0_IMG_5864.jpg`, `12_IMG_0001.JPG`
 
     Raises:
-        UserError: no such folder, no images, a file without a label, two folders for one split.
+        UserError: there is no such folder, no image, an image without a label, or two folders for the same split.
     """
     path = Path(path)
     if not path.is_dir():
         raise UserError(f"{path}: no such folder")
-    items, files, ignored = [], [], []
+    items, ignored = [], []
     for split, place in split_folders(path).items():
-        images, others = files_in(place)
-        items += labelled(images, place, split)
-        files += images
+        images, others = images_in(place)
+        items += labelled_items(images, place, split)
         ignored += others
+    others = f"files that are not images: {len(ignored)}, such as {ignored[0]}" if ignored else "it is empty"
     if not items:
-        passed = f" ({len(ignored)} other files were ignored, {ignored[0]} for one)" if ignored else ""
-        raise UserError(f"{path}: no images in it{passed}")
+        raise UserError(f"{path}: contains no images; {others}")
     if ignored:
-        logging.info("%d files that are not images were ignored", len(ignored))
-    classes = sorted({item.label for item in items}, key=numbers_first)
-    channels = 1 if all(map(is_grey, files)) else 3
+        logging.info("Ignored %s", others)
     inventory = hashlib.sha256()
-    for file in files:
-        stat = file.stat()
-        inventory.update(os.fsencode(file.relative_to(path)) + b" %d %d\n" % (stat.st_size, stat.st_mtime_ns))
+    for item in items:
+        stat = item.image.stat()
+        inventory.update(os.fsencode(item.image.relative_to(path)) + b" %d %d\n" % (stat.st_size, stat.st_mtime_ns))
+    classes = sorted({item.label for item in items}, key=numbers_first)
+    channels = 1 if all(is_grey(item.image) for item in items) else 3
     facts = {"kind": "folder", "from": str(path.resolve()), "inventory": inventory.hexdigest()}
     return Source(lambda: items, classes, channels, None, facts)
 
 
-def split_folders(path):
-    """The folders of the splits within `path`, a dict from split to folder, or {None: folder} where it is not split."""
-    children = sorted(c for c in path.iterdir() if c.is_dir() and not c.name.startswith("."))
-    found = {c: SPLIT_NAMES[m.group(1).lower()] for c in children if (m := SPLIT_PREFIX.match(c.name))}
-    if set(found.values()) == {"train"}:  # among other folders, a class that happens to be called so
-        return {None: children[0] if len(children) == 1 else path}
-    if "train" not in found.values():
-        return {None: path}
-    splits = {}
-    loose = [c for c in path.iterdir() if c.is_file() and c.suffix.lower() in image_extensions()]
-    if loose:
-        raise UserError(f"{path}: has images ({loose[0].name}) beside the folders for splits; move them into one")
-    for child in children:
-        if child not in found:
-            raise UserError(
-                f"{path}: {child.name} is no folder for train, val or test, as others are; move it elsewhere"
-            )
-        other = splits.setdefault(found[child], child)
-        if other is not child:
-            raise UserError(f"{path}: {other.name} and {child.name} are both for the {found[child]} split; keep one")
-    return splits
-
-
-def files_in(folder):
-    """The images below a folder, and the other files, two sorted lists; without what is hidden."""
-    endings, hidden = image_extensions(), re.compile(r"(^|/)\.")
-    files = sorted(f for f in folder.rglob("*") if f.is_file() and not hidden.search(f.relative_to(folder).as_posix()))
+def images_in(folder, pattern="**/*"):
+    """Return the image files in a folder, and the other files, two sorted lists; without hidden ones."""
+    files, endings, hidden = sorted(folder.glob(pattern)), image_extensions(), re.compile(r"(^|/)\.")
+    files = [f for f in files if f.is_file() and not hidden.search(f.relative_to(folder).as_posix())]
     return [f for f in files if f.suffix.lower() in endings], [f for f in files if f.suffix.lower() not in endings]
 
 
-def labelled(images, place, split):
-    """Yield an Item for each of the images in the folder `place`, by its class subfolder or its own name."""
+def split_folders(path):
+    """Return a dict from split to the folder of that split in `path`; {None: folder} if it is not split."""
+    children = sorted(child for child in path.iterdir() if child.is_dir() and not child.name.startswith("."))
+    matches = {child: SPLIT_PREFIX.match(child.name) for child in children}
+    found = {child: SPLIT_NAMES[match[1].lower()] for child, match in matches.items() if match}
+    if "train" not in found.values():
+        return {None: path}
+    if set(found.values()) == {"train"}:  # among other folders it is a class called "train"
+        return {None: children[0] if len(children) == 1 else path}
+    for other in [*(child for child in children if child not in found), *images_in(path, "*")[0]]:
+        raise UserError(f"{path}: {other.name} is not in a folder for train, val or test; move it into one, or away")
+    splits = {split: child for child, split in found.items()}
+    for child, split in found.items():
+        if child != splits[split]:
+            raise UserError(f"{path}: {child.name} and {splits[split].name} are both for the {split} split; keep one")
+    return splits
+
+
+def labelled_items(images, place, split):
+    """Yield an Item for each image file in the folder `place`, labelled by its class subfolder or its own name."""
     subfolders = {child.name for child in place.iterdir() if child.is_dir() and not child.name.startswith(".")}
-    loose = [file for file in images if file.parent == place]
-    if loose and subfolders:
-        way_out = "keep images in class subfolders only"
-        raise UserError(f"{place}: has both subfolders and loose images ({loose[0].name}); {way_out}")
     for empty in subfolders - {file.relative_to(place).parts[0] for file in images}:
-        raise UserError(f"{place / empty}: a class folder without images; remove it or fill it")
+        raise UserError(f"{place / empty}: class folder without images; add some or remove the folder")
     for file in images:
         *folders, name = file.relative_to(place).with_suffix("").parts
         label, underscore, _ = name.partition("_")
         if folders:
             yield Item(folders[0], "_".join([*folders[1:], name]), file, split)
+        elif subfolders:
+            raise UserError(f"{file}: is next to class folders; move it into one")
         elif label and underscore:
             yield Item(label, name, file, split)
         else:
-            raise UserError(f"{file}: no label: name it <label>_<anything>, or put it into a folder of its class")
+            raise UserError(f"{file}: no label; rename it to <label>_<anything>, or put it into a folder of its class")
 
 
 def numbers_first(label):
-    """A key that sorts class names: numbers by value (10 after 9), then words."""
+    """Return a sort key for class names: numbers by value (10 after 9), then words."""
     return (0, int(label), label) if label.isdecimal() else (1, 0, label)

@@ -1,1 +1,1 @@
-"""What evaluate.py makes of outputs and labels: the report, its pictures and files."""
+"""Report of an evaluation: confidence intervals, scores of each class, predictions and pictures."""

@@ -1,116 +1,161 @@
-"""The files of an evaluation: numbers, predictions, pictures, and how often the test split was looked at."""
+"""Write the report of an evaluation to its experiment folder. What evaluate.py uses is here."""
 
-import contextlib
-import csv
-import io
 import json
 import math
-import time
 from pathlib import Path
 
+import numpy as np
+from filelock import FileLock
+
 from toolkit.core.experiment_folder import LOOKS
-from toolkit.core.lock import ExperimentLock, InUse
 from toolkit.core.provenance import now
-from toolkit.evaluation_report import pictures
-from toolkit.evaluation_report.collected_outputs import inputs_at
-from toolkit.evaluation_report.marked_text import mistakes_page
+from toolkit.core.text import as_csv, pipe_table
+from toolkit.evaluation_report import bootstrap, pictures
+from toolkit.evaluation_report.collected_outputs import CollectedOutputs
+from toolkit.evaluation_report.predictions import calibration, class_scores, find_predictions, inputs_at
+from toolkit.evaluation_report.tagging_mistakes import mistakes_page
 from utils import REPORT_FILES, UserError, read_json, write_whole
 
+MOST_CLASSES = 1000  # for scores of each class
+MOST_CLASSES_SHOWN = 20  # in the terminal
+MOST_MISTAKES = 24
 
-def write_report(report, folder, split, dataloader, seed, **about):
-    """Write what a report has to an experiment's folder; what an earlier one of this split had besides is removed.
+
+class EvaluationReport:
+    """The report of an evaluation. Evaluate with `metrics` in place of the task's metrics, then call `write`.
 
     Args:
-        report: the Report.
-        folder: the experiment's.
-        split: its name, which ends the names of the files.
-        dataloader, seed: what the split was evaluated with, for the inputs of the mistakes.
-        about: what report_<split>.json says besides, values by name.
+        metrics, loss_fn, dataloader, params: as for `evaluate`.
 
-    Returns:
-        The names of the files, a list.
+    Attributes:
+        metrics: dict, the metrics and one that collects the outputs.
+        content: dict, the content of report_<split>.json.
+        files: dict from the names in REPORT_FILES to the contents of the files, None for a file that is not written.
+        lines: list of str, the report for the terminal.
     """
-    contents = {}
-    if not report.why_not:
-        contents["report_{}.json"] = json.dumps({"split": split} | about | content_of(report), allow_nan=False) + "\n"
-    if report.columns:
-        contents["predictions_{}.csv"] = as_csv(report.columns)
-    if report.kind == "regression":
-        contents["residuals_{}.png"] = pictures.residuals(report)
-    if report.kind in ("classification", "tagging"):
-        contents["reliability_{}.png"] = pictures.reliability(report)
-    if report.confusion is not None:
-        contents["confusion_{}.png"] = pictures.confusion(report)
-    if report.kind == "tagging":
-        contents["mistakes_{}.html"] = mistakes_page(report, f"Mistakes on {split}")
-    if report.kind == "classification" and report.has_places:
-        inputs = inputs_at(dataloader, seed, report.position[report.worst])
-        contents["mistakes_{}.png"] = pictures.mistakes(report, inputs)
-    written = [name for name in REPORT_FILES if contents.get(name) is not None]
-    for name in REPORT_FILES:
-        path = Path(folder) / name.format(split)
-        if name in written:
-            write_whole(path, contents[name])
-        else:
-            path.unlink(missing_ok=True)
-    return [name.format(split) for name in written]
+
+    def __init__(self, metrics, loss_fn, dataloader, params):
+        self.task_metrics, self.loss_fn, self.dataloader, self.params = metrics, loss_fn, dataloader, params
+        self.collected = CollectedOutputs()
+        self.metrics = metrics | {"(report)": self.collected}
+        self.content, self.files, self.lines = {}, {}, []
+
+    def write(self, results, folder, split, about):
+        """Write the files of the report, and delete those of an earlier report of the same split that it lacks.
+
+        Args:
+            results: dict from name to float, as `evaluate` returned it.
+            folder: the experiment folder.
+            split: name of the split, which ends the names of the files.
+            about: dict, further entries of report_<split>.json.
+
+        Returns:
+            The paths of the files, a list.
+        """
+        self.compute(results, split, about)
+        paths = {name: Path(folder) / name.format(split) for name in REPORT_FILES}
+        for name, path in paths.items():
+            if self.files.get(name) is None:
+                path.unlink(missing_ok=True)
+            else:
+                write_whole(path, self.files[name])
+        return [path for name, path in paths.items() if self.files.get(name) is not None]
+
+    def compute(self, results, split, about):
+        """Compute `content`, `files` and `lines`; arguments as for `write`."""
+        if self.collected.problem:
+            self.lines = [results_table(results, {}, split), f"No report of this split: {self.collected.problem}."]
+            return
+        count, arguments = len(self.collected.lengths), (self.task_metrics, self.loss_fn, self.params)
+        intervals, resamples = bootstrap.bootstrap_intervals(self.collected, results, *arguments)
+        predictions = find_predictions(self.collected, self.dataloader, self.params)
+        contradiction = find_contradiction(predictions, results)
+        predictions = None if contradiction else predictions
+        kind = predictions.kind if predictions else "other"
+        self.content = {"split": split, **about, "samples": count, "kind": kind}
+        self.content["metrics"] = {name: value if math.isfinite(value) else None for name, value in results.items()}
+        self.content |= {"intervals": intervals, "resamples": resamples}
+        self.lines = [results_table(results, intervals, split)]
+        drawn = f"{resamples:,} bootstrap resamples of the {count:,} {'sentences' if kind == 'tagging' else 'samples'}"
+        if intervals:
+            self.lines += [f"[low, high]: 95% confidence interval from {drawn}; none if all give the same value"]
+        elif 0 < resamples < bootstrap.FEWEST_RESAMPLES:
+            self.lines += [f"No confidence intervals: only {drawn} in {bootstrap.SECONDS:g} seconds."]
+        if contradiction:
+            self.lines += ["", f"No scores of classes: {contradiction}."]
+        if kind == "regression":
+            self.files["residuals_{}.png"] = pictures.residuals(predictions.labels, predictions.predictions)
+        elif predictions:
+            self.add_classes(predictions)
+        if kind == "tagging":
+            self.files["mistakes_{}.html"] = mistakes_page(predictions.rows, f"Mistakes on {split}")
+        if predictions:
+            self.files["predictions_{}.csv"] = as_csv(predictions.rows)
+        self.files["report_{}.json"] = json.dumps(self.content, allow_nan=False) + "\n"
+
+    def add_classes(self, predictions):
+        """Add scores of the classes, the calibration and the most confident mistakes."""
+        right = predictions.predictions == predictions.labels
+        wrong = np.flatnonzero(~right)
+        worst = wrong[np.argsort(-predictions.probabilities[wrong], kind="stable")][:MOST_MISTAKES]
+        error, bins = calibration(predictions.probabilities, right)
+        mistakes = [predictions.rows[row] for row in worst]
+        self.content |= {"classes": [], "calibration_error": error, "mistakes": mistakes}
+        self.files["reliability_{}.png"] = pictures.reliability(error, bins)
+        if len(predictions.class_names) <= MOST_CLASSES:
+            classes, confusion = class_scores(predictions)
+            self.content |= {"classes": classes, "confusion": confusion.tolist()}
+            self.files["confusion_{}.png"] = pictures.confusion(confusion, predictions.class_names)
+            by_f1 = sorted(classes, key=lambda row: 1 if row["f1"] is None else row["f1"])[:MOST_CLASSES_SHOWN]
+            is_short = len(classes) <= MOST_CLASSES_SHOWN
+            self.lines += ["", pipe_table(classes if is_short else by_f1)]
+            self.lines += [] if is_short else [f"(the {len(by_f1)} of {len(classes)} classes with the lowest f1)"]
+        about = "mean gap between predicted probability and accuracy"
+        self.lines += ["", f"expected calibration error: {error:.4f} ({about})"]
+        if predictions.kind == "classification" and predictions.positions is not None:
+            inputs = inputs_at(self.dataloader, self.params.seed, predictions.positions[worst])
+            self.files["mistakes_{}.png"] = pictures.mistakes(mistakes, inputs)
 
 
-def content_of(report):
-    """What report_<split>.json holds of a Report, a dict; a number that is not finite is null."""
-    found = {
-        "samples": report.samples,
-        "kind": report.kind,
-        "metrics": {name: value if math.isfinite(value) else None for name, value in report.results.items()},
-        "intervals": report.intervals,
-        "resamples": report.resamples,
-    }
-    if report.kind in ("classification", "tagging"):
-        found |= {"classes": report.classes, "calibration_error": report.error}
-        found["mistakes"] = [{name: values[row] for name, values in report.columns.items()} for row in report.worst]
-    if report.confusion is not None:
-        found["confusion"] = report.confusion.tolist()
-    return found
+def find_contradiction(predictions, results):
+    """Return why the outputs are not scores of classes, or "": the largest output contradicts the accuracy."""
+    if predictions is None or predictions.kind == "regression" or "accuracy" not in results:
+        return ""
+    found, stated = np.mean(predictions.predictions == predictions.labels), results["accuracy"]
+    if min(abs(found - stated), abs(found - stated / 100)) <= bootstrap.CLOSE:  # or in percent
+        return ""
+    return f"accuracy is {stated:.4f}, but the largest output is that of the label for {found:.4f} of the samples"
 
 
-def as_csv(columns):
-    """Columns, a dict from name to list, as the text of a csv file."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(zip(*columns.values(), strict=True))
-    return text.getvalue()
+def results_table(results, intervals, split):
+    """Return the results as a table; those of parts, such as "f1/person", in a second one with one row per part."""
+    cells = {name: f"{value:.4f}" for name, value in results.items()}
+    cells |= {name: f"{cells[name]} [{low:.4f}, {high:.4f}]" for name, (low, high) in intervals.items()}
+    main, parts = {"split": split}, {}
+    for name, cell in cells.items():
+        metric, slash, part = name.partition("/")
+        (parts.setdefault(part, {"part": part}) if slash else main)[metric] = cell
+    return "\n\n".join(pipe_table(rows) for rows in ([main], list(parts.values())) if rows) + "\n"
 
 
 def count_look(folder, checkpoint, dataset):
-    """Note in an experiment's folder that a checkpoint was evaluated on the test split of a dataset, both by name.
+    """Record that a checkpoint of an experiment was evaluated on a dataset's test split, and return how often that was.
+
+    Args:
+        folder: the experiment folder.
+        checkpoint, dataset: their names.
 
     Returns:
-        How often that split was looked at, this time included, an int.
+        A sentence with the number of such evaluations, this one included.
 
     Raises:
-        UserError: the file is not as it should be.
+        UserError: the file has another form.
     """
     path = Path(folder) / LOOKS
-    with one_at_a_time(path):
+    with FileLock(path.with_name(f".{path.name}.lock")):
         looks = read_json(path).get("looks") if path.exists() else []
         if not isinstance(looks, list):
-            raise UserError(f'{path}: "looks" should be a list; mend it, or remove the file to count anew')
+            raise UserError(f'{path}: "looks" is not a list; correct it, or delete the file to count from zero')
         looks.append({"time": now(), "checkpoint": checkpoint, "dataset": dataset})
         write_whole(path, json.dumps({"looks": looks}, indent=1) + "\n")
-    return len(looks)
-
-
-@contextlib.contextmanager
-def one_at_a_time(path):
-    """Wait until no other process is in here to change the file at `path`."""
-    lock = ExperimentLock(path.parent, f".{path.name}.lock")
-    while not lock.is_held:
-        try:
-            lock.acquire(quietly=True)
-        except InUse:
-            time.sleep(0.01)
-    try:
-        yield
-    finally:
-        lock.release()
+    return f"This is evaluation number {len(looks)} of this experiment on the test split."

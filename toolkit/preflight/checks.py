@@ -13,10 +13,10 @@ from toolkit.core.memory import memory_errors_in_a_line, total_memory
 from toolkit.core.restore import collect, restore
 from toolkit.core.state import TrainState, read_state
 from toolkit.preflight import model_checks
+from toolkit.preflight.exact_comparison import NOT_DETERMINISTIC, OWN_DRAWS, UNKNOWN, pairs, same, unsaved_values
 from toolkit.preflight.model_checks import SECONDS, Failed, NotApplicable
 from toolkit.preflight.rehearsal import FIRST, Rehearsal, numbers_in, range_test, step_memory, within
 from toolkit.preflight.task_type import Match
-from toolkit.verify.verify_resume import NOT_DETERMINISTIC, OWN_DRAWS, UNKNOWN, pairs, same, unsaved_values
 from utils import UserError
 
 SLOW = 0.3  # seconds of a step, above which most checks take smaller batches

@@ -13,9 +13,9 @@ from torch import nn
 
 from toolkit.core.smoke_test import smoke_test
 from toolkit.core.trees import batch_size, tensors
+from toolkit.preflight.exact_comparison import same
 from toolkit.preflight.rehearsal import differ, numbers_in, within
 from toolkit.preflight.task_type import Match, are_shares
-from toolkit.verify.verify_resume import same
 
 SECONDS = 8  # that a check takes at most, where it can take fewer steps
 TRIES = 50  # to find samples of the same lengths

@@ -9,15 +9,15 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import utils
+from toolkit.core.curves import png
 from toolkit.core.device_batches import batches_on_device
 from toolkit.core.memory import peak_memory
 from toolkit.core.optimizer_steps import Steps
 from toolkit.core.precision import autocast
 from toolkit.core.resumable_batches import is_divisible, resumable_batches
+from toolkit.core.sample_batches import load_batch
 from toolkit.core.seeds import MODEL, generators_of, seed_all
 from toolkit.core.trees import tensors
-from toolkit.evaluation_report.collected_outputs import load_batch
-from toolkit.evaluation_report.pictures import png
 
 FIRST = 8  # batches of the first epoch that are kept
 LOWEST, HIGHEST, RANGE_STEPS = 1e-6, 100, 120  # learning rates of the range test, and steps from the one to the other

@@ -1,1 +1,1 @@
-"""Proofs about an experiment: that it resumes exactly, and that its record reproduces it."""
+"""Prove that an experiment resumes exactly and that its record reproduces its results."""

@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from model.corpora import lines_of, read_text
-from toolkit.evaluation_report.marked_text import entities
+from toolkit.core.entity_tags import entities
 from utils import UserError
 
 PADDING, UNKNOWN = 0, 1  # the first two words of words.txt, and characters of characters.txt

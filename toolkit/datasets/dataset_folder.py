@@ -1,0 +1,87 @@
+"""The folder of a dataset, for all build scripts: arguments, check for an earlier build, all-or-nothing writing."""
+
+import contextlib
+import logging
+import tempfile
+from pathlib import Path
+
+from toolkit.core.image_dataset import read_facts
+from toolkit.core.script import add_quiet_argument
+from utils import UserError
+
+
+def add_build_arguments(parser):
+    """Add the arguments that all build scripts share."""
+    parser.add_argument("--name", help="name of the dataset under data/ (default: name of its source)")
+    parser.add_argument("--seed", type=int, default=230, help="random seed (default: 230)")
+    parser.add_argument("--force", action="store_true", help="replace an existing dataset of that name")
+    add_quiet_argument(parser)
+
+
+def target_folder(args, parent, default):
+    """Return the folder to build below `parent`, named `args.name` or else `default`, after checking name and seed."""
+    name = args.name or default
+    if Path(name).name != name or name.startswith("."):
+        raise UserError(f"--name {name}: give the name of a folder under data/, without slashes or a leading dot")
+    if args.seed < 0:
+        raise UserError(f"--seed is {args.seed}; give 0 or more")
+    target = parent / name
+    return target.relative_to(Path.cwd()) if target.is_relative_to(Path.cwd()) else target  # as messages show it
+
+
+def already_built(target, source, force, fingerprint=None):
+    """Return True if the folder `target` already holds the dataset to build, False if it should be built.
+
+    Args:
+        target: path of the dataset's folder.
+        source: dict that describes the source and the options of the build, "source" in dataset.json.
+        force: whether to replace another dataset.
+        fingerprint: fingerprint of the dataset to build, if known; otherwise `source` is compared.
+
+    Raises:
+        UserError: `target` is not a dataset, or it is another dataset and `force` is not set.
+    """
+    if not target.exists():
+        return False
+    facts = read_facts(target)
+    existing = facts.get("source")
+    if not isinstance(existing, dict):  # it may be the user's only copy of the data
+        raise UserError(f"{target}: exists and was not made by build_dataset.py; choose another --name")
+    if force:
+        return False
+    if facts.get("fingerprint") != fingerprint if fingerprint else existing != source:
+        names = [name for name in source if existing.get(name) != source[name] and name != "inventory"]
+        changes = "; ".join(f"{name} was {existing.get(name)}, is now {source[name]}" for name in names)
+        reason = changes or "the source files have changed"
+        raise UserError(f"{target}: already holds another dataset ({reason}); --force replaces it")
+    logging.info("%s was already built from the same source: nothing to do", target)
+    return True
+
+
+@contextlib.contextmanager
+def write_folder(target):
+    """Yield a temporary folder to fill; on success it replaces `target`, on failure `target` stays unchanged.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    place = next(folder for folder in target.absolute().parents if folder.is_dir())
+    prefix = f".{target.name}.building-"
+    try:
+        with tempfile.TemporaryDirectory(prefix=prefix, dir=place, ignore_cleanup_errors=True) as temporary:
+            new, old = Path(temporary, "new"), Path(temporary, "old")
+            new.mkdir()
+            yield new
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if target.exists():
+                target.rename(old)
+            try:
+                new.rename(target)
+            except OSError:  # another process may have built the same dataset in the meantime
+                if not target.exists() or read_facts(target) != read_facts(new):
+                    raise
+            finally:
+                if old.exists() and not target.exists():
+                    old.rename(target)
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written: {error.strerror or error}") from None

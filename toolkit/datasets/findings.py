@@ -1,0 +1,56 @@
+"""Findings of an audit, for datasets of all kinds: one printed line each, and the details in the folder audit/."""
+
+import json
+import logging
+from dataclasses import dataclass, field
+
+from toolkit.datasets.dataset_folder import write_folder
+from utils import write_whole
+
+GOOD, DOUBTFUL, BAD = "✓", "!", "✗"
+
+
+@dataclass
+class Finding:
+    """The result of one check."""
+
+    mark: str  # GOOD, DOUBTFUL or BAD
+    name: str  # of the check
+    text: str  # what was found and what to do
+    details: dict = field(default_factory=dict)  # for audit.json, such as the files in question
+
+    def __str__(self):
+        return f"{self.mark} {self.name:<12} {self.text}"
+
+
+def write_findings(data_dir, findings, draw=None):
+    """Print the findings of an audit and write them to the folder `audit` of the dataset, replacing earlier ones.
+
+    Args:
+        data_dir: path of the dataset's folder.
+        findings: list of Finding.
+        draw: optional function that draws contact sheets into the folder that it is given.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    print(*findings, sep="\n")
+    content = {finding.name: {"mark": finding.mark, "text": finding.text} | finding.details for finding in findings}
+    with write_folder(data_dir / "audit") as folder:
+        write_whole(folder / "audit.json", json.dumps(content, indent=2) + "\n")
+        if draw is not None:
+            draw(folder)
+    logging.info("Written to %s", data_dir / "audit")
+
+
+def log_findings(findings, script, data_dir):
+    """Log the findings at the end of a build by `script`; --quiet hides the good ones."""
+    for finding in findings:
+        logging.log(logging.INFO if finding.mark == GOOD else logging.WARNING, str(finding))
+    logging.info("For details and contact sheets: python %s --audit %s", script, data_dir)
+
+
+def list_some(names, most=3):
+    """Return the first of some names, and the number of the others, as text."""
+    others = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(map(str, names[:most])) + others

@@ -1,0 +1,73 @@
+"""Confidence intervals of the results of an evaluation."""
+
+import math
+import time
+import warnings
+
+import numpy as np
+import torch
+
+from toolkit.core.metrics import is_streaming, results_of
+from toolkit.core.totals import to_numpy
+from toolkit.core.trees import tree_map
+
+RESAMPLES = 1000
+FEWEST_RESAMPLES = 100  # for an interval: its ends are the outer 5%
+SECONDS = 10.0  # time limit
+CLOSE = 1e-4  # relative: a value computed in one piece differs by rounding from one that is summed over batches
+
+
+@torch.inference_mode()
+def bootstrap_intervals(collected, results, metrics, loss_fn, params):
+    """Return 95% confidence intervals: the percentile bootstrap over the samples of a split.
+
+    See Efron and Tibshirani, "An Introduction to the Bootstrap" (1993), chapter 13. `scipy.stats.bootstrap` has no
+    time limit, and returns NaN if a metric is undefined for a single resample, such as one without a rare class.
+
+    Args:
+        collected: the CollectedOutputs of the split.
+        results: dict from name to float, as `evaluate` returned it.
+        metrics, loss_fn, params: as `evaluate` got them.
+
+    Returns:
+        intervals: dict from name to [low, high]. A result has none if all resamples give the same value, or if it is
+            another value when it is computed from all samples at once (a loss that is not a mean over samples).
+        resamples: int, less than RESAMPLES if the time limit was reached.
+    """
+    functions, names = {}, []
+    for name, metric in {"loss": loss_fn, **metrics}.items():
+        whole = values_of(name, metric, (collected.outputs, collected.labels), params)
+        same = [k for k, v in whole.items() if math.isclose(v, results.get(k, math.nan), rel_tol=CLOSE, abs_tol=1e-9)]
+        names += same
+        functions |= {name: metric} if same else {}
+    count, drawn, started, random = len(collected.lengths), [], time.monotonic(), np.random.default_rng(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        while names and count > 1 and len(drawn) < RESAMPLES and time.monotonic() - started < SECONDS:
+            samples, values = collected.take(torch.from_numpy(random.integers(count, size=count))), {}
+            for name, metric in functions.items():
+                values |= values_of(name, metric, samples, params)
+            drawn.append(values)
+    intervals = {}
+    for name in names:
+        values = [values[name] for values in drawn if math.isfinite(values.get(name, math.nan))]
+        low, high = np.quantile(values, [0.025, 0.975]).tolist() if len(values) >= FEWEST_RESAMPLES else (0, 0)
+        if low < high:
+            intervals[name] = [low, high]
+    return intervals, len(drawn)
+
+
+def values_of(name, metric, samples, params):
+    """Return the results of a metric, or of the loss, for samples (outputs, labels); {} if it is undefined for them."""
+    try:
+        if name != "loss" and not is_streaming(metric):
+            return results_of(name, metric, *tree_map(to_numpy, samples), params)
+        samples = tree_map(lambda t: t.to(getattr(params, "device", "cpu")), samples)
+        if name == "loss":
+            loss = metric(*samples)
+            return {key: float(value) for key, value in {"loss": loss, **getattr(loss, "parts", {})}.items()}
+        metric.reset()
+        metric.update(*samples)
+        return results_of(name, metric, None, None, params)
+    except Exception:
+        return {}

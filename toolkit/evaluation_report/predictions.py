@@ -1,0 +1,203 @@
+"""Turn outputs and labels into predictions, one row per sample or per token of a tagger, and score them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.data import Subset
+
+from toolkit.core.metrics import probabilities_of
+from toolkit.core.resumable_batches import has_sample_indices, resumable_batches
+from toolkit.core.text import in_utf8
+from toolkit.core.trees import tensors
+from toolkit.evaluation_report.collected_outputs import may_be_lengths
+
+MOST_NUMBERS = 50  # that a regression may predict for each sample
+BINS = 15  # of the calibration error
+
+
+@dataclass
+class Predictions:
+    """The predictions of a split, in the order of the dataset.
+
+    Attributes:
+        kind: "classification", "tagging" (a class for each token) or "regression".
+        rows: the rows of predictions_<split>.csv, a list of dicts.
+        labels, predictions: arrays (R,) of class numbers; for a regression (R, numbers).
+        probabilities: float64 array (R,), of the predicted classes.
+        class_names: list of str.
+        positions: int array (R,), the number of each row's sample in the order of the evaluation; None if unknown.
+    """
+
+    kind: str
+    rows: list
+    labels: np.ndarray
+    predictions: np.ndarray
+    probabilities: np.ndarray | None = None
+    class_names: list | None = None
+    positions: np.ndarray | None = None
+
+
+def find_predictions(collected, dataloader, params):
+    """Return the Predictions in CollectedOutputs, or None if these have another form."""
+    facts = (params.values.get(name) for name in ("class_names", "tags"))
+    class_names = next((list(map(str, names)) for names in facts if isinstance(names, list)), None)
+    found = find_rows(collected, len(class_names) if class_names else params.values.get("num_classes"))
+    if found is None:
+        return None
+    kind, outputs, labels, samples = found
+    places = places_in_dataset(dataloader, params.seed, len(collected.lengths))
+    names = names_of(dataloader.dataset) if places is not None else None
+    order = np.argsort(samples if places is None else places[samples], kind="stable")
+    outputs, labels, samples = outputs[order], labels[order].numpy(), samples[order]
+    place = (samples if places is None else places[samples]).tolist()
+    items = place if names is None else [in_utf8(names[index]) for index in place]
+    if kind == "regression":
+        outputs, columns = outputs.numpy(), {"item": items}
+        for number in range(labels.shape[1]):
+            ending = f"_{number}" if labels.shape[1] > 1 else ""
+            columns[f"label{ending}"] = map(str, labels[:, number])  # the shortest decimals that are exact
+            columns[f"prediction{ending}"] = map(str, outputs[:, number])
+        return Predictions(kind, as_rows(columns), labels, outputs)
+    probabilities, predictions = (t.numpy() for t in probabilities_of(outputs).max(dim=1))
+    probabilities = probabilities.astype(float)
+    class_names = class_names or [str(number) for number in range(outputs.shape[1])]
+    columns = {"item": items} if kind == "classification" else {"sentence": place, "item": words_of(items, samples)}
+    columns["label"] = [class_names[label] for label in labels]
+    columns["prediction"] = [class_names[prediction] for prediction in predictions]
+    columns["probability"] = probabilities.round(6).tolist()
+    positions = None if places is None else samples
+    return Predictions(kind, as_rows(columns), labels, predictions, probabilities, class_names, positions)
+
+
+def find_rows(collected, num_classes=None):
+    """Return the predictions in CollectedOutputs, found by shapes and dtypes, or None if these have another form.
+
+    Returns:
+        kind: see Predictions.
+        outputs: float (R, classes), for a regression (R, numbers); one row per sample or token, without padding.
+        labels: int64 (R,), for a regression float (R, numbers).
+        samples: int64 array (R,), the number of each row's sample.
+    """
+    outputs = next(iter(tensors(collected.outputs)), None)
+    lengths, labels = collected.lengths, tensors(collected.labels)
+    if len(labels) == 2:  # one of them may hold the number of rows of each sample
+        labels = [t for t in labels if not (may_be_lengths(t) and t.equal(lengths))] or labels
+    if outputs is None or len(labels) != 1 or not outputs.is_floating_point():
+        return None
+    labels = labels[0]
+    if labels.is_floating_point():
+        is_binary = bool(((labels == 0) | (labels == 1)).all())  # labels of a loss for two classes
+        fits = isinstance(collected.outputs, torch.Tensor) and outputs.shape == labels.shape and labels.ndim < 3
+        if not fits or is_binary or labels[0].numel() > MOST_NUMBERS:
+            return None
+        outputs, labels = (t.reshape(len(t), -1) for t in (outputs, labels))  # (N, numbers)
+        return "regression", outputs, labels, np.arange(len(labels))
+    if labels.ndim == 2 and outputs.shape[:2] == labels.shape:  # (N, T, classes) and (N, T)
+        outputs, lengths = outputs.flatten(0, 1), torch.full((len(labels),), labels.shape[1])
+    labels = labels.reshape(-1)
+    if labels.dtype == torch.bool or outputs.ndim != 2 or len(outputs) != len(labels) or outputs.shape[1] < 2:
+        return None
+    real = (labels != -1) & (labels != -100)  # CS230's padding, torch's `ignore_index`
+    outputs, labels, samples = outputs[real], labels[real], torch.arange(len(lengths)).repeat_interleave(lengths)[real]
+    if not len(labels) or labels.min() < 0 or labels.max() >= outputs.shape[1]:
+        return None
+    if num_classes not in (None, outputs.shape[1]):  # features, for example, rather than logits
+        return None
+    return "tagging" if (lengths != 1).any() else "classification", outputs, labels.long(), samples.numpy()
+
+
+def as_rows(columns):
+    """Return columns, a dict from name to values, as a list of dicts."""
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def words_of(items, samples):
+    """Return the word of each token, or its number in the sentence if the words are not known.
+
+    Args:
+        items: list with the sentence of each token, words separated by blanks, or something else.
+        samples: int array with the number of the sentence of each token.
+    """
+    words, starts = [], np.flatnonzero(np.diff(samples, prepend=-1)).tolist()
+    for first, end in zip(starts, [*starts[1:], len(samples)], strict=True):
+        sentence = str(items[first]).split(" ")
+        words += sentence if len(sentence) == end - first else range(end - first)
+    return words
+
+
+def places_in_dataset(dataloader, seed, count):
+    """Return the indices in the dataset of the `count` samples of an evaluation, in its order, as an int64 array.
+
+    Return None if they are not known: the loader is not a plain DataLoader, or its sampler gives no indices.
+    """
+    order = resumable_batches(dataloader, seed)  # the object that the evaluation has used
+    keys = order.keys
+    if not keys or not all(map(has_sample_indices, keys)):
+        return None
+    places = np.concatenate([torch.as_tensor(key).cpu().numpy() for key in keys])
+    return places if len(places) == count else None
+
+
+def names_of(dataset):
+    """Return the names of a dataset's samples, its attribute `items` or CS230's `filenames`; None if it has none."""
+    if isinstance(dataset, Subset):
+        names = names_of(dataset.dataset)
+        return None if names is None else [names[index] for index in dataset.indices]
+    names = getattr(dataset, "items", getattr(dataset, "filenames", None))
+    # an attribute of that name may be something else, such as a method
+    return names if isinstance(names, Sequence | np.ndarray) and len(names) == len(dataset) else None
+
+
+def inputs_at(dataloader, seed, positions):
+    """Yield the inputs of the samples at `positions` of an evaluation, loaded as they were then, as batches of one.
+
+    Their `places_in_dataset` must be known.
+    """
+    order = resumable_batches(dataloader, seed)
+    ends = np.cumsum([len(key) for key in order.keys])
+    for position in positions:
+        number = int(np.searchsorted(ends, position, side="right"))
+        indices = order.keys[number]
+        first = int(position - ends[number]) + len(indices)
+        yield order.load_batch(0, number, first, indices[first : first + 1])[0]
+
+
+def class_scores(predictions):
+    """Return the scores of each class and the confusion matrix of Predictions.
+
+    Returns:
+        classes: list of dicts with "class", "precision", "recall", "f1" and "support"; None for an undefined score,
+            such as the precision of a class that is never predicted.
+        confusion: int array (classes, classes), one row per true class.
+    """
+    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+    pair, numbers = (predictions.labels, predictions.predictions), range(len(predictions.class_names))
+    confusion = confusion_matrix(*pair, labels=numbers)
+    scores = precision_recall_fscore_support(*pair, labels=numbers, zero_division=np.nan)[:3]
+    names = ("precision", "recall", "f1")
+    columns = {n: [None if v != v else v for v in s.tolist()] for n, s in zip(names, scores, strict=True)}
+    return as_rows({"class": predictions.class_names, **columns, "support": confusion.sum(axis=1).tolist()}), confusion
+
+
+def calibration(probabilities, right):
+    """Return the expected calibration error: the mean gap between predicted probability and accuracy, in 15 bins.
+
+    See Guo et al., "On Calibration of Modern Neural Networks" (2017), equation 3.
+
+    Args:
+        probabilities: float array (R,), of the predicted classes.
+        right: bool array (R,), True where the prediction is right.
+
+    Returns:
+        error: float in [0, 1].
+        bins: three arrays (15,): the number of predictions, their accuracy, their mean probability; NaN if empty.
+    """
+    bins = np.clip(np.ceil(probabilities * BINS).astype(np.int64) - 1, 0, BINS - 1)
+    counts = np.bincount(bins, minlength=BINS)
+    sums = [np.bincount(bins, weights=values, minlength=BINS) for values in (right, probabilities)]
+    error = np.abs(sums[0] - sums[1]).sum() / len(bins)
+    with np.errstate(invalid="ignore"):
+        return float(error), (counts, sums[0] / counts, sums[1] / counts)
