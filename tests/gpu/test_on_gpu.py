@@ -21,6 +21,7 @@ import train
 import utils
 from toolkit.core.device_batches import batches_on_device
 from toolkit.core.memory import memory_errors_in_a_line, peak_memory
+from toolkit.core.resumable_batches import join_last_sample
 from toolkit.core.run import Run
 from toolkit.core.setup import set_up
 from toolkit.core.task import import_model_package
@@ -89,7 +90,7 @@ def epochs_of(ours, around=contextlib.nullcontext):
         for epoch in run.epochs():
             with around():
                 trained = train.train(ours.model, ours.optimizer, ours.loss_fn, ours.loaders["train"], *rest, run=run)
-                with run.averaged_weights():
+                with run.evaluation():
                     tested = evaluate.evaluate(ours.model, ours.loss_fn, ours.loaders["val"], *rest)
             run.record(epoch, trained, tested)
             results += [trained, tested]
@@ -190,7 +191,8 @@ def test_copies_beside_the_step_change_no_number(device):
 @everywhere
 def test_a_lone_last_sample_is_joined(device):
     loader = DataLoader(TensorDataset(torch.arange(9.0)[:, None], torch.arange(9)), 4, pin_memory=device == "cuda")
-    batches = [labels.tolist() for _, labels in batches_on_device(loader, nn.Linear(1, 1).to(device).train())]
+    batches = join_last_sample(loader)
+    batches = [labels.tolist() for _, labels in batches_on_device(batches, nn.Linear(1, 1).to(device))]
     assert batches == [[0, 1, 2, 3], [4, 5, 6, 7, 8]]
 
 

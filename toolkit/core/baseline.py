@@ -18,8 +18,8 @@ def warn_if_no_better_than_most_frequent_class(best, dataloader, params):
     share = share_of_most_frequent_class(dataloader, params)
     if best is not None and best.monitor == "accuracy" and share is not None and best.value <= share:
         logging.warning(
-            "The best val accuracy, %.4f, is no better than always predicting the most frequent class (%.4f): the model "
-            "has learned nothing useful. Check learning_rate, inputs and labels; preflight.py finds many causes.",
+            "The best val accuracy, %.4f, is no better than always predicting the most frequent class (%.4f): the "
+            "model has learned nothing useful. Check learning_rate, inputs and labels; preflight.py finds many causes.",
             best.value,
             share,
         )

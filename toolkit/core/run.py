@@ -74,6 +74,8 @@ class Run:
 
     def __init__(self, model, optimizer, params, model_dir=None, *, stateful=None, **options):
         self.model, self.optimizer, self.params, self.options = model, optimizer, params, RunOptions(**options)
+        if self.options.restore_file is not None:
+            self.options.restore_file = str(self.options.restore_file)
         self.folder = None if model_dir is None else Path(model_dir)
         self.state, self.updates = TrainState(), Updates(model, optimizer, params, is_scheduled=model_dir is not None)
         self.stateful = (stateful or {}) | self.updates.stateful
