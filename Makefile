@@ -40,7 +40,7 @@ train: setup
 
 # the slow tests, and those of the template's own README, docs and benchmarks
 test-slow: setup
-	$(BIN)/python -m pytest -m "slow or template" -n auto
+	$(BIN)/python -m pytest -m "slow or template" -n auto --dist loadgroup
 
 test: setup
 	$(BIN)/python -m pytest -n auto --dist loadfile

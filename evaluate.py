@@ -21,7 +21,9 @@ from toolkit.core.memory import memory_errors_in_a_line
 from toolkit.core.provenance import name_of_device
 from toolkit.core.resumable_batches import resumable_batches
 from toolkit.core.script import run_script
-from toolkit.core.setup import add_common_arguments, set_up
+from toolkit.core.seeds import MODEL, seed_all
+from toolkit.core.setup import add_common_arguments, refuse_misspelled, set_up
+from toolkit.core.sharded_tensors import divided_like
 from toolkit.core.stop_signals import stop_if_requested
 from toolkit.core.text import pipe_table
 from toolkit.core.tools import find_tool
@@ -77,25 +79,19 @@ def main(argv=None):
     is_same = check_same_data(state.get("dataset"), params, checkpoint, way_out, args.other_data)
 
     utils.set_seed(params.seed)
-    dataloader = processes.local_rank_zero_first(lambda: task.fetch_dataloader([args.split], data_dir, params))[
-        args.split
-    ]
+    loaders = processes.local_rank_zero_first(lambda: task.fetch_dataloader([args.split], data_dir, params))
+    dataloader = loaders[args.split]
     model = processes.prepare_model(task.make_model(params), params)
-    utils.load_weights(state, checkpoint, model)
+    utils.load_weights(state, checkpoint, model, shard_like=divided_like)
     loss_fn = task.loss_fn(params)
     restore_loss(state, checkpoint, loss_fn)
-    logging.info(
-        "Evaluating %s (epoch %s) on the %s split of %s, on %s\n",
-        checkpoint,
-        state.get("epoch"),
-        args.split,
-        data_dir,
-        name_of_device(params.device),
-    )
-    utils.set_seed(params.seed)  # as train.py does before it evaluates
+    where = f"the {args.split} split of {data_dir}, on {name_of_device(params.device)}"
+    logging.info("Evaluating %s (epoch %s) on %s\n", checkpoint, state.get("epoch"), where)
     report = reporting.EvaluationReport(task.metrics, loss_fn, dataloader, params) if reporting else None
+    seed_all(params.seed, 0, 0, MODEL)  # as train.py does before it evaluates
     with memory_errors_in_a_line(params):
         results = evaluate(model, loss_fn, dataloader, report.metrics if report else task.metrics, params)
+    refuse_misspelled(params, known=state.get("params") or ())
     if not processes.is_rank_zero():
         return
 

@@ -1,6 +1,5 @@
 """Shared by all tests: the digits as a dataset, a small experiment on them, and scripts run as a user runs them."""
 
-import importlib
 import json
 import os
 import shutil
@@ -45,11 +44,9 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session")
 def digits_dir(tmp_path_factory):
     """The digits, built once in each test process. Tests that change a dataset make a copy."""
-    builder = pytest.importorskip(
-        "toolkit.datasets.builder", reason="toolkit/datasets, which builds the digits, is gone"
-    )
+    builder, sources = optional("toolkit.datasets.builder"), optional("toolkit.datasets.sources")
     target = tmp_path_factory.mktemp("data") / "digits"
-    builder.build(importlib.import_module("toolkit.datasets.sources").digits(), target)
+    builder.build(sources.digits(), target)
     return target
 
 
@@ -116,6 +113,11 @@ def run_process(*command, cwd=ROOT, **options):
         timeout=600,
         **options,
     )
+
+
+def optional(module):
+    """Import a script, or a module of a tool, that a clone may have deleted; skip the test if it is gone."""
+    return pytest.importorskip(module, reason=f"{module} is not in this clone")
 
 
 def snapshot(folder):

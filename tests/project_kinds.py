@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from conftest import IMAGES, PROJECTS, Experiment, copy_of
+from conftest import IMAGES, PROJECTS, Experiment, copy_of, optional
 from PIL import Image
 
 import evaluate
@@ -99,8 +99,7 @@ def train_and_evaluate(call, model_dir, **values):
 
 def predictions(call, model_dir, *arguments):
     """Return the rows that predict.py writes for an experiment, a list of dicts of str."""
-    import predict
-
+    predict = optional("predict")
     code, out, err = call(predict.main, "--model_dir", model_dir, "--output", "out.csv", *arguments)
     assert (code, err) == (0, ""), out
     with open("out.csv", encoding="utf-8", newline="") as file:

@@ -2,9 +2,8 @@ import json
 import sys
 
 import pytest
-from conftest import copy_of
+from conftest import copy_of, optional
 
-import build_dataset
 import evaluate
 import train
 import utils
@@ -53,7 +52,7 @@ def test_the_numbers_do_not_depend_on_the_batch_size(call, trained):
 
 
 def test_other_data_is_refused_unless_allowed(call, trained, tmp_path):
-    call(build_dataset.main, "digits", "--name", "other", "--seed", "1")
+    call(optional("build_dataset").main, "digits", "--name", "other", "--seed", "1")
     arguments = ["--model_dir", trained.folder, "--data_dir", "data/other"]
     code, _, err = call(evaluate.main, *arguments)
     assert code == 2

@@ -51,9 +51,9 @@ def test_equal_samples_stay_on_one_side():
 
 
 def test_folds_that_there_are_not():
-    with pytest.raises(UserError, match="num_folds is 3 and fold 3: there should be 2 folds or more"):
+    with pytest.raises(UserError, match="num_folds is 3 and fold 3: num_folds should be at least 2"):
         fold_of(torch.zeros(9, 1), None, 3, 3)
-    with pytest.raises(UserError, match="num_folds is 3, but there are 1 different samples in train and val"):
+    with pytest.raises(UserError, match="num_folds is 3, but train and val have only 1 different samples"):
         fold_of(torch.zeros(9, 1), None, 3, 0)
 
 

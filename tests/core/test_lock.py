@@ -10,7 +10,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, snapshot
+from conftest import ROOT, optional, snapshot
 from processes import finished, start, wait_for
 
 from toolkit.core.lock import ExperimentLock, InUse, is_alive, read_owner
@@ -35,8 +35,7 @@ def test_a_second_lock_of_the_same_process_is_refused_like_another_process(tmp_p
 
 
 def test_reading_the_status_of_an_experiment_does_not_release_its_lock(tmp_path):
-    from toolkit.results.rows import status_of
-
+    status_of = optional("toolkit.results.rows").status_of
     lock = ExperimentLock(tmp_path)
     lock.acquire()
     assert is_alive(read_owner(tmp_path / ".lock"))
@@ -148,7 +147,8 @@ def test_a_run_elsewhere_is_not_disturbed_by_evaluating(experiment, call):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows disks have locks")
 @pytest.mark.parametrize("owner, refused", [("dead", False), ("alive", True), ("elsewhere", True), ("garbage", False)])
-def test_on_a_disk_without_locks_the_written_owner_decides(tmp_path, monkeypatch, owner, refused):
+@pytest.mark.parametrize("error", [errno.EOPNOTSUPP, errno.ENOSYS])
+def test_on_a_disk_without_locks_the_written_owner_decides(tmp_path, monkeypatch, owner, refused, error):
     """On one that has them what is written does not count: the operating system knows better."""
     import fcntl
 
@@ -167,7 +167,7 @@ def test_on_a_disk_without_locks_the_written_owner_decides(tmp_path, monkeypatch
     (tmp_path / ".lock").write_text(json.dumps(owners[owner] | {"since": "2026-01-01"}))
 
     def no_locks(file, operation):
-        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+        raise OSError(error, "No locks")
 
     monkeypatch.setattr(fcntl, "flock", no_locks)
     if refused:

@@ -166,6 +166,7 @@ def test_stopped_and_gone_on_with_by_as_many_it_gives_the_same_bits(twin, kind):
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("torchrun")  # its port is taken by one at a time
 def test_a_process_that_dies_ends_the_run_and_torchrun_goes_on_with_it(twin, tmp_path):
     straight, killed = (twin(name, checkpoint_minutes=EACH_STEP) for name in ("straight", "killed"))
     assert group_finished("train", 2, *straight.arguments)[0] == [0, 0]

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import IMAGES, ROOT, Experiment
+from conftest import IMAGES, ROOT, Experiment, optional
 from project_kinds import differences, outcome
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -26,8 +26,6 @@ from toolkit.core.run import Run
 from toolkit.core.setup import set_up
 from toolkit.core.task import import_model_package
 from toolkit.core.totals import Totals
-from toolkit.datasets.builder import build
-from toolkit.datasets.sources import Item, Source, digits
 from utils import UserError
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic with it; read when it begins
@@ -51,14 +49,18 @@ WITH_ALL = {
 
 @pytest.fixture(scope="session")
 def digits_dir(tmp_path_factory):
-    """The digits, or where scikit-learn is not installed squares of ten shades."""
+    """The digits, or squares of ten shades if scikit-learn is not installed."""
+    builder, sources = optional("toolkit.datasets.builder"), optional("toolkit.datasets.sources")
     target = tmp_path_factory.mktemp("data") / "digits"
     try:
-        build(digits(), target)
+        builder.build(sources.digits(), target)
     except ImportError:
         pixels = np.random.default_rng(0).integers(0, 60, (1800, 8, 8, 1))
-        items = [Item(str(n % 10), f"{n:04d}", (p + 20 * (n % 10)).astype(np.uint8)) for n, p in enumerate(pixels)]
-        build(Source(lambda: items, [str(n) for n in range(10)], 1, (8, 8), {"kind": "shades"}), target)
+        items = [
+            sources.Item(str(n % 10), f"{n:04d}", (p + 20 * (n % 10)).astype(np.uint8)) for n, p in enumerate(pixels)
+        ]
+        shades = sources.Source(lambda: items, [str(n) for n in range(10)], 1, (8, 8), {"kind": "shades"})
+        builder.build(shades, target)
     return target
 
 

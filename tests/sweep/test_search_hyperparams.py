@@ -11,12 +11,11 @@ import time
 
 import optuna
 import pytest
-from conftest import IMAGES, ROOT, SMALL, run_process, snapshot
+from conftest import IMAGES, ROOT, SMALL, optional, run_process, snapshot
 from processes import Script, wait_for
 from project_kinds import differences, outcome
 
 import search_hyperparams
-import synthesize_results
 import toolkit.sweep.pool
 import train
 from toolkit.sweep.storage import open_storage
@@ -126,7 +125,7 @@ def test_a_bad_trial_is_pruned_says_so_and_can_be_continued_by_hand(call, sweep)
     assert "learning_rate=2e-07: pruned: accuracy 0." in out
     assert [trial.state.name for trial in sweep.study()][-2:] == ["PRUNED", "PRUNED"]
     assert sorted(sweep.study()[0].intermediate_values) == [1, 2, 3, 4]
-    code, table, _ = call(synthesize_results.main, "--parent_dir", sweep.folder, "--no_plots")
+    code, table, _ = call(optional("synthesize_results").main, "--parent_dir", sweep.folder, "--no_plots")
     assert code == 0
     assert re.search(r"\| learning_rate=2e-07 +\| pruned +\| +1 \| ", table)
     assert "- learning_rate=2e-07: accuracy 0." in table
@@ -155,7 +154,7 @@ def test_failures_do_not_end_the_sweep_and_are_retried_by_the_same_command(call,
         assert [trial.state.name for trial in sweep.study()].count("FAIL") == attempt
         assert f"error: {error}" in (sweep.folder / "learning_rate=1e+06" / "train.log").read_text()
     assert out.count("[3/3]") == 1
-    code, table, _ = call(synthesize_results.main, "--parent_dir", sweep.folder, "--no_plots")
+    code, table, _ = call(optional("synthesize_results").main, "--parent_dir", sweep.folder, "--no_plots")
     assert code == 0
     assert re.search(r"\| learning_rate=1e\+06 +\| failed +\|", table)
     assert f"- learning_rate=1e+06: {error[:100]}" in table
@@ -437,7 +436,7 @@ SPACES = {
     '{"learning_rate": {"low": 0.1, "high": 1, "step": 2}}': "learning_rate: a step is at most as large as the range",
     '{"num_channels": {"low": 4, "high": 8.5}}': "num_channels is an integer; low, high and step should be, too",
     '{"num_channels": [4, 0]}': "num_channels is 0, should be greater than or equal to 1",
-    '{"num_channles": [4, 8]}': "nothing knows the hyperparameter num_channles (did you mean num_channels?)",
+    '{"num_channles": [4, 8]}': "unknown key num_channles (did you mean num_channels?)",
     '{"num_classes": [4, 8]}': "num_classes is a fact of the dataset, not a hyperparameter; remove it",
     '{"fold": [0, 1]}': "fold is not searched; --folds does that",
     '{"hidden_size": {"values": [9], "when": {"architecture": "TwoLayerNet"}}}': "hidden_size is searched when "
@@ -500,7 +499,7 @@ def test_what_the_sweep_lacks(call, sweep):
     shutil.copytree(ROOT / "tests" / "projects" / "classic" / "model", sweep.folder / "model")
     code, _, err = search(call, sweep, "--folds", 2)
     assert (code, err.count("\n")) == (2, 1)
-    assert "data_loader.py does not read params.num_folds" in err
+    assert "data_loader.py does not declare num_folds and fold" in err
     assert snapshot(sweep.folder).keys() - {"params.json", "model"} == {
         name for name in snapshot(sweep.folder) if name.startswith("model/")
     }
@@ -569,5 +568,5 @@ def test_of_equally_good_trials_the_first_by_name_is_the_best_as_it_is_in_the_ta
     code, out, err = search(call, sweep)
     assert (code, err) == (0, "")
     assert re.search(rf"Best accuracy on val: [\d.]+, {re.escape(str(sweep.folder))}.save_summary_steps=50\n", out)
-    _, out, _ = call(synthesize_results.main, "--parent_dir", sweep.folder)
+    _, out, _ = call(optional("synthesize_results").main, "--parent_dir", sweep.folder)
     assert "| save_summary_steps=50 *" in out

@@ -15,7 +15,10 @@ from pages import blocks, commands, read_page
 
 import utils
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="torch has no NCCL, and Slurm no Windows")
+pytestmark = [
+    pytest.mark.skipif(sys.platform == "win32", reason="torch has no NCCL for Windows, and Slurm does not run there"),
+    pytest.mark.xdist_group("torchrun"),  # all use the same port
+]
 PAGE = read_page("docs/many_gpus.md")
 SMALL = [("--nproc_per_node=8", "--nproc_per_node=2"), ("host1:29500", "127.0.0.1:29511")]
 

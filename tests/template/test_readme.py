@@ -24,6 +24,7 @@ GUARANTEED = re.findall(
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("torchrun")  # its port is taken by one at a time
 def test_the_readme_runs(tmp_path):
     """All bash blocks, in order, in one copy; with the environment that the tests run in."""
     clone = fresh_copy(tmp_path / "clone")

@@ -208,7 +208,7 @@ def restore(checkpoint, model, optimizer, stateful):
             for number, values in content["optim_dict"]["state"].items():
                 same = [k for k, v in values.items() if getattr(v, "shape", None) == parameters[number].shape]
                 values |= {name: divided_like(values[name], parameters[number]) for name in same}
-    utils.load_weights(content, file, model, optimizer)
+    utils.load_weights(content, file, model, optimizer, shard_like=divided_like)
     check_optimizer(optimizer, file)
     saved = content.get("stateful", {})
     if saved.keys() != stateful.keys() and state.params:  # CS230's checkpoints have no params, and nothing else

@@ -10,7 +10,7 @@ from tabulate import tabulate
 
 import utils
 from toolkit.core import processes
-from utils import Hyperparameters, UserError
+from utils import UserError
 
 SAMPLE_FACTS = ("fingerprint", "counts", "mean", "std")  # facts of the samples; the others say of what kind the data is
 RUN_FILES = ["previous.pth.tar", "last.pth.tar", "*.pth.tar", "history.csv", "speed.csv", "metrics_*.json", "run.json"]
@@ -27,7 +27,7 @@ LOOKS = "test_looks.json"  # counts how often evaluate.py has evaluated the test
 
 def dataset_of(params):
     """Return what a checkpoint says of the data it was trained on, a dict; empty for data without a dataset.json."""
-    return {name: value for name, value in params.facts_of_data.items() if name != "counts"}
+    return {name: value for name, value in params.dataset_facts.items() if name != "counts"}
 
 
 def check_same_data(theirs, params, file, way_out, allow=False):
@@ -65,12 +65,11 @@ def changed_params(checkpoint, params):
         UserError: with one of the changes the result would not be the same run.
     """
     file, _, state = checkpoint
-    theirs, ours, best = state.params, as_json(params.stated), state.best
+    theirs, ours, best = state.params, as_json(params.hyperparameters), state.best
     if not theirs:  # CS230's checkpoints do not hold them
         return {}
-    defaults = {name: field.get_default() for name, field in Hyperparameters.model_fields.items()}
-    theirs = as_json(defaults) | theirs  # keys that are newer than the checkpoint had their defaults
-    names = sorted(name for name in theirs.keys() | params.written.keys() if not name.startswith(("$", "_")))
+    theirs = as_json(params.defaults) | theirs  # keys that are newer than the checkpoint had their defaults
+    names = sorted(name for name in theirs.keys() | params.given.keys() if not name.startswith(("$", "_")))
     differ = {name: [theirs.get(name), ours.get(name)] for name in names if theirs.get(name) != ours.get(name)}
     allowed = {name: why for name, why in MAY_CHANGE.items() if name != "dataset" or hasattr(params, "fingerprint")}
     if best is not None and params.monitor == best.monitor and theirs.get("monitor") is None:

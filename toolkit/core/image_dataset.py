@@ -1,4 +1,4 @@
-"""A dataset folder of images: its facts, its files, their pixels in memory or in a mapped file, their batches."""
+"""A dataset folder of images: its facts, its files, their pixels (in memory or memory-mapped), batches of indices."""
 
 import contextlib
 import functools
@@ -21,16 +21,16 @@ KEYS = {"class_names", "image_channels", "image_height", "image_width", "mean", 
 
 
 def read_facts(data_dir):
-    """What a dataset is, the content of its dataset.json, as a dict; empty where the folder has none.
+    """Return the content of a dataset's dataset.json as a dict, which is empty if the folder has no such file.
 
     Raises:
-        UserError: no such folder, or a file that is not JSON.
+        UserError: there is no such folder, or the file is not valid JSON.
     """
     data_dir = Path(data_dir)
     if data_dir.is_file():
         raise UserError(f"{data_dir}: is a file; a dataset is a folder")
     if not data_dir.is_dir():
-        own = data_dir.parent.parent / "build_dataset.py"  # of an example
+        own = data_dir.parent.parent / "build_dataset.py"  # the script of an example
         script = own if own.exists() else "build_dataset.py"
         raise UserError(f"{data_dir}: no such dataset; build_dataset.py makes one (python {script} --help)")
     file = data_dir / FACTS
@@ -38,44 +38,42 @@ def read_facts(data_dir):
 
 
 def read_image_facts(data_dir):
-    """As `read_facts`, of a dataset of images.
+    """Return the facts of a dataset of images, as `read_facts` does.
 
     Raises:
-        UserError: it is another folder.
+        UserError: the folder is not a dataset of images.
     """
     facts = read_facts(data_dir)
     missing = sorted(KEYS - facts.keys())
-    if missing and "class_names" in facts:
+    if not missing:
+        return facts
+    if "class_names" in facts:
         raise UserError(f"{data_dir}: its {FACTS} has no {', '.join(missing)}; build it again with --force")
-    if missing and facts:
-        raise UserError(
-            f"{data_dir}: not a dataset of images: its {FACTS} is of another task, as the build_dataset.py of an "
-            f"example makes it; take that script, or an experiment of that task"
+    if facts:
+        problem = f"its {FACTS} is of another task; use the build_dataset.py and the experiments of that task"
+    else:
+        problem = (
+            f"it has no {FACTS}; make a dataset of the images with `python build_dataset.py folder {data_dir} --name "
+            f'<name>`, and set "dataset": "<name>" in params.json'
         )
-    if missing:
-        raise UserError(
-            f"{data_dir}: not a dataset of images: it has no {FACTS}; "
-            f"make one with: python build_dataset.py folder {data_dir} --name <name>, "
-            f'and name it in params.json: "dataset": "<name>"'
-        )
-    return facts
+    raise UserError(f"{data_dir}: not a dataset of images: {problem}")
 
 
 def load_images(data_dir, split, cache_above):
-    """All images of a split, decoded once.
+    """Return all images of a split, which are decoded once.
 
     Args:
         data_dir: a folder that build_dataset.py made.
         split: "train", "val" or "test".
-        cache_above: megabytes of pixels above which they are kept in a file beside the dataset, which is written once
-            and then mapped: read as needed, and shared by all processes that train on it.
+        cache_above: megabytes; if the pixels take more, they are written once to a file in the dataset folder that is
+            then memory-mapped: read as needed, and shared by all processes that train on it.
 
     Returns:
         images: uint8 tensor of shape (N, channels, height, width).
         labels: int64 tensor of shape (N,), indices into the dataset's class_names.
 
     Raises:
-        UserError: the folder is not a dataset of images, or files are missing, damaged or too many.
+        UserError: the folder is not a dataset of images, or image files were added, removed or changed.
     """
     data_dir = Path(data_dir)
     facts = read_image_facts(data_dir)
@@ -90,7 +88,7 @@ def load_images(data_dir, split, cache_above):
 
 
 def fits_on(device, nbytes):
-    """Whether `device` is a GPU on which `nbytes` bytes of data can stay: less than half of the memory free there."""
+    """Return True if `device` is a GPU and `nbytes` bytes are less than half of its free memory."""
     kind = torch.device(device).type
     if kind == "mps":
         return nbytes < (torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()) / 2
@@ -98,10 +96,10 @@ def fits_on(device, nbytes):
 
 
 class BatchIndices(Sampler):
-    """The indices of each batch, a tensor; in a new random order every epoch where `shuffle` is set.
+    """A batch sampler that yields the indices of each batch as one tensor; with `shuffle`, in a new order every epoch.
 
-    The order comes from torch's generator, which train.py seeds with (seed, epoch) when an epoch begins, and is the
-    same on any `device`, to which it is moved once an epoch.
+    The order comes from torch's CPU generator, which train.py seeds with (seed, epoch) at the start of an epoch, so it
+    is the same on any `device`; the indices are moved there once per epoch.
     """
 
     def __init__(self, length, batch_size, shuffle, device="cpu"):
@@ -116,7 +114,7 @@ class BatchIndices(Sampler):
 
 
 def list_files(data_dir, split, facts):
-    """The image files of a split and their labels, two lists, by class and name."""
+    """Return the image files of a split and their labels, two lists, sorted by class and name."""
     files, labels = [], []
     for label, name in enumerate(facts["class_names"]):
         folder = data_dir / split / name
@@ -140,12 +138,12 @@ def list_files(data_dir, split, facts):
 
 
 class ImageNames(Sequence):
-    """The names of the image files of a dataset's splits, relative to the folder that has all; listed when needed.
+    """The names of the image files of some splits, relative to the folder that contains all of them; listed when used.
 
     Args:
         data_dir: dataset folder that build_dataset.py made, a Path or str.
-        splits: list of one or more.
-        chosen: which of them, a sequence of indices; None: all.
+        splits: list of one or more split names.
+        chosen: indices of the files to keep, a sequence, or None to keep all.
     """
 
     def __init__(self, data_dir, splits, chosen=None):
@@ -168,68 +166,62 @@ class ImageNames(Sequence):
 
 @functools.lru_cache(maxsize=2 * len(SPLITS))
 def decoded(files, shape, expected):
-    """The pixels of image files, a uint8 array of `shape`; decoded once by a process that trains on them repeatedly."""
+    """Return the pixels of image files, a uint8 array of `shape`; one process decodes them only once."""
     pixels = np.empty(shape, np.uint8)
     decode_into(pixels, files, expected)
     return pixels
 
 
 def decode_into(pixels, files, expected):
-    """Fill the uint8 array `pixels`, (N, height, width, channels), with those of image files, in parallel threads.
+    """Decode image files into the uint8 array `pixels`, (N, height, width, channels), in parallel threads.
 
     Raises:
-        UserError: one is damaged, or was changed since `expected`, their fingerprint, was taken.
+        UserError: a file is damaged, or the fingerprint of all pixels is not `expected`.
     """
     _, height, width, channels = pixels.shape
 
     def load(index):
         image = decode(files[index], None, channels)
         if image.shape != (height, width, channels):
-            found = f"{image.shape[1]}x{image.shape[0]} pixels"
-            raise CorruptImage(f"{files[index]}: is {found}, the dataset's are {width}x{height}")
+            size = f"{image.shape[1]}x{image.shape[0]} pixels"
+            raise CorruptImage(f"{files[index]}: is {size}, the dataset's are {width}x{height}")
         pixels[index] = image
         return "/".join(files[index].split(os.sep)[-3:]), digest_of(image)
 
     digests = in_threads(load, range(len(files)), "decode")
     if fingerprint_of(digests) != expected:
         folder = Path(files[0]).parent.parent
-        raise UserError(
-            f"{folder}: images were changed by hand since they were built; build the dataset again with --force"
-        )
+        raise UserError(f"{folder}: images were changed by hand since they were built; build it again with --force")
 
 
 def digest_of(pixels):
-    """The SHA-256 of an image's pixels, uint8 (height, width, channels), and of their shape, as bytes."""
+    """Return the SHA-256 (bytes) of an image's pixels, uint8 (height, width, channels), and of their shape."""
     return hashlib.sha256(np.int64(pixels.shape).tobytes() + pixels.tobytes()).digest()
 
 
 def fingerprint_of(images):
-    """The fingerprint of images, in hexadecimal, from pairs: an image's file within the folder, and its digest."""
+    """Return the hexadecimal fingerprint of images, given as pairs (path within the dataset folder, `digest_of`)."""
     lines = (f"{file} {digest.hex()}\n" for file, digest in sorted(images))
     return hashlib.sha256(os.fsencode("".join(lines))).hexdigest()
 
 
 def mapped(cache, files, shape, expected):
-    """The pixels of image files, a uint8 array of `shape`, mapped from the file `cache`; None where that is not to be.
+    """Return the pixels of image files, a uint8 array of `shape`, memory-mapped from the file `cache`.
 
-    The file is made where it is missing. It is left out where it cannot be written.
+    The file is written if it is missing. If it cannot be written, a warning says so and the result is None.
     """
     if not cache.exists():
         with contextlib.suppress(OSError):
             cache.parent.mkdir(exist_ok=True)
         try:
             with open_whole(cache) as file:
-                np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-                offset = file.tell()
-                file.truncate(offset + int(np.prod(shape)))
-                file.flush()
-                pixels = np.memmap(file.name, np.uint8, "r+", offset, shape)
+                pixels = np.lib.format.open_memmap(file.name, "w+", np.uint8, shape)
                 decode_into(pixels, files, expected)
                 pixels.flush()
                 del pixels  # Windows renames no file that is mapped
         except UserError as error:
-            if not isinstance(error.__cause__, OSError):  # an image's fault
+            if not isinstance(error.__cause__, OSError):  # an image is the problem
                 raise
             logging.warning("%s; the images are kept in memory", error)
             return None
-    return np.load(cache, mmap_mode="c")  # copy on write: torch wants memory that may be written to
+    return np.load(cache, mmap_mode="c")  # copy on write: torch expects writable memory

@@ -1,4 +1,4 @@
-"""One image: from any file that Pillow opens to the pixels that a dataset holds."""
+"""Decoding of one image: from any file that Pillow opens to the uint8 pixels that a dataset holds."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -13,57 +13,53 @@ GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 
 
 class CorruptImage(UserError):
-    """A file that should be an image and cannot be decoded."""
+    """A file that should be an image cannot be decoded."""
 
 
 def image_extensions():
-    """The file name endings that Pillow can open, in lower case, as a set."""
+    """Return the file extensions that Pillow can open, a set of strings in lower case."""
     Image.init()
     return {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
 
 
 def is_grey(path):
-    """Whether an image file holds no colours, by its header; true of a broken one, which is named when decoded."""
+    """Return True if the header of an image file says that it has no colours; True for a corrupt file, too."""
     try:
         with opened(path) as image:
             return image.mode in GREY_MODES
-    except CorruptImage:
+    except CorruptImage:  # `decode` raises it again
         return True
 
 
 def opened(path):
-    """The Pillow image of a file, not yet decoded.
-
-    Raises:
-        CorruptImage: it is not an image.
-    """
+    """Return the Pillow image of a file, not decoded yet; raise CorruptImage if it is not an image."""
     try:
         return Image.open(path)
-    except Exception as error:  # Pillow's readers raise errors of many kinds
+    except Exception as error:  # Pillow's readers raise errors of many types
         raise CorruptImage(f"{path}: cannot be read as an image: {reason(error, path)}") from None
 
 
 def decode(path, size, channels):
-    """The pixels of an image file, upright, without transparency, resized.
+    """Return the pixels of an image file, rotated as its EXIF data say, without transparency, resized.
 
-    A JPEG that is more than twice as large as wanted is decoded at a half, a quarter or an eighth of its size.
+    A JPEG that is more than twice as large as `size` is decoded at a half, a quarter or an eighth of its size.
 
     Args:
         path: the file.
-        size: (height, width) in pixels, or None for the image's own.
+        size: (height, width) in pixels, or None to keep the size of the image.
         channels: 1 for grey, 3 for RGB.
 
     Returns:
         uint8 array of shape (height, width, channels).
 
     Raises:
-        CorruptImage: the file is damaged, cut short or not an image.
+        CorruptImage: the file is damaged, truncated or not an image.
     """
     with opened(path) as image:
         try:
             if size is not None:
-                turned = image.getexif().get(0x0112, 1) >= 5  # EXIF orientations that exchange height and width
-                height, width = reversed(size) if turned else size
+                is_sideways = image.getexif().get(0x0112, 1) >= 5  # EXIF orientations that exchange height and width
+                height, width = reversed(size) if is_sideways else size
                 image.draft(None, (2 * width, 2 * height))
             pixels = convert(ImageOps.exif_transpose(image), channels)
         except Exception as error:
@@ -72,7 +68,7 @@ def decode(path, size, channels):
 
 
 def convert(image, channels):
-    """A Pillow image as grey ("L") or RGB. What is transparent becomes white, integers count as of 16 bits."""
+    """Return a Pillow image as grey ("L") or RGB; transparency becomes white, integer pixels are read as 16 bits."""
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image, dtype=np.float64)
         scale = 255 / 65535 if image.mode.startswith("I") else 255 if values.max() <= 1 else 1
@@ -84,9 +80,9 @@ def convert(image, channels):
 
 
 def resized(image, size):
-    """A Pillow image in grey or RGB as a uint8 array (height, width, channels), resized where `size` says so.
+    """Return a grey or RGB Pillow image as a uint8 array (height, width, channels), resized to `size` if it is given.
 
-    Bilinear with antialias (Pillow's filter widens with the reduction); the aspect ratio is not kept.
+    Bilinear with antialiasing (Pillow's filter widens with the reduction); the aspect ratio is not kept.
     """
     if size is not None and image.size != (size[1], size[0]):
         image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
@@ -95,23 +91,20 @@ def resized(image, size):
 
 
 def in_threads(function, items, name):
-    """Call a function with each item of a list, in parallel threads, under a progress bar called `name`.
+    """Return `[function(item) for item in items]`, computed in parallel threads, with a progress bar called `name`.
 
-    A thread takes several items at a time: to hand over a small image alone takes as long as to decode it.
-
-    Returns:
-        A list of what it gave, in order.
+    A thread takes several items at a time: to hand over one small image takes as long as to decode it.
     """
     threads = os.cpu_count() or 1
-    at_once = max(1, min(32, len(items) // (8 * threads)))
+    chunk = max(1, min(32, len(items) // (8 * threads)))
 
-    def call(first):
-        return [function(item) for item in items[first : first + at_once]]
+    def call(start):
+        return [function(item) for item in items[start : start + chunk]]
 
     results, pool = [], ThreadPoolExecutor(threads)
     try:
         with progress_bar(name, len(items)) as bar:
-            for some in pool.map(call, range(0, len(items), at_once)):
+            for some in pool.map(call, range(0, len(items), chunk)):
                 results += some
                 bar.update(len(some))
     finally:
@@ -120,8 +113,8 @@ def in_threads(function, items, name):
 
 
 def reason(error, path):
-    """What an error says, without the path that it is about."""
+    """Return the text of an error without the path, which the message names already."""
     text = str(error)
-    for name in (os.path.realpath(path), str(path)):  # Pillow names the one or the other, by its version
+    for name in (os.path.realpath(path), str(path)):  # which one Pillow names depends on its version
         text = text.replace(repr(name), "it").replace(name, "it")
     return text or type(error).__name__

@@ -40,12 +40,12 @@ class ExperimentLock:
 
     Args:
         folder: the folder; it must exist when the lock is acquired.
-        name: name of the file, to lock something else in the folder.
     """
 
-    def __init__(self, folder, name=".lock"):
-        self.folder, self.path, self.locked_path = Path(folder), Path(folder) / name, Path(folder) / f"{name}.os"
-        self.lock = FileLock(self.locked_path, thread_local=False)  # the thread that writes checkpoints asks `is_held`
+    def __init__(self, folder):
+        self.folder, self.path, self.locked_path = Path(folder), Path(folder) / ".lock", Path(folder) / ".lock.os"
+        # the thread that writes checkpoints asks for `is_held`; without file locks `.lock` decides, see `acquire`
+        self.lock = FileLock(self.locked_path, thread_local=False, fallback_to_soft=False)
         self.identity = None  # os.stat_result of the locked file
 
     def acquire(self, quietly=False):

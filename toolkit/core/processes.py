@@ -91,11 +91,10 @@ def on_rank_zero(function):
         except UserError as error:
             outcome[1] = error
     distributed.broadcast_object_list(outcome, src=RANK_ZERO, group=control)
-    result, error = outcome
-    if error is not None:
-        error.is_told = not is_rank_zero()
-        raise error
-    return result
+    if outcome[1] is not None:
+        outcome[1].is_told = not is_rank_zero()
+        raise outcome[1]
+    return outcome[0]
 
 
 def local_rank_zero_first(function):
@@ -110,8 +109,8 @@ def local_rank_zero_first(function):
 
 def is_from_another_rank(error):
     """Return True if an exception only says that another process has ended; that one reports the cause."""
-    words = ("Connection closed by peer", "Connection reset by peer", "Connection refused", "Broken pipe")
-    words += ("ncclRemoteError", "NCCL communicator was aborted")  # other NCCL errors have their cause in this process
+    words = ["Connection closed by peer", "Connection reset by peer", "Connection refused", "Broken pipe"]
+    words += ["ncclRemoteError", "NCCL communicator was aborted"]  # other NCCL errors have their cause in this process
     return world_size() > 1 and isinstance(error, RuntimeError) and any(word in str(error) for word in words)
 
 

@@ -1,4 +1,4 @@
-"""What is going on, while it is: a bar on a terminal, a line from time to time where there is none."""
+"""Progress: a bar on a terminal, and a log line every minute where there is no terminal."""
 
 import logging
 import sys
@@ -6,68 +6,68 @@ import time
 
 from tqdm import tqdm
 
-from utils import is_quiet
+from toolkit.core.log import is_quiet
 
-SECONDS_BETWEEN_LINES = 60  # where there is no terminal
+SECONDS_BETWEEN_LINES = 60  # without a terminal
 LAYOUT = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
 
 
 def progress_bar(name, total, silent=False, leave=False, **options):
-    """A tqdm bar called `name`; without a terminal, or with --quiet, one that draws nothing."""
-    disable = silent or sys.stderr is None or is_quiet() or None  # None: where there is no terminal
+    """Return a tqdm bar called `name`, which draws nothing without a terminal or with --quiet."""
+    disable = silent or sys.stderr is None or is_quiet() or None  # None lets tqdm look for a terminal
     return tqdm(desc=name, total=total, leave=leave, disable=disable, dynamic_ncols=True, **options)
 
 
 class EpochBar:
-    """How far an epoch is: batches, loss, metric, samples a second, time left. `update` after each batch, then `close`.
+    """The progress of an epoch: batches, loss, metrics, samples per second, time left.
 
     Args:
-        name: what is going on.
+        name: what is in progress, such as "epoch 1/10 training".
         total: number of batches.
-        unit: what the samples are called.
-        silent: whether nothing is to be shown at all.
+        unit: name of the samples.
+        silent: show nothing at all.
     """
 
     def __init__(self, name, total, unit="samples", silent=False):
         self.name, self.total, self.unit, self.silent = name, total, unit, silent or is_quiet()
         self.bar = progress_bar(name, total, silent, bar_format=LAYOUT)
-        self.batches = self.samples = self.earlier = 0
-        self.started = self.told = time.monotonic()
+        self.batches = self.samples = self.skipped = 0
+        self.started = self.logged = time.monotonic()
 
     @property
     def is_shown(self):
-        """Whether someone will see what is given to `show` now."""
-        is_due = not self.silent and time.monotonic() - self.told > SECONDS_BETWEEN_LINES
+        """True if results that are given to `show` now will be visible."""
+        is_due = not self.silent and time.monotonic() - self.logged > SECONDS_BETWEEN_LINES
         return is_due or not self.bar.disable
 
     def update(self, samples, batches=1):
-        """Count batches, and the samples in them."""
+        """Count batches and the samples in them."""
         self.batches, self.samples = self.batches + batches, self.samples + samples
         try:
             self.bar.update(batches)
-        except OSError:  # the terminal is gone
+        except OSError:  # the terminal was closed
             self.bar.disable = True
 
     def skip(self, batches):
-        """Begin after so many batches, which were done before."""
-        self.earlier = self.batches = batches
-        self.bar.n = self.bar.last_print_n = self.bar.initial = batches  # which are no part of its speed
+        """Start after so many batches, which an earlier session has done."""
+        self.skipped = self.batches = batches
+        self.bar.n = self.bar.last_print_n = self.bar.initial = batches  # not counted in the bar's speed
 
     def show(self, results):
-        """Show results so far, a dict from name to float; where there is no bar, in a line a minute."""
+        """Show the results so far, a dict from name to float, on the bar or in a log line if one is due."""
         if not self.is_shown:
             return
         now = time.monotonic()
         speed = f"{self.samples / max(now - self.started, 1e-9):,.0f} {self.unit}/s"
-        values = [f"{name} {value:.4f}" for name, value in results.items()]
+        values = [*(f"{name} {value:.4f}" for name, value in results.items()), speed]
         if not self.bar.disable:
-            self.bar.set_postfix_str(", ".join([*values, speed]), refresh=False)
-        else:
-            self.told = now
-            left = (now - self.started) / (self.batches - self.earlier) * (self.total - self.batches)
-            done = f"batch {self.batches:,} of {self.total:,}"
-            logging.info("%s: %s", self.name, ", ".join([done, *values, speed, f"{tqdm.format_interval(left)} left"]))
+            self.bar.set_postfix_str(", ".join(values), refresh=False)
+            return
+        self.logged = now
+        seconds_left = (now - self.started) / (self.batches - self.skipped) * (self.total - self.batches)
+        values += [f"{tqdm.format_interval(seconds_left)} left"]
+        logging.info("%s: batch %s of %s, %s", self.name, f"{self.batches:,}", f"{self.total:,}", ", ".join(values))
 
     def close(self):
-        """Take the bar away."""
+        """Remove the bar."""
         self.bar.close()

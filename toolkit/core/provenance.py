@@ -1,4 +1,4 @@
-"""What a run was made with: command, code, versions, hardware. Kept in run.json."""
+"""The record of what a run was made with, kept in run.json: command, code, versions, hardware."""
 
 import functools
 import hashlib
@@ -18,15 +18,15 @@ LONGEST_DIFF = 1_000_000  # characters of the uncommitted changes that are kept
 
 
 def now():
-    """The time in UTC, to the second, in ISO 8601."""
+    """Return the time in UTC in ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def provenance(project):
-    """What reproducing a run needs to know of this process, a dict for json.
+    """Return what is needed to reproduce this run, a dict for JSON.
 
     Args:
-        project: a folder in the repository whose commit and uncommitted changes are noted.
+        project: the `model/` folder of the experiment; the commit and uncommitted changes are of its repository.
     """
     import torch
 
@@ -46,32 +46,32 @@ def provenance(project):
     }
 
 
-@functools.cache  # a sweep's process trains many experiments; what it runs was imported when it began
+@functools.cache  # a sweep's process trains many experiments, with the code that it imported first
 def files_of_code(project):
-    """What this process has imported of the folder `project`, an experiment's `model/`, of the one above, the template.
+    """Return the imported files of the user's project and of the template.
 
     Returns:
-        dict from name ("model/net.py", "train.py", "model/../helpers.py", see `file_of_code`) to the beginning of the
-        file's SHA-256.
+        dict from name ("model/net.py", "train.py"; "model/../helpers.py" next to a `model/` outside the template) to
+        the SHA-256 of the file, see `sha256`.
     """
     model = Path(project).resolve()
     loaded = {getattr(module, "__file__", None) or "" for module in [*sys.modules.values()]}
     own = [file for file in loaded if file.endswith(".py") and not re.search(r"[\\/](site|dist)-packages[\\/]", file)]
-    files, installed = {}, Path(sysconfig.get_path("stdlib")).resolve()
-    for file in sorted(file for file in map(Path.resolve, map(Path, own)) if not file.is_relative_to(installed)):
-        for name, place in (("model", model), ("", TEMPLATE), ("model/..", model.parent)):
-            if file.is_relative_to(place) and file.is_file():
-                files.setdefault(file, (Path(name) / file.relative_to(place)).as_posix())
+    files, standard_library = {}, Path(sysconfig.get_path("stdlib")).resolve()
+    for file in sorted(Path(file).resolve() for file in own):
+        for name, folder in (("model", model), ("", TEMPLATE), ("model/..", model.parent)):
+            if file.is_relative_to(folder) and file.is_file() and not file.is_relative_to(standard_library):
+                files.setdefault(file, (Path(name) / file.relative_to(folder)).as_posix())
     return {name: sha256(file) for file, name in files.items()}
 
 
 def file_of_code(name, project):
-    """The path of a file that `files_of_code` names."""
+    """Return the path of a file that `files_of_code` names."""
     return Path(project) / name.removeprefix("model/") if name.startswith("model/") else TEMPLATE / name
 
 
 def sha256(file):
-    """The SHA-256 of a file, its first 16 hexadecimal digits; None where it cannot be read."""
+    """Return the first 16 hexadecimal digits of a file's SHA-256, or None if it cannot be read."""
     try:
         return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]
     except OSError:
@@ -80,24 +80,23 @@ def sha256(file):
 
 @functools.cache
 def git_state(project):
-    """The commit and the uncommitted changes (a diff, with new files that are imported) of the repository of `project`.
+    """Return the commit and the uncommitted changes of the repository that the folder `project` is in.
 
     Returns:
-        dict, or None where it is in no repository.
+        dict with "commit", "uncommitted_diff" (includes untracked files that are imported) and "untracked_files", or
+        None if the folder is in no repository.
     """
 
     def git(*arguments, folder=project, check=True):
-        command = ["git", "-C", str(folder), *arguments]
-        return subprocess.run(
-            command, capture_output=True, encoding="utf-8", errors="replace", timeout=20, check=check
-        ).stdout
+        options = {"capture_output": True, "encoding": "utf-8", "errors": "replace", "timeout": 20, "check": check}
+        return subprocess.run(["git", "-C", str(folder), *arguments], **options).stdout
 
     try:
         top, commit = git("rev-parse", "--show-toplevel", "HEAD").splitlines()
         diff = git("diff", "HEAD", folder=top)
         untracked = git("ls-files", "--others", "--exclude-standard", folder=top).splitlines()
-        used = {os.path.realpath(file_of_code(name, project)) for name in files_of_code(project)}
-        for name in [name for name in untracked if os.path.realpath(os.path.join(top, name)) in used]:
+        imported = {os.path.realpath(file_of_code(name, project)) for name in files_of_code(project)}
+        for name in [name for name in untracked if os.path.realpath(os.path.join(top, name)) in imported]:
             diff += git("diff", "--no-index", "--", os.devnull, name, folder=top, check=False)  # for `git apply`
     except (OSError, subprocess.SubprocessError):
         return None
@@ -105,7 +104,7 @@ def git_state(project):
 
 
 def version(package):
-    """The installed version of a package, or None; without importing it."""
+    """Return the installed version of a package without importing it, or None."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -113,14 +112,14 @@ def version(package):
 
 
 def name_of_device(device):
-    """The name of a torch.device for people: of a GPU, what it is, too."""
+    """Return the name of a torch.device for people: "cpu", or "cuda:0 (NVIDIA H100)"."""
     import torch
 
     return f"{device} ({torch.cuda.get_device_name(device)})" if torch.device(device).type == "cuda" else str(device)
 
 
 def processor():
-    """The name of the processor."""
+    """Return the name of the processor."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))

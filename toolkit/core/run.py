@@ -29,6 +29,7 @@ from toolkit.core.resumable_batches import join_last_sample, resumable_batches
 from toolkit.core.run_record import RunRecord
 from toolkit.core.script import close_bars
 from toolkit.core.seeds import MODEL, seed_all
+from toolkit.core.sharded_tensors import divided_like
 from toolkit.core.stop_signals import EndOfSession, Pruned, StopSignals, way_of_ending
 from toolkit.core.totals import NonFiniteLoss
 from utils import UserError
@@ -129,7 +130,8 @@ class Run:
             self.updates.resume(self.state, has_average="average" in self.resumed.content["stateful"])
         elif options.restore_file is not None:
             checkpoint = find_checkpoint(self.folder, options.restore_file)
-            utils.load_checkpoint(checkpoint, self.model, partial=options.partial)
+            content = utils.read_checkpoint(checkpoint)
+            utils.load_weights(content, checkpoint, self.model, partial=options.partial, shard_like=divided_like)
             self.state.restored_from, self.state.restored_sha256 = options.restore_file, sha256(checkpoint)
             self.updates.average.start()
 
@@ -275,7 +277,7 @@ class Run:
         with self.updates.average.in_place():
             self.state.gradient_norms = self.updates.read_gradient_norms()
             content = pack(self.state, self.model, self.optimizer, self.stateful, self.history)
-            content |= {"params": as_json(self.params.stated), "dataset": dataset_of(self.params)}
+            content |= {"params": as_json(self.params.hyperparameters), "dataset": dataset_of(self.params)}
             try:
                 content["tally"] = self.totals and self.totals.state_dict()
             except TypeError as error:

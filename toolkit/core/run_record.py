@@ -156,7 +156,7 @@ class RunRecord:
 
     def write_run_json(self, model, state):
         """Write run.json, which says how to reproduce the run."""
-        stated = self.params.stated
+        stated = self.params.hyperparameters
         best = None
         if state.best:
             mode = self.params.monitor_mode or MODES.get(state.best.monitor)
@@ -215,8 +215,7 @@ class RunRecord:
         names = [name for name in row if name.startswith(("train_", "val_")) and "/" not in name]
         if not self.has_header:
             for name in self.params.unread:
-                meant = self.params.meant(name)
-                logging.warning("params.json: %s has no effect, because no code has read it%s", name, meant)
+                logging.warning("params.json: %s has no effect: no code has read it", name)
             logging.info("  ".join([" epoch", *names, "seconds"]))
             self.has_header = True
         cells = [f"{row['epoch']:>6}", *(f"{row[name]:{len(name)}.4f}" for name in names)]

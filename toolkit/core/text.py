@@ -62,3 +62,8 @@ def as_csv(rows):
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
+
+
+def as_rows(columns):
+    """Return columns, a dict from name to values, as a list of dicts."""
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]

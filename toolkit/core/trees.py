@@ -1,4 +1,4 @@
-"""Nested tuples, lists and dicts of tensors: what a task may use for inputs, labels and outputs."""
+"""Nested tuples, lists and dicts of tensors ("trees"): a task may use them for inputs, labels and outputs."""
 
 from collections import namedtuple
 
@@ -7,7 +7,7 @@ import torch
 
 
 def tree_map(fn, tree):
-    """`tree` with `fn` applied to each of its tensors; what is not a tensor stays as it is."""
+    """Return `tree` with `fn` applied to each tensor; everything else stays as it is."""
     if isinstance(tree, torch.Tensor):
         return fn(tree)
     if isinstance(tree, dict):
@@ -20,9 +20,7 @@ def tree_map(fn, tree):
 
 
 def tensors(tree):
-    """The tensors of `tree`, in order, as a list."""
-    if isinstance(tree, torch.Tensor):
-        return [tree]
+    """Return the tensors of `tree`, in order, as a list."""
     found = []
 
     def note(tensor):
@@ -34,7 +32,7 @@ def tensors(tree):
 
 
 def tree_cat(trees):
-    """Trees of one structure as one: tensors joined along their first dimension, lists without tensors end to end.
+    """Concatenate trees of one structure: tensors along their first dimension, lists without tensors end to end.
 
     Args:
         trees: non-empty list of trees; tensors of shape (batch, ...).
@@ -56,16 +54,16 @@ def tree_cat(trees):
 
 
 def batch_size(tree):
-    """How many samples a batch holds: the first dimension of its first tensor (1 where that is a single number)."""
+    """Return the number of samples in a batch: the first dimension of its first tensor, or 1 if that is a scalar."""
     found = tensors(tree)
     return len(found[0]) if found and found[0].ndim else 1
 
 
 def to_plain(tree):
-    """`tree` as a checkpoint holds it: of tensors, numbers, strings, tuples, lists and dicts alone. See `from_plain`.
+    """Return `tree` as checkpoints store it: only tensors, numbers, strings, tuples, lists and dicts; see `from_plain`.
 
     Raises:
-        TypeError: it holds something else.
+        TypeError: it contains something else.
     """
     if tree is None or type(tree) in (bool, int, float, str, bytes):
         return tree
@@ -84,15 +82,14 @@ def to_plain(tree):
 
 
 def from_plain(plain):
-    """The tree that `to_plain` made `plain` of."""
+    """Return the tree that `to_plain` has converted to `plain`."""
     if isinstance(plain, dict):
         if "$device" in plain:
             return plain["tensor"].to(plain["$device"])
         if "$numpy" in plain:
-            array = plain["$numpy"].numpy()
-            return array if array.ndim else array[()]
+            return plain["$numpy"].numpy()[()]  # an array, or a numpy scalar
         if "$namedtuple" in plain:
-            fields = {name: from_plain(value) for name, value in plain["fields"].items()}
+            fields = from_plain(plain["fields"])
             return namedtuple(plain["$namedtuple"], fields)(**fields)
         return {key: from_plain(value) for key, value in plain.items()}
     if isinstance(plain, tuple | list):
@@ -101,11 +98,10 @@ def from_plain(plain):
 
 
 def describe(value):
-    """What a value is, in the words of an error message."""
+    """Return what a value is, for an error message."""
     if isinstance(value, torch.Tensor):
         return f"a tensor of shape {tuple(value.shape)}"
     if isinstance(value, dict):
         return f"a dict with the keys {list(value)}"
-    if isinstance(value, tuple | list):
-        return f"a {type(value).__name__} of {len(value)}"
-    return f"a {type(value).__name__}"
+    length = f" of {len(value)}" if isinstance(value, tuple | list) else ""
+    return f"a {type(value).__name__}{length}"

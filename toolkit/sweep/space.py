@@ -9,7 +9,7 @@ from copy import deepcopy
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from utils import UserError, read_json
+from utils import UserError, read_json, similar
 
 SPACE = "search_space.json"
 CLASSIC = {"learning_rate": [1e-4, 1e-3, 1e-2]}  # what CS230's template searches
@@ -82,7 +82,7 @@ class Space:
     """
 
     def __init__(self, content, source, params, task):
-        self.source, self.reference = source, params.stated
+        self.source, self.reference = source, params.hyperparameters
         self.declared = {name: field.annotation for name, field in task.hyperparameters.model_fields.items()}
         self.dimensions = {}
         for name, description in content.items():
@@ -136,12 +136,13 @@ class Space:
     def _check_name(self, name, params, task):
         if name in NOT_SEARCHED:
             raise UserError(f"{self.source}: {name} is not searched; {NOT_SEARCHED[name]}")
-        if name in params.values.keys() - params.stated.keys():
+        if name in params.dataset_facts:
             raise UserError(f"{self.source}: {name} is a fact of the dataset, not a hyperparameter; remove it")
-        if name not in self.reference and not re.search(rf"\b{re.escape(name)}\b", task.code()):
+        meant = similar(name, self.declared)
+        if name not in self.reference and meant:
             raise UserError(
-                f"{self.source}: nothing knows the hyperparameter {name}{params.meant(name)}; "
-                f"train.py --list_params lists those that are declared"
+                f"{self.source}: unknown key {name} (did you mean {meant}?); train.py --list_params lists the known "
+                f"keys, and a key of your own belongs in params.json, too"
             )
 
     def _read(self, name, description, params):

@@ -80,7 +80,7 @@ class Study:
         self.presence = Presence(self.folder / SWEEPERS)
         self.twins = []  # experiments that another trial, which is under way, is of, too: its result will be theirs
         self.seen, self.looked_at, self.beaten_at = {}, -math.inf, 0.0
-        reference = {k: v for k, v in params.written.items() if not k.startswith(("$", "_"))}
+        reference = {k: v for k, v in params.given.items() if not k.startswith(("$", "_"))}
         dimensions = {name: dimension.model_dump() for name, dimension in space.dimensions.items()}
         definition = json.dumps([dimensions, reference, metric, mode, method, seeds, folds])
         where = self.folder.resolve().name if storage else "sweep"  # so that the folder may be renamed

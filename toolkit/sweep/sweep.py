@@ -13,7 +13,7 @@ from toolkit.core.run_record import note_failure
 from toolkit.core.setup import derive
 from toolkit.core.stop_signals import StopSignals
 from toolkit.sweep.pool import Worker
-from utils import Params, UserError
+from utils import UserError
 
 LONGEST_WAIT = 0.5  # seconds between looks for signals and other processes
 MAY_CHANGE_IN_TRIALS = MAY_CHANGE.keys() - {"learning_rate"}  # which would make it another trial
@@ -85,7 +85,7 @@ class Sweep:
         """Let a worker train an experiment, whose folder is made, or gone on with. It fails if another one is in it."""
         folder, parent = self.study.folder / experiment.name, self.study.folder
         try:
-            params = Params(parent / "params.json", declared=self.task.hyperparameters, overrides=experiment.values)
+            params = self.task.read_params(parent / "params.json", experiment.values)
             derive(params, folder, parent, MAY_CHANGE_IN_TRIALS)
             folder.mkdir(exist_ok=True)
             params.save(folder / "params.json")

@@ -1,0 +1,51 @@
+"""Compare an exported model with the model itself on real inputs."""
+
+import itertools
+
+import torch
+
+from toolkit.core.trees import tensors
+from utils import UserError
+
+USUAL, OTHERS = 1000, ((1, 8), (7, 56))  # samples in batches of the usual size; other sizes and samples in those
+TOLERANCE = 1e-3  # of the largest value of an output; the order of sums in float32 changes far less
+
+
+def real_inputs(task, split, data_dir, params):
+    """Return inputs of the model from a split, a list of batches of several sizes, spread over the split."""
+    batches, usual = [], params.batch_size
+    for size, samples in ((usual, USUAL), *OTHERS):
+        params.batch_size = size
+        loader = task.fetch_dataloader([split], data_dir, params)[split]
+        step = -(-len(loader) // max(1, samples // (size or samples)))
+        batches += [inputs for inputs, _ in itertools.islice(loader, 0, None, step)]
+    params.batch_size = usual
+    return batches
+
+
+def compare(model, run, batches, name):
+    """Compare the outputs of two functions for batches of inputs: the model, and what runs the exported file `name`.
+
+    Returns:
+        The largest absolute difference, and the share of rows with the same largest output (None if no scores).
+
+    Raises:
+        UserError: an output differs by more than TOLERANCE of its largest value.
+    """
+    expected, actual = ([tensors(function(inputs)) for inputs in batches] for function in (model, run))
+    difference = 0.0
+    for ours, theirs in zip(zip(*expected, strict=True), zip(*actual, strict=True), strict=True):  # of all batches
+        largest = max(tensor[tensor.isfinite()].abs().max().item() for tensor in ours)
+        try:
+            torch.testing.assert_close(theirs, ours, rtol=0, atol=TOLERANCE * largest + 1e-6)
+        except AssertionError as error:
+            raise UserError(
+                f"{name}: not kept, because it does not compute what the model does: {' '.join(str(error).split())} "
+                f"(randomness, or state that changes in evaluation mode, cannot be exported)"
+            ) from None
+        apart = [torch.where(a == b, 0, (a - b).abs()).max().item() for a, b in zip(ours, theirs, strict=True)]
+        difference = max(difference, *apart)
+    if expected[0][0].ndim < 2 or expected[0][0].shape[-1] < 2:
+        return difference, None
+    rows = [torch.cat([batch[0].argmax(-1).flatten() for batch in outputs]) for outputs in (expected, actual)]
+    return difference, torch.eq(*rows).double().mean().item()

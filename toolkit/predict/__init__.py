@@ -1,0 +1,1 @@
+"""Prediction for new files."""

@@ -1,0 +1,78 @@
+"""Read new files as inputs of the model."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from toolkit.core.image_decoding import CorruptImage, decode, image_extensions, in_threads
+from utils import UserError
+
+AT_ONCE = 2**26  # bytes of pixels that are decoded together
+
+
+def read_inputs(task, paths, params):
+    """Read files, and all files below folders, with `read_items` of the task's data_loader.py, or else as images.
+
+    Returns:
+        names: list of str. For images it is complete once all batches were read.
+        batches: iterable of inputs of the model, in the order of the names.
+
+    Raises:
+        UserError: there is nothing to read, or no way to read it.
+    """
+    named, found = [], []  # files that the user names are read whatever their ending
+    for path in map(Path, paths):
+        if not path.exists():
+            raise UserError(f"{path}: no such file or folder")
+        if path.is_dir():
+            files = sorted(file for file in path.rglob("*") if file.is_file())
+            found += [f for f in files if not any(part.startswith(".") for part in f.relative_to(path).parts)]
+        else:
+            named.append(path)
+    data_loader = task.path_of(task.data_loader)
+    if task.read_items:
+        pair = task.read_items(list(dict.fromkeys(named + found)), params)
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise UserError(f"{data_loader}: read_items(files, params) should return (names, batches)")
+        return pair
+    if not {"image_height", "image_width", "image_channels"} <= params.values.keys():
+        raise UserError(
+            f"{data_loader}: has no read_items(files, params), which reads the files of this task; write one "
+            f"(docs/your_own_task.md). Without it, only images of a dataset of build_dataset.py can be read"
+        )
+    images = list(dict.fromkeys(named + [file for file in found if file.suffix.lower() in image_extensions()]))
+    if not images:
+        raise UserError(f"{paths[0]}: no images in it")
+    names = []
+    return names, image_batches(images, params, names)
+
+
+def image_batches(files, params, names):
+    """Yield images as uint8 tensors (B, C, H, W), and append their names to `names`; skip, and log, corrupt files.
+
+    Raises:
+        UserError: no file can be decoded.
+    """
+    size, channels = (params.image_height, params.image_width), params.image_channels
+    at_once = max(params.batch_size, AT_ONCE // (size[0] * size[1] * channels))
+
+    def pixels_or_error(file):
+        try:
+            return decode(file, size, channels)
+        except CorruptImage as error:
+            return error
+
+    for start in range(0, len(files), at_once):
+        some, images = files[start : start + at_once], []
+        for file, pixels in zip(some, in_threads(pixels_or_error, some, "images"), strict=True):
+            if isinstance(pixels, CorruptImage):
+                logging.warning("skipped: %s", pixels)
+            else:
+                names.append(file.as_posix())
+                images.append(pixels)
+        if images:
+            yield from torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).split(params.batch_size)
+    if not names:
+        raise UserError(f"{files[0]}: none of the {len(files)} files can be read as an image")
