@@ -432,7 +432,7 @@ def test_partial_takes_what_fits_and_lists_the_rest(call, trained, tmp_path):
     assert "  head.5.weight is (10, 16) there and (50, 16) in the model" in out
     assert "  head.6.weight is missing there" in out
     code, _, err = call(train.main, *other.arguments, "--partial")
-    assert "--partial is of the checkpoint that --restore_file names" in err
+    assert "--partial needs --restore_file, which names the checkpoint" in err
 
 
 @pytest.mark.parametrize(
