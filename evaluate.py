@@ -24,7 +24,8 @@ from toolkit.core.precision import autocast
 from toolkit.core.provenance import name_of_device
 from toolkit.core.restore import restore_loss
 from toolkit.core.script import run_script
-from toolkit.core.setup import add_common_arguments, set_up
+from toolkit.core.setup import add_common_arguments, refuse_misspelled, set_up
+from toolkit.core.sharded_tensors import divided_like
 from toolkit.core.text import pipe_table
 from toolkit.core.tools import find_tool
 from toolkit.core.totals import Totals
@@ -83,7 +84,7 @@ def main(argv=None):
         args.split
     ]
     model = processes.prepare_model(task.make_model(params), params)
-    utils.load_weights(state, checkpoint, model)
+    utils.load_weights(state, checkpoint, model, shard_like=divided_like)
     loss_fn = task.loss_fn(params)
     restore_loss(state, checkpoint, loss_fn)
     logging.info(
@@ -98,6 +99,7 @@ def main(argv=None):
     report = reporting.EvaluationReport(task.metrics, loss_fn, dataloader, params) if reporting else None
     with memory_errors_in_a_line(params):
         results = evaluate(model, loss_fn, dataloader, report.metrics if report else task.metrics, params)
+    refuse_misspelled(params, known=state.get("params") or ())
     if not processes.is_rank_zero():
         return
 

@@ -17,7 +17,7 @@ import toolkit.core  # noqa: F401  # isort: skip (before torch, for which it set
 import utils
 from toolkit.core.memory import memory_errors_in_a_line
 from toolkit.core.script import run_script
-from toolkit.core.setup import add_common_arguments
+from toolkit.core.setup import add_common_arguments, refuse_misspelled
 from toolkit.core.text import as_csv, pipe_table
 from toolkit.predict.inputs import read_inputs
 from toolkit.predict.outputs import open_checkpoint, predict, rows_of
@@ -54,6 +54,7 @@ def main(argv=None):
         outputs = predict(model, batches, params)
     if outputs is None:
         raise UserError(f"{args.files[0]}: nothing to predict in it")
+    refuse_misspelled(params, known=state.get("params") or ())
     rows = rows_of(task, outputs, names, params, args.top_k)
     if args.output:
         utils.write_whole(args.output, as_csv(rows))

@@ -23,7 +23,7 @@ from toolkit.core.params_schema import params_table
 from toolkit.core.precision import autocast
 from toolkit.core.run import Run
 from toolkit.core.script import run_script
-from toolkit.core.setup import add_common_arguments, parse_overrides, set_up
+from toolkit.core.setup import add_common_arguments, parse_overrides, refuse_misspelled, set_up
 from toolkit.core.smoke_test import smoke_test
 from toolkit.core.task import find_task
 from toolkit.core.totals import Totals
@@ -118,6 +118,7 @@ def train_experiment(task, params, data_dir, model_dir, restore_file=None, *, te
     optimizer = task.make_optimizer(model, params)
     loss_fn = task.loss_fn(params)
     smoke_test(model, loss_fn, dataloaders, task.metrics, params)  # what does not fit together is said now
+    refuse_misspelled(params)
 
     utils.set_logger(Path(model_dir) / "train.log", terminal)  # nothing was written to the experiment so far
     train_and_evaluate(

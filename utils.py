@@ -1,7 +1,9 @@
-"""The helpers that every script shares: hyperparameters, logging, files written whole, checkpoints, seeds."""
+"""The classic helpers that every script shares: Params, logging, files, checkpoints, seeds."""
 
 import contextlib
 import difflib
+import functools
+import importlib
 import io
 import json
 import logging
@@ -12,32 +14,80 @@ import sys
 import warnings
 import zipfile
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
-from toolkit.core.hyperparameters import Hyperparameters
-
-REPORT_FILES = (
-    "report_{}.json",
-    "predictions_{}.csv",
-    "confusion_{}.png",
-    "reliability_{}.png",
-    "mistakes_{}.png",
-    "mistakes_{}.html",
-    "residuals_{}.png",
-)  # of evaluate.py, with the name of the split
-REPORTS = [
-    file.format(split + data) for file in REPORT_FILES for split in ("train", "val", "test") for data in ("", "_on_*")
+REPORTS = [  # files of evaluate.py about one split of this dataset, or of another one
+    f"{kind}_{split}{data}.*"
+    for kind in ("report", "predictions", "confusion", "reliability", "mistakes", "residuals")
+    for split in ("train", "val", "test")
+    for data in ("", "_on_*")
 ]
 
 
 class UserError(Exception):
-    """A mistake that the user can mend: ends the script with this one line and exit code 2."""
+    """A mistake that the user can correct: it ends a script with this one line and exit code 2."""
 
 
 class MissingHyperparameter(UserError, AttributeError):
-    """A key was read that neither the file, the declared defaults nor the dataset has."""
+    """A key was read that is not in params.json, has no default and is no fact of the dataset."""
+
+
+class Hyperparameters(BaseModel):
+    """The keys of params.json that the training loop reads. Each file of `model/` declares those that it reads itself.
+
+    With the defaults the loop is plain: every option is off.
+    """
+
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False, protected_namespaces=())
+
+    dataset: str | None = Field(None, description="folder of the dataset in data/; --data_dir overrides it")
+    seed: int = Field(230, ge=0, lt=2**32, description="seed of initial weights, batch order and augmentation")
+    learning_rate: float = Field(1e-3, gt=0, le=1e6, description="step size of the optimizer")
+    batch_size: int = Field(32, ge=1, le=2**31, description="samples per batch, summed over all processes")
+    num_epochs: int = Field(10, ge=1, le=2**31, description="passes over the training split")
+    optimizer: str = Field("Adam", description="name of an optimizer in torch.optim")
+    optimizer_arguments: dict[str, Any] = Field({}, description='its further arguments, such as {"momentum": 0.9}')
+    weight_decay: float = Field(0, ge=0, description="weight decay; biases and normalisation layers have none")
+    lr_schedule: Literal["constant", "step", "cosine", "one_cycle", "plateau"] = Field(
+        "constant", description="learning-rate schedule; one_cycle warms up to learning_rate, then decays"
+    )
+    warmup_steps: int = Field(0, ge=0, description="warm-up steps; with one_cycle, 0 means 30% of all steps")
+    lr_decay_epochs: int = Field(10, ge=1, description="step: epochs between decays; plateau: epochs to wait")
+    lr_decay_factor: float = Field(0.1, gt=0, lt=1, description="step, plateau: factor of each decay")
+    accumulation_steps: int = Field(1, ge=1, description="batches that are combined into one optimizer step")
+    max_grad_norm: float | None = Field(None, gt=0, description="clip gradients to this norm; null turns it off")
+    ema_decay: float = Field(0, ge=0, lt=1, description="decay of the EMA of the weights; 0 turns it off")
+    early_stopping_patience: int | None = Field(None, ge=1, description="stop after so many epochs without improvement")
+    precision: Literal["fp32", "bf16", "fp16", "auto"] = Field(
+        "fp32", description="mixed precision is faster on GPUs and less exact; auto: bf16 where the GPU supports it"
+    )
+    compile: bool = Field(False, description="torch.compile the model: slow at the start, then faster")
+    deterministic: bool = Field(False, description="use deterministic algorithms only; slower on GPUs")
+    parallel: Literal["ddp", "fsdp"] = Field("ddp", description="many processes: copy (ddp) or shard (fsdp) the model")
+    sync_batch_norm: bool = Field(True, description="many GPUs: batch normalisation over the whole batch")
+    num_workers: int = Field(0, ge=0, le=1024, description="worker processes of data loaders that use them")
+    checkpoint_minutes: float = Field(5, gt=0, description="minutes between checkpoints within an epoch")
+    save_summary_steps: int = Field(100, ge=1, le=2**31, description="steps between readings of the training loss")
+    monitor: str | None = Field(
+        None, description="metric that selects the best checkpoint; default accuracy, else loss"
+    )
+    monitor_mode: Literal["max", "min"] | None = Field(None, description="whether higher or lower is better")
+
+
+@functools.cache
+def combined(*models):
+    """Return one pydantic model with the keys of all `models`; where two declare the same key, the last one counts."""
+    models = [m for m in dict.fromkeys(models) if not any(issubclass(n, m) and n is not m for n in models)]
+    if len(models) == 1:
+        return models[0]
+    inherited, fields = Hyperparameters.model_fields, {}
+    for name, field in (item for model in models for item in model.model_fields.items()):
+        if name not in inherited or repr(field) != repr(inherited[name]):
+            fields[name] = (field.annotation, field)
+    return create_model("Hyperparameters", __base__=tuple(models), **fields)
 
 
 class Params:
@@ -45,35 +95,73 @@ class Params:
 
         params = Params("experiments/base_model/params.json")
         params.learning_rate             # a declared key: checked, and with a default
-        params.my_own_key                # any other key that the file has
-        params.num_classes               # a fact of the dataset (see `add_facts`), not written to the file
+        params.my_own_key                # any other key of the file
+        params.num_classes               # a fact of the dataset (see `add_facts`); never saved
 
-    `declared` is a pydantic model of the keys with a type, bounds and a default, further ones are free; `overrides`, a
-    dict, are values from the command line that replace those of the file. What is wrong in them is a UserError.
+    `declared` is a pydantic model, or a tuple of several, of the keys that have a type, bounds and a default;
+    `overrides` is a dict of values from the command line. A value that is not allowed is a UserError.
     """
 
     def __init__(self, json_path, *, declared=Hyperparameters, overrides=None):
-        defaults = {name: field.get_default() for name, field in declared.model_fields.items()}
-        vars(self).update(
-            _path=str(json_path),
-            _declared=declared,
-            _defaults=defaults,
-            _values=dict(defaults),
-            _written={},
-            _facts={},
-            _read=set(),
-        )
+        models = declared if isinstance(declared, tuple) else (declared,)
+        vars(self).update(_path=str(json_path), _models=models, _defaults={}, _given={}, _sources={})
+        vars(self).update(_values={}, _facts={}, _read=set())
         self.take(read_json(json_path, what="file; an experiment is a folder with a params.json in it"), json_path)
         self.take(overrides or {}, "on the command line")
 
+    def declare(self, *models):
+        """Add the keys that pydantic models declare: check the values that are given, set the others to defaults."""
+        new = tuple(model for model in models if not any(issubclass(known, model) for known in self._models))
+        vars(self)["_models"] += new
+        if new:
+            self.take({}, self._path)
+
     def update(self, json_path):
-        """Take over the values of another json file."""
-        self._read.update(values := read_json(json_path))  # who takes them knows of them
+        """Take over the values of another JSON file."""
+        self._read.update(values := read_json(json_path))  # whoever takes them over knows them
         self.take(values, json_path)
 
+    def take(self, values, source):
+        """Take over the dict `values`, checked; `source` says where they are from, for the message."""
+        self._check_names(values, source)
+        declared = combined(*self._models)
+        try:
+            declared.model_validate(self._given | values)
+        except ValidationError as error:
+            wrong = [f"{e['loc'][0]} is {e['input']!r}, {e['msg'].removeprefix('Input ')}" for e in error.errors()]
+            raise UserError(f"{source}: {'; '.join(wrong)}") from None
+        self._given.update(values)
+        self._sources.update(dict.fromkeys(values, source))
+        self._values.update(values)
+        for name, field in declared.model_fields.items():
+            default = field.get_default(call_default_factory=True)
+            untouched = name not in self._given and self._values.get(name) == self._defaults.get(name)
+            if name not in self._values or untouched:
+                self._values[name] = default
+            self._defaults[name] = default
+
+    def add_facts(self, facts, source=None):
+        """Make `facts` (a dict) readable as attributes; they are never saved.
+
+        Facts from the file of a dataset, `source`, must not contradict params.json (else UserError). Their entry
+        "source" is left out: how a dataset was made does not concern the model.
+        """
+        self._check_names(facts, source)
+        for name, value in facts.items():
+            if source and name in self._given and (given := self._given[name]) != value:
+                raise UserError(
+                    f"{self._path}: {name} is {given!r}, but the dataset has {value!r} ({source}); "
+                    f"remove the key: it is a fact of the data"
+                )
+            if not (source and name == "source"):
+                self._values[name], self._facts[name] = value, source
+
     def save(self, json_path):
-        """Write the file's keys, and what was set since, to `json_path`: neither defaults nor facts."""
-        write_whole(json_path, json.dumps(self.written, indent=4) + "\n")
+        """Write the keys of the file, and what code has set since, to `json_path`; neither defaults nor facts."""
+        now = {name: value for name, value in self._values.items() if name not in self._facts}
+        old = {name: now.get(name, value) for name, value in self._given.items() if name in self._values}
+        new = {k: v for k, v in now.items() if k not in old and (k not in self._defaults or v != self._defaults[k])}
+        write_whole(json_path, json.dumps(old | new, indent=4) + "\n")
 
     @property
     def dict(self):
@@ -83,76 +171,48 @@ class Params:
 
     @property
     def values(self):
-        """All values by name, as a copy; looking at it does not count as reading them (see `unread`)."""
+        """A copy of `dict`, which does not count as reading the keys (see `unread`)."""
         return self._values.copy()
 
     @property
-    def written(self):
-        """What `save` writes, as a dict: the keys of the file, and what was set to something else than the default."""
-        now = {k: v for k, v in self._values.items() if k not in self._facts}
-        new = {k: v for k, v in now.items() if k not in self._defaults or v != self._defaults[k]}
-        return {k: now.get(k, v) for k, v in (self._written | new).items() if k in self._values}
+    def given(self):
+        """The values in the file and on the command line, as a dict."""
+        return self._given.copy()
 
     @property
-    def stated(self):
-        """What the file and the command line say, and the declared defaults, a dict; not what code has set since."""
-        return self._defaults | self._written
+    def defaults(self):
+        """The defaults of the declared keys, as a dict."""
+        return self._defaults.copy()
 
     @property
-    def facts_of_data(self):
-        """What the dataset's own file says it is, as a dict."""
+    def hyperparameters(self):
+        """The defaults of the declared keys, updated with the values that are given, as a dict."""
+        return self._defaults | self._given
+
+    @property
+    def dataset_facts(self):
+        """The facts from the file of the dataset, as a dict."""
         return {name: self._values[name] for name, source in self._facts.items() if source}
 
     @property
     def unread(self):
-        """The keys of the file that no code has read so far, a list. Keys that begin with `$` or `_` are notes."""
-        return [k for k in self._written if k not in self._read | self._facts.keys() and not k.startswith(("$", "_"))]
+        """The given keys that no code has read so far: dict from name to where it is given. `$` and `_` begin notes."""
+        known = self._read | self._facts.keys()
+        return {k: v for k, v in self._sources.items() if k not in known and not k.startswith(("$", "_"))}
 
-    def meant(self, name):
-        """The declared key that `name` looks like, as " (did you mean learning_rate?)", or "" where there is none."""
-        near = difflib.get_close_matches(name, self._defaults.keys() - {name}, n=1, cutoff=0.8)
-        return f" (did you mean {near[0]}?)" if near else ""
-
-    def add_facts(self, facts, source=None):
-        """Make `facts` (a dict) readable as attributes. They belong to `source`, a file, and are never saved.
-
-        Raises:
-            UserError: `params.json` gives another value to a fact of `source`.
-        """
-        for name, value in facts.items():
-            self._check_name(name, source)
-            if source and name in self._written and (written := self._values[name]) != value:
-                raise UserError(
-                    f"{self._path}: {name} is {written!r}, but the dataset has {value!r} ({source}): "
-                    f"remove the key, it is a fact of the data"
-                )
-            self._values[name] = value
-            self._facts[name] = source
-
-    def _check_name(self, name, source):
-        if hasattr(type(self), name) or name in vars(self):
-            raise UserError(f"{source}: a key cannot be called {name!r}, which Params itself uses; rename it")
-
-    def take(self, values, source):
-        """Take over the dict `values`; `source`, which they are from, is for the message where one is wrong."""
-        for name in values:
-            self._check_name(name, source)
-        try:
-            self._declared.model_validate(self.written | values)
-        except ValidationError as error:
-            wrong = [f"{e['loc'][0]} is {e['input']!r}, {e['msg'].removeprefix('Input ')}" for e in error.errors()]
-            raise UserError(f"{source}: {'; '.join(wrong)}") from None
-        self._values.update(values)
-        self._written.update(values)
+    def _check_names(self, names, source):
+        for name in names:
+            if hasattr(type(self), name) or name in vars(self):
+                raise UserError(f"{source}: a key cannot be called {name!r}: Params has an attribute of this name")
 
     def __getattr__(self, name):
-        if name.startswith("__") or "_values" not in vars(self):  # asked for by copy and pickle
+        if name.startswith("__") or "_values" not in vars(self):  # copy and pickle ask for these
             raise AttributeError(name)
         if name not in self._values:
             reader = sys._getframe(1)
             place = f"{relative(reader.f_code.co_filename)}:{reader.f_lineno}"
-            near = difflib.get_close_matches(name, self._written, n=1)
-            way_out = " or ".join(["add it", *(f"rename {other!r}" for other in near)])
+            near = similar(name, self._given)
+            way_out = f"add it, or rename {near!r}" if near else "add it"
             raise MissingHyperparameter(f"{self._path} has no key {name!r}, which {place} reads; {way_out}")
         self._read.add(name)
         return self._values[name]
@@ -161,26 +221,26 @@ class Params:
         self._values[name] = value
 
 
+def similar(name, known):
+    """Return the one of the names `known` that `name` looks like a misspelling of, or None."""
+    return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.8)), None)
+
+
 def relative(path, start=os.curdir):
-    """A path as seen from `start`, the working directory; in full where that is on another drive (of Windows)."""
+    """Return a path relative to `start`, the working directory; unchanged if it is on another drive (of Windows)."""
     with contextlib.suppress(ValueError):
         return os.path.relpath(path, start)
     return str(path)
 
 
 def read_json(path, what="file"):
-    """Read a JSON object from `path` as a dict.
-
-    Raises:
-        UserError: missing, not JSON (with line and column), not an object, or a key that stands twice.
-    """
+    """Return the JSON object in a file as a dict; an invalid file, or a key that occurs twice, is a UserError."""
 
     def unique(pairs):
-        content = dict(pairs)
-        if len(content) < len(pairs):
-            twice = next(name for name, _ in pairs if [name for name, _ in pairs].count(name) > 1)
-            raise UserError(f"{path}: the key {twice!r} stands there twice; keep one")
-        return content
+        names = [name for name, _ in pairs]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise UserError(f"{path}: the key {twice[0]!r} occurs twice; keep one of the two")
+        return dict(pairs)
 
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8-sig"), object_pairs_hook=unique)
@@ -197,74 +257,12 @@ def read_json(path, what="file"):
     return content
 
 
-class RunningAverage:
-    """The running average of a quantity: after `avg.update(2)` and `avg.update(4)`, `avg()` is 3.0."""
-
-    steps, total = 0, 0
-
-    def update(self, val):
-        self.total += val
-        self.steps += 1
-
-    def __call__(self):
-        return self.total / float(self.steps)
-
-
-class Log(logging.StreamHandler):
-    """The log on the terminal. Where it cannot be written to any more it is given up, and the training goes on."""
-
-    def emit(self, record):
-        try:
-            super().emit(record)
-        except OSError:  # a file that cannot be opened
-            self.handleError(record)
-
-    def handleError(self, record):
-        logging.getLogger().removeHandler(self)
-        if not isinstance(sys.exc_info()[1], BrokenPipeError):  # else its reader has seen enough
-            what = getattr(self, "baseFilename", "the terminal")
-            logging.warning("%s: cannot be written: %s; going on without it", what, sys.exc_info()[1])
-
-
-class LogFile(Log, logging.FileHandler):
-    """The log in a file."""
-
-
-def set_logger(log_path=None, terminal=True, *, quiet=None):
-    """Log to the terminal, and with a time before each line to the file `log_path`, which is appended to.
-
-    The file is made by the first message. A second call closes the first one's file and takes the new one. With `quiet`
-    the terminal gets warnings and errors alone; None: as the call before had it.
-    """
-    logger = logging.getLogger()
-    logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)  # of several, one talks
-    quiet = is_quiet() if quiet is None else quiet
-    for before in [handler for handler in logger.handlers if isinstance(handler, Log)]:
-        logger.removeHandler(before)
-        before.close()
-    if terminal:
-        screen = Log(sys.stdout)
-        screen.setLevel(logging.WARNING if quiet else logging.INFO)
-        logger.addHandler(screen)
-    if log_path is not None:
-        file = LogFile(log_path, encoding="utf-8", delay=True)
-        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        logger.addHandler(file)
-
-
-def is_quiet():
-    """Whether `set_logger` was told to be."""
-    return any(isinstance(handler, Log) and handler.level > logging.INFO for handler in logging.root.handlers)
-
-
 @contextlib.contextmanager
 def open_whole(path, mode="wb", *, keep=None, outdates=()):
-    """Open a file that appears whole or not at all: written aside, synced to the disk, then renamed to `path`.
+    """Open a file that appears at `path` whole or not at all: it is written elsewhere, synced to disk, then renamed.
 
-    What was there is kept beside it under the name `keep`; what the patterns `outdates` match is deleted with it.
-
-    Raises:
-        UserError: it cannot be written (no space, no permission, no such folder); what was at `path` is kept.
+    The previous file is kept beside it under the name `keep`; files that match the patterns `outdates` are deleted.
+    If it cannot be written (no space, no permission, no such folder), that is a UserError, and nothing changes.
     """
     path = Path(path)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -277,12 +275,12 @@ def open_whole(path, mode="wb", *, keep=None, outdates=()):
             path.with_name(keep).unlink(missing_ok=True)
             try:
                 os.link(path, path.with_name(keep))
-            except OSError:  # a disk without links: for a moment there is none at `path`
+            except OSError:  # a disk without links: for a moment there is no file at `path`
                 os.replace(path, path.with_name(keep))
         remove(path.parent, outdates)
         os.replace(aside, path)
-        remove(path.parent, outdates)  # again, for another process may just have evaluated the old file
-        if os.name == "posix":  # so that the new name will be there after a power failure, too
+        remove(path.parent, outdates)  # again: another process may have evaluated the old file meanwhile
+        if os.name == "posix":  # so that the new name survives a power failure
             folder = os.open(path.parent, os.O_RDONLY)
             os.fsync(folder)
             os.close(folder)
@@ -300,28 +298,26 @@ def write_whole(path, content, **options):
 
 
 def remove(folder, patterns):
-    """Delete the files of `folder` whose names match one of `patterns`."""
+    """Delete the files in `folder` whose names match one of `patterns`."""
     for file in [file for pattern in patterns for file in folder.glob(pattern)]:
         file.unlink(missing_ok=True)
 
 
 def save_dict_to_json(d, json_path):
-    """Save a dict of numbers (float, int, numpy or 0-d tensors) as a json file of floats."""
+    """Save a dict of numbers (float, int, numpy or 0-d tensors) as a JSON file of floats."""
     write_whole(json_path, json.dumps({k: float(v) for k, v in d.items()}, indent=4) + "\n")
 
 
 def save_checkpoint(state, is_best, checkpoint):
-    """Save `state` as `last.pth.tar` in the folder `checkpoint`, and as `best.pth.tar` before that if `is_best`.
+    """Save `state` as `last.pth.tar` in the folder `checkpoint`, and first as `best.pth.tar` if `is_best`.
 
-    What was last becomes `previous.pth.tar`. Metrics and reports of checkpoints that are replaced are removed.
+    The last one becomes `previous.pth.tar`. Metrics and reports of checkpoints that are replaced are deleted.
 
     Args:
         state: dict with "epoch", "state_dict" (the model's), "optim_dict" (the optimizer's), and other plain values.
-        checkpoint: the folder; it is made if it is not there.
-
-    Raises UserError where the files cannot be written; the previous ones are kept.
+        checkpoint: the folder; it is created if necessary.
     """
-    import torch  # here, and not above: what only reads results starts without it
+    import torch  # here, so that scripts which only read results start without it
 
     folder = Path(checkpoint)
     folder.mkdir(parents=True, exist_ok=True)
@@ -335,10 +331,10 @@ def save_checkpoint(state, is_best, checkpoint):
 
 
 def read_checkpoint(path):
-    """Read the dict that `save_checkpoint` wrote, with its tensors on the CPU.
+    """Return the dict that `save_checkpoint` wrote, with its tensors on the CPU.
 
-    Only tensors and plain values are read (torch's `weights_only`): a file with code in it is refused, never run.
-    Raises UserError where the file is missing, damaged, cut short, not a checkpoint, or has code in it.
+    Only tensors and plain values are read (torch's `weights_only`): loading a file never runs code that is in it. A
+    file that is missing, damaged, truncated, no checkpoint, or contains code is a UserError.
     """
     import torch
 
@@ -346,36 +342,41 @@ def read_checkpoint(path):
     if not there or not os.access(path, os.R_OK):
         raise UserError(f"{path}: {'cannot be read: permission denied' if there else 'no such checkpoint'}")
     try:
-        with warnings.catch_warnings(action="ignore"):  # of other forms of pickle
+        with warnings.catch_warnings(action="ignore"):  # about older pickle formats
             state = torch.load(path, map_location="cpu", weights_only=True)
-        if zipfile.is_zipfile(path):  # torch itself does not look at the checksums
+        if zipfile.is_zipfile(path):  # torch itself does not verify the checksums
             with zipfile.ZipFile(path) as archive:
                 if part := archive.testzip():
-                    raise ValueError(f"{part} does not fit its checksum")
+                    raise ValueError(f"{part} does not match its checksum")
     except pickle.UnpicklingError:
-        raise UserError(f"{path}: refused: it is damaged, or holds code, which loading could run") from None
+        raise UserError(f"{path}: refused: it is damaged or contains code, which loading could run") from None
     except Exception as error:  # torch raises many kinds for a damaged file: RuntimeError, EOFError, KeyError, ...
         reason = str(error).split("\n")[0] or type(error).__name__
-        raise UserError(f"{path}: cannot be read, it is damaged or cut short: {reason}") from None
+        raise UserError(f"{path}: cannot be read; it is damaged or truncated: {reason}") from None
     if not isinstance(state, dict) or not isinstance(state.get("state_dict"), dict):
         raise UserError(f'{path}: not a checkpoint: it has no "state_dict"')
     return state
 
 
 def load_checkpoint(checkpoint, model, optimizer=None, *, partial=False):
-    """Load the weights in the file `checkpoint` into `model`, and the optimizer's state where one is given.
+    """Load the weights in the file `checkpoint` into `model`, and the state of the optimizer into `optimizer` if given.
 
-    Returns the checkpoint's dict. With `partial`, the weights that fit are taken, and the others listed in the log.
-    Raises UserError as `read_checkpoint` does, or where the weights are of another architecture.
+    With `partial`, only weights whose names and shapes match are loaded; the others are listed in the log. Without,
+    weights of another architecture are a UserError. Return the checkpoint's dict.
     """
     state = read_checkpoint(checkpoint)
     load_weights(state, checkpoint, model, optimizer, partial)
     return state
 
 
-def load_weights(state, checkpoint, model, optimizer=None, partial=False):
-    """As `load_checkpoint`, with the dict `state` that was read from the file `checkpoint`."""
-    from toolkit.core.sharded_tensors import divided_like
+def load_weights(state, checkpoint, model, optimizer=None, partial=False, *, shard_like=None):
+    """Do what `load_checkpoint` does, with the dict `state` that was read from the file `checkpoint`.
+
+    `shard_like(tensor, own)` returns the shard of `tensor` that replaces the model's `own`; None: nothing is sharded.
+    """
+
+    def shape(value):
+        return tuple(value.shape) if hasattr(value, "shape") else type(value).__name__
 
     theirs, ours = state["state_dict"], model.state_dict()
     fitting = {k: v for k, v in theirs.items() if k in ours and shape(v) == shape(ours[k])}
@@ -384,17 +385,23 @@ def load_weights(state, checkpoint, model, optimizer=None, partial=False):
         for k, v in ours.items()
         if k in theirs and k not in fitting
     ]
+    norms = [k.removesuffix(".running_mean") for k in ours.keys() - theirs.keys() if k.endswith(".running_mean")]
+    if norms and not differences and not partial:
+        raise UserError(
+            f"{checkpoint}: the checkpoint's network has no batch normalisation at {', '.join(sorted(norms))}, this "
+            f"one has; it was trained with an older model/net.py: train again, or take that file from git"
+        )
     differences += [f"{k} is missing there" for k in ours if k not in theirs and not k.endswith("num_batches_tracked")]
     differences += [f"the model has no {k}" for k in theirs if k not in ours]
     if differences and (not partial or not fitting):
         more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
-        why = "not one entry fits" if partial else "params.json or model/net.py has changed since"
+        why = "no entry matches" if partial else "params.json or model/net.py has changed since"
         raise UserError(f"{checkpoint}: weights of another architecture: {differences[0]}{more}; {why}")
     if partial:
-        logging.info("%s: %d of %d weights taken; not taken:", checkpoint, len(fitting), len(ours))
+        logging.info("%s: %d of %d weights loaded; not loaded:", checkpoint, len(fitting), len(ours))
         logging.info("%s", "\n".join(f"  {difference}" for difference in differences or ["none"]))
-    # `ours` and not a new dict: it knows the versions of its layout, too, which some modules ask for
-    ours.update({name: divided_like(value, ours[name]) for name, value in fitting.items()})
+    # into `ours`, not a new dict: it holds the versions of the modules' layouts, which some modules ask for
+    ours.update({name: shard_like(value, ours[name]) if shard_like else value for name, value in fitting.items()})
     model.load_state_dict(ours)
     if optimizer is not None:
         if not state.get("optim_dict"):
@@ -402,19 +409,21 @@ def load_weights(state, checkpoint, model, optimizer=None, partial=False):
         try:
             optimizer.load_state_dict(state["optim_dict"])
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            raise UserError(f"{checkpoint}: state of another optimizer: {error}") from None
-
-
-def shape(value):
-    """The shape of an entry of a state dict, a tuple; the name of its type where it is not a tensor."""
-    return tuple(value.shape) if hasattr(value, "shape") else type(value).__name__
+            raise UserError(f"{checkpoint}: the state is that of another optimizer: {error}") from None
 
 
 def set_seed(seed, epoch=0):
-    """Seed torch (on every device), numpy and random as a function of (seed, epoch) alone."""
+    """Seed torch (on every device), numpy and random as a function of (seed, epoch) only."""
     import torch
 
     mixed = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
     random.seed(mixed)
     np.random.seed(mixed)
     torch.manual_seed(mixed)
+
+
+def __getattr__(name):
+    """Find the classic helpers that are kept elsewhere: `set_logger` and, for code of 2018, `RunningAverage`."""
+    if name in ("set_logger", "is_quiet"):
+        return getattr(importlib.import_module("toolkit.core.log"), name)
+    return importlib.import_module("toolkit.core.tools").find_classic_helper(__name__, name)

@@ -1,4 +1,4 @@
-"""The model: hyperparameters, network, loss and metrics. This file and data_loader.py are yours to change."""
+"""The model: network, loss, metrics, and the hyperparameters that they read. Change this file as you like."""
 
 import functools
 import itertools
@@ -14,40 +14,38 @@ import utils
 
 
 class Hyperparameters(utils.Hyperparameters):
-    """The keys of params.json that `model/` reads. A key need not stand here: this adds a type, bounds, a default."""
+    """The keys of params.json that this file reads. Declaring one is optional: it adds a type, bounds and a default."""
 
     architecture: Literal["ConvNet", "DenseNet", "TwoLayerNet"] = Field("ConvNet", description="the network to train")
-    num_channels: int = Field(32, ge=1, description="ConvNet: channels of the first block, then twice, four times them")
-    hidden_sizes: list[PositiveInt] = Field([256, 128], description="DenseNet: units of its hidden layers")
-    hidden_size: int = Field(100, ge=1, description="TwoLayerNet: units of its hidden layer")
-    dropout_rate: float = Field(0.5, ge=0, lt=1, description="share of units that a training step leaves out")
-    label_smoothing: float = Field(0, ge=0, lt=1, description="share of each training label that all classes get")
-    balanced: bool = Field(False, description="in training, classes count alike, however many images they have")
-    random_shift: int = Field(0, ge=0, description="training images are shifted by up to this many pixels each way")
-    random_flip: bool = Field(False, description="half of the training images are mirrored, left to right")
-    num_folds: int = Field(0, ge=0, le=1000, description="cross-validation: parts that train and val are cut into")
-    fold: int = Field(0, ge=0, description="cross-validation: the part that is val, from 0; the others are train")
-    cache_above_mb: float = Field(32, ge=0, description="MB of pixels above which a split is mapped from a file")
+    num_channels: int = Field(32, ge=1, description="ConvNet: channels of the first block; then 2x and 4x as many")
+    hidden_sizes: list[PositiveInt] = Field([256, 128], description="DenseNet: units of each hidden layer")
+    hidden_size: int = Field(100, ge=1, description="TwoLayerNet: units of the hidden layer")
+    dropout_rate: float = Field(0.5, ge=0, lt=1, description="probability that dropout zeroes a unit")
+    label_smoothing: float = Field(0, ge=0, lt=1, description="fraction of the target spread evenly over all classes")
+    balanced: bool = Field(False, description="weight the training loss by inverse class frequency")
+    random_shift: int = Field(0, ge=0, description="shift training images by up to this many pixels")
+    random_flip: bool = Field(False, description="mirror training images left to right, half of them")
 
 
 def Net(params):
-    """The network that `params.architecture` names."""
+    """Return the network that `params.architecture` names."""
+    params.declare(Hyperparameters)
     return {"ConvNet": ConvNet, "DenseNet": DenseNet, "TwoLayerNet": TwoLayerNet}[params.architecture](params)
 
 
 class PixelInput(nn.Module):
-    """uint8 images to normalised floats. In training mode, also shifted and mirrored at random, each on its own.
+    """Convert uint8 images to normalised floats; in training mode, shift and mirror each image at random first.
 
     Args:
-        params: `mean` and `std` of the training images (facts of the dataset, one number a channel, of pixels scaled to
-            [0, 1]), `random_shift`, `random_flip`.
+        params: `random_shift`, `random_flip`; `mean` and `std` of the training images (facts of the dataset, one number
+            per channel, for pixels scaled to [0, 1]).
     """
 
     def __init__(self, params):
         super().__init__()
         self.random_shift, self.random_flip = params.random_shift, params.random_flip
         self.register_buffer("mean", torch.tensor(params.mean).view(-1, 1, 1))  # (C, 1, 1)
-        self.register_buffer("std", torch.tensor(params.std).clamp(min=1 / 255).view(-1, 1, 1))  # 0 if all are alike
+        self.register_buffer("std", torch.tensor(params.std).clamp(min=1 / 255).view(-1, 1, 1))  # 0 for constant images
 
     def forward(self, images):
         if self.training and self.random_shift:
@@ -55,13 +53,13 @@ class PixelInput(nn.Module):
         if self.training and self.random_flip:
             mirrored = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
             images = torch.where(mirrored, images.flip(3), images)  # (B, C, H, W)
-        # channels_last (the channels of a pixel side by side in memory) is how convolutions are fastest
+        # channels_last (the channels of a pixel are adjacent in memory) makes convolutions fastest
         pixels = images.to(torch.float32, memory_format=torch.channels_last)
         return (pixels / 255 - self.mean) / self.std
 
 
 def shifted(images, most):
-    """Images (B, C, H, W), each moved by up to `most` pixels up or down, left or right; what comes in is black."""
+    """Return images (B, C, H, W), each shifted by up to `most` pixels in both directions and padded with black."""
     count, _, height, width = images.shape
     down, right = torch.randint(0, 2 * most + 1, (2, count, 1), device=images.device)  # (B, 1) each
     rows = torch.arange(height, device=images.device) + down  # (B, H)
@@ -74,10 +72,10 @@ def shifted(images, most):
 class ConvNet(nn.Module):
     """Three blocks of convolution, batch normalisation, pooling and ReLU, then a head of two linear layers.
 
-    The network of Stanford's CS230 project template. Takes images of any size and number of channels.
+    This is the network of Stanford's CS230 project template. Images may have any size and number of channels.
 
     Args:
-        params: `num_channels`, `dropout_rate`; from the dataset `image_channels`, `image_height`, `image_width`,
+        params: `num_channels`, `dropout_rate`; facts of the dataset: `image_channels`, `image_height`, `image_width`,
             `num_classes`, `mean`, `std`.
     """
 
@@ -94,7 +92,7 @@ class ConvNet(nn.Module):
         self.head = nn.Sequential(
             nn.Flatten(),
             nn.Linear(features, 4 * width),
-            nn.BatchNorm1d(4 * width),  # without it, nearly all hidden units die on photos of 64×64 pixels
+            nn.BatchNorm1d(4 * width),  # without it, nearly all hidden units die on 64×64 photos
             nn.ReLU(),
             nn.Dropout(params.dropout_rate),
             nn.Linear(4 * width, params.num_classes),
@@ -103,26 +101,26 @@ class ConvNet(nn.Module):
 
     @staticmethod
     def block(channels_in, channels_out):
-        """(B, channels_in, H, W) to (B, channels_out, H/2, W/2), rounded up."""
+        """Return a block from (B, channels_in, H, W) to (B, channels_out, H/2, W/2), rounded up."""
         return nn.Sequential(
             nn.Conv2d(channels_in, channels_out, kernel_size=3, padding=1, bias=False),
             nn.BatchNorm2d(channels_out),
             nn.MaxPool2d(2, ceil_mode=True),
-            nn.ReLU(),  # of a quarter of the numbers, and the same ones: the largest stays the largest
+            nn.ReLU(),  # after pooling: the same result for a quarter of the work
         )
 
     def forward(self, images):
-        """uint8 images (B, C, H, W) to logits (B, num_classes)."""
+        """Compute logits (B, num_classes) from uint8 images (B, C, H, W)."""
         x = self.pixels(images)  # (B, C, H, W)
         x = self.blocks(x)  # (B, 4 num_channels, H/8, W/8)
         return self.head(x)  # (B, num_classes)
 
 
 class DenseNet(nn.Module):
-    """Linear layers with ReLU on the flattened pixels; for 28×28 images by default 784-256-128-10.
+    """Linear layers with ReLU on the flattened pixels: for MNIST's 28×28 images 784-256-128-10 by default.
 
     Args:
-        params: `hidden_sizes`, `dropout_rate`, and the facts of the dataset as for ConvNet.
+        params: `hidden_sizes`, `dropout_rate`; facts of the dataset as for ConvNet.
     """
 
     def __init__(self, params):
@@ -135,15 +133,15 @@ class DenseNet(nn.Module):
         self.layers = nn.Sequential(nn.Flatten(), *layers, nn.Linear(sizes[-1], params.num_classes))
 
     def forward(self, images):
-        """uint8 images (B, C, H, W) to logits (B, num_classes)."""
+        """Compute logits (B, num_classes) from uint8 images (B, C, H, W)."""
         return self.layers(self.pixels(images))
 
 
 class TwoLayerNet(nn.Module):
-    """One hidden layer with ReLU on the flattened pixels: the smallest network that is one.
+    """One hidden layer with ReLU on the flattened pixels.
 
     Args:
-        params: `hidden_size`, and the facts of the dataset as for ConvNet.
+        params: `hidden_size`; facts of the dataset as for ConvNet.
     """
 
     def __init__(self, params):
@@ -153,13 +151,13 @@ class TwoLayerNet(nn.Module):
         self.linear2 = nn.Linear(params.hidden_size, params.num_classes)
 
     def forward(self, images):
-        """uint8 images (B, C, H, W) to logits (B, num_classes)."""
+        """Compute logits (B, num_classes) from uint8 images (B, C, H, W)."""
         x = self.pixels(images).flatten(1)  # (B, C * H * W)
         return self.linear2(F.relu(self.linear1(x)))
 
 
 def loss_fn(outputs, labels, params=None):
-    """Cross entropy, the mean over the batch; in training, and there alone, as `label_smoothing` and `balanced` say.
+    """Return the mean cross entropy of a batch; `label_smoothing` and `balanced` change it in training only.
 
     Args:
         outputs: logits, float (B, num_classes).
@@ -167,7 +165,7 @@ def loss_fn(outputs, labels, params=None):
         params: hyperparameters, with the facts of the dataset.
 
     Returns:
-        Scalar tensor.
+        scalar tensor.
     """
     is_training = params is not None and outputs.requires_grad
     if not is_training or not (params.label_smoothing or params.balanced):
@@ -177,21 +175,21 @@ def loss_fn(outputs, labels, params=None):
     return (weights * losses).mean()
 
 
-@functools.lru_cache(maxsize=1)  # on the device once, and not in each step, which would wait for it
+@functools.lru_cache(maxsize=1)  # copied to the device once; a copy in each step would stall the GPU
 def class_weights(params, device):
-    """What an image of each class counts, float (num_classes,): in inverse proportion to those in train, of mean 1.
+    """Return the weight of each class, float (num_classes,): inversely proportional to its images in train.
 
-    They do not depend on the batch: so the loss is a mean over images, whatever the batches are.
+    The weights do not depend on the batch, and their mean over the training images is 1.
     """
     counts = torch.tensor([params.counts["train"][name] for name in params.class_names], dtype=torch.float32)
     return (counts.sum() / (counts > 0).sum() / counts.clamp(min=1)).to(device)
 
 
 def accuracy(outputs, labels):
-    """Share of samples whose largest logit is that of their class.
+    """Return the fraction of samples whose largest logit is that of their class.
 
     Args:
-        outputs: array (N, num_classes), of all samples of a split.
+        outputs: array (N, num_classes), for all samples of a split.
         labels: int array (N,).
 
     Returns:
@@ -201,12 +199,12 @@ def accuracy(outputs, labels):
 
 
 def macro_f1(outputs, labels):
-    """F1 score of each class, then their mean: every class counts alike, however rare it is.
+    """Return the mean of the classes' F1 scores: every class has the same weight, however rare it is.
 
     A class that neither occurs nor is predicted is left out, as in scikit-learn's `f1_score(average="macro")`.
 
     Args:
-        outputs: array (N, num_classes), of all samples of a split.
+        outputs: array (N, num_classes), for all samples of a split.
         labels: int array (N,).
 
     Returns:

@@ -76,7 +76,7 @@ def subject(folder, device, shape, count, *, network=None, mapped=False, **value
     """
     write_experiment(folder, **values)
     task = find_task(folder)
-    params = utils.Params(folder / "params.json", declared=task.hyperparameters)
+    params = task.read_params(folder / "params.json")
     params.add_facts({"device": device, "cuda": torch.device(device).type == "cuda", "num_classes": NUM_CLASSES})
     params.add_facts(dict(zip(("image_height", "image_width", "image_channels"), shape, strict=True)))
     params.add_facts({"mean": [0.5] * shape[-1], "std": [0.25] * shape[-1]})

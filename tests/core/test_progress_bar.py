@@ -83,7 +83,7 @@ def test_quiet_leaves_results_and_the_log(experiment):
 def test_warnings_are_not_quiet(experiment, call):
     experiment.write(my_key=1)
     code, out, _ = call(train, *experiment.arguments, "--quiet")
-    assert (code, out) == (0, "params.json: my_key has no effect: nothing has read it\n")
+    assert (code, out) == (0, "params.json: my_key has no effect: no code has read it\n")
 
 
 @pytest.mark.parametrize("quiet", [False, True])

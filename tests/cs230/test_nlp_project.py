@@ -113,17 +113,17 @@ def test_data_without_a_size_is_named(project, call):
     loader.write_text(loader.read_text().replace("d['size'] = ", "d['length'] = "))
     code, _, err = call(train.main, *arguments(project))
     assert code == 2
-    assert "load_data should give 'train' as a dict with \"size\", not a dict with the keys ['data', 'labels'," in err
+    assert "load_data should return 'train' as a dict with \"size\", not a dict with the keys ['data', 'labels'," in err
 
 
 OTHER = {  # what a data_loader.py may have instead, and what is said then
-    "its own batch size": ("params.batch_size", "4", "asked for a batch of 5 samples, gave no or another one"),
-    "a smaller one": ("params.batch_size", "2", "asked for a batch of 5 samples, gave no or another one"),
-    "a larger batch size": ("params.batch_size", "64", "asked for a batch of 5 samples, gave no or another one"),
+    "its own batch size": ("params.batch_size", "4", "should yield one batch of the 5 samples that it was given"),
+    "a smaller one": ("params.batch_size", "2", "should yield one batch of the 5 samples that it was given"),
+    "a larger batch size": ("params.batch_size", "64", "should yield one batch of the 5 samples that it was given"),
     "data of its own kind": (
         "d['data'] = sentences",
         "d['data'] = Own(sentences)",
-        "load_data gave data as a Own; it should",
+        "load_data returned data as a Own; it should",
     ),
 }
 

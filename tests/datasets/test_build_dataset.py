@@ -214,8 +214,8 @@ def test_identical_images_in_two_splits_are_an_error_or_leave_train(call, tmp_pa
     picture(71, "RGB").save(tmp_path / "photos" / "train" / "dog" / "only.png")
     code, _, err = call(build_dataset.main, "folder", "photos")
     assert code == 2
-    assert "20 images are in two splits" in err
-    assert "train: photos/train/cat/0.png = val: photos/val/cat/0.png = test: photos/test/cat/0.png" in err
+    assert err.count("\n") == 1 and " and 17 more; " in err and "--drop_duplicates removes them" in err
+    assert "20 images are in two splits: photos/train/cat/0.png = photos/val/cat/0.png = photos/test/cat/0.png, " in err
     assert not os.path.exists("data")
     code, _, err = call(build_dataset.main, "folder", "photos", "--drop_duplicates")
     assert code == 2
@@ -241,7 +241,7 @@ def test_copies_of_one_file_stay_in_one_split(call, tmp_path):
     ("make", "arguments", "message"),
     [
         (lambda p: None, ["folder", "photos"], "photos: no such folder"),
-        (lambda p: p.mkdir(), ["folder", "photos"], "photos: contains no images; it is empty"),
+        (lambda p: p.mkdir(), ["folder", "photos"], "photos: contains no images"),
         (lambda p: class_folders(p, classes=("cat",)), ["folder", "photos"], "there is only one class (cat)"),
         (
             lambda p: class_folders(p, per_class=2),

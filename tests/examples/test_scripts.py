@@ -115,7 +115,7 @@ def test_an_examples_experiment_passes(call, digits_dir, tmp_path, path):
 def test_what_is_derived_from_an_experiment_of_another_model_says_so(call, tmp_path):
     origin = ROOT / "examples" / "regression" / "experiments" / "base_model"
     code, out, err = call(train.main, "--model_dir", tmp_path / "new", "--from", origin)
-    assert re.search("base_model is of .*examples/regression/model, but an experiment in .*new uses ", out)
+    assert re.search("base_model uses .*examples/regression/model, but an experiment in .*new uses ", out)
     assert (code, "batch_size is None, should be a valid integer" in err) == (2, True)
 
 

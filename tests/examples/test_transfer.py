@@ -150,7 +150,7 @@ def test_a_download_that_fails_says_what_to_do_and_the_file_put_there_is_used(
     shutil.copy(published[0], folder / "shufflenet-0123456789.pth")
     code, out, err = run(call, model_dir, digits_dir, weights="imagenet")
     assert (code, err) == (0, ""), err
-    assert "Its head is of 1000 classes; the new one begins at random" in out
+    assert "Its head is for 1000 classes; the new head starts from random weights" in out
     assert "no effect" not in out
 
 

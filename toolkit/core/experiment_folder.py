@@ -10,7 +10,6 @@ from tabulate import tabulate
 
 import utils
 from toolkit.core import processes
-from toolkit.core.hyperparameters import Hyperparameters
 from toolkit.core.state import read_state
 from utils import UserError
 
@@ -46,7 +45,7 @@ LOOKS = "test_looks.json"  # counts how often evaluate.py has evaluated the test
 
 def dataset_of(params):
     """What a checkpoint keeps of the data it was trained on, a dict (empty for data without a dataset.json)."""
-    return {name: value for name, value in params.facts_of_data.items() if name != "counts"}
+    return {name: value for name, value in params.dataset_facts.items() if name != "counts"}
 
 
 def check_same_data(theirs, params, file, way_out, allow=False):
@@ -92,11 +91,10 @@ def changed_params(theirs, params, file, best=None):
     Raises:
         UserError: it would be another run.
     """
-    ours = as_json(params.stated)
+    ours = as_json(params.hyperparameters)
     if theirs:  # keys that are younger than the checkpoint were at their defaults
-        defaults = {name: field.get_default() for name, field in Hyperparameters.model_fields.items()}
-        theirs = as_json(defaults) | theirs
-    names = theirs.keys() | params.written.keys() if theirs else ()  # CS230's checkpoints say nothing of them
+        theirs = as_json(params.defaults) | theirs
+    names = theirs.keys() | params.given.keys() if theirs else ()  # CS230's checkpoints say nothing of them
     names = sorted(name for name in names if not name.startswith(("$", "_")))
     differ = {name: [theirs.get(name), ours.get(name)] for name in names if theirs.get(name) != ours.get(name)}
     allowed = {k: v for k, v in MAY_CHANGE.items() if k != "dataset" or hasattr(params, "fingerprint")}

@@ -6,7 +6,7 @@ import time
 
 from tqdm import tqdm
 
-from utils import is_quiet
+from toolkit.core.log import is_quiet
 
 SECONDS_BETWEEN_LINES = 60  # without a terminal
 LAYOUT = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"

@@ -84,7 +84,8 @@ def restore(state, file, model, optimizer, stateful):
             for number, values in state.optim_dict["state"].items():
                 same = [k for k, v in values.items() if getattr(v, "shape", None) == parameters[number].shape]
                 values |= {name: divided_like(values[name], parameters[number]) for name in same}
-    utils.load_weights(state.model_dump(include={"state_dict", "optim_dict"}), file, model, optimizer)
+    weights = state.model_dump(include={"state_dict", "optim_dict"})
+    utils.load_weights(weights, file, model, optimizer, shard_like=divided_like)
     check_optimizer(optimizer, file)
     if state.stateful.keys() != stateful.keys() and state.params:  # CS230's have no params and nothing else
         theirs, ours = (", ".join(sorted(names)) or "nothing" for names in (state.stateful, stateful))

@@ -296,7 +296,8 @@ class Run:
         with self.averaged_weights():
             self.state.gradient_norms = self.steps.read_gradient_norms()
             state = collect(self.state, self.model, self.optimizer, self.stateful, not self.gradients_used)
-            state |= {"params": experiment.as_json(self.params.stated), "dataset": experiment.dataset_of(self.params)}
+            state["params"] = experiment.as_json(self.params.hyperparameters)
+            state["dataset"] = experiment.dataset_of(self.params)
             state["history"] = self.history.packed()
             if self.tally is not None:
                 try:

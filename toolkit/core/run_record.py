@@ -169,7 +169,8 @@ class RunRecord:
 
     def write_run_json(self, model, state):
         """Write run.json, what reproduces the run."""
-        stated, mode = self.params.stated, self.params.monitor_mode or (state.best and MODES.get(state.best.monitor))
+        stated = self.params.hyperparameters
+        mode = self.params.monitor_mode or (state.best and MODES.get(state.best.monitor))
         content = {
             "model_dir": str(self.folder),
             "seed": self.params.seed,
@@ -249,7 +250,7 @@ class RunRecord:
         names = [name for name in row if name.startswith(("train_", "val_")) and "/" not in name]
         if not self.headed:
             for name in self.params.unread:
-                logging.warning("params.json: %s has no effect: nothing has read it%s", name, self.params.meant(name))
+                logging.warning("params.json: %s has no effect: no code has read it", name)
             logging.info("  ".join([" epoch", *names, "seconds"]))
             self.headed = True
         cells = [f"{row['epoch']:>6}", *(f"{row[name]:{len(name)}.4f}" for name in names)]

@@ -1,4 +1,4 @@
-"""What the scripts share on the command line: common arguments, setting up an experiment."""
+"""Command-line arguments that the scripts share, and the steps that set up an experiment."""
 
 import json
 import logging
@@ -14,30 +14,27 @@ from toolkit.core import processes
 from toolkit.core.image_dataset import read_facts
 from toolkit.core.precision import set_arithmetic
 from toolkit.core.script import add_quiet_argument
-from toolkit.core.task import find_model, find_task
-from utils import Params, UserError
-
-ROOT = Path(__file__).resolve().parents[2]
+from toolkit.core.task import ROOT, find_model, find_task
+from toolkit.core.tools import find_tool
+from utils import UserError
 
 
 def add_common_arguments(parser):
     """Add the arguments that train.py and evaluate.py share."""
-    parser.add_argument(
-        "--model_dir", default="experiments/base_model", help="the experiment: a folder with a params.json"
-    )
-    parser.add_argument("--data_dir", help="the dataset's folder; by default data/ and the params' `dataset`")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps; by default the fastest that is there")
+    parser.add_argument("--model_dir", default="experiments/base_model", help="experiment folder, with a params.json")
+    parser.add_argument("--data_dir", help="dataset folder (default: data/<dataset>, as in params.json)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 or mps (default: the fastest available)")
     add_quiet_argument(parser)
 
 
 def set_up(model_dir, data_dir=None, device=None, params_from=None, overrides=None):
-    """Read and check what an experiment needs before anything is written.
+    """Read and check everything that an experiment needs; nothing is written.
 
     Args:
         model_dir: the experiment's folder.
-        data_dir: the dataset's folder; None: as the params say.
+        data_dir: the dataset's folder; None: the one that the params name.
         device: name of the device; None: the fastest.
-        params_from: folder whose params.json is taken in place of the experiment's own.
+        params_from: folder whose params.json is used instead of the experiment's own.
         overrides: dict of values that replace those of the file.
 
     Returns:
@@ -46,33 +43,44 @@ def set_up(model_dir, data_dir=None, device=None, params_from=None, overrides=No
     Raises:
         UserError: something is missing or wrong.
     """
-    json_path = Path(params_from or model_dir) / "params.json"
-    if params_from is not None and find_model(params_from) != find_model(model_dir):
-        theirs, ours = (utils.relative(find_model(folder)) for folder in (params_from, model_dir))
-        logging.warning("%s is of %s, but an experiment in %s uses %s", params_from, theirs, model_dir, ours)
+    if params_from is not None:
+        warn_of_another_model(model_dir, params_from)
     task = find_task(model_dir)
-    params = Params(json_path, declared=task.hyperparameters, overrides=overrides)
-    check_names(params, task, json_path, overrides or {})
+    params = task.read_params(Path(params_from or model_dir) / "params.json", overrides)
     if params_from is not None:
         derive(params, model_dir, params_from)
     check_writable(model_dir)
-    chosen = choose_device(processes.local_device_name(device))
-    processes.initialize(chosen)
+    device = choose_device(processes.local_device_name(device))
+    processes.initialize(device)
     set_arithmetic(params)
     data_dir = processes.local_rank_zero_first(lambda: find_data(task, params, data_dir))
-    params.add_facts({"device": str(chosen), "cuda": chosen.type == "cuda"})
+    params.add_facts({"device": str(device), "cuda": device.type == "cuda"})
     params.add_facts({"data_dir": str(data_dir), "model_folder": utils.relative(task.folder)})
-    needs_none = data_dir.resolve() == task.project.resolve() / "data"  # its loader makes or downloads its data
-    facts = {} if needs_none and not data_dir.is_dir() else read_facts(data_dir)
-    if not isinstance(facts.get("num_classes", 2), int) or facts.get("num_classes", 2) < 2:
-        raise UserError(f"{data_dir}: num_classes is {facts['num_classes']!r}; a classifier needs two or more")
-    facts.pop("source", None)  # how it was made says nothing that a model needs
-    params.add_facts(facts, source=f"{data_dir}/dataset.json")
+    params.add_facts(facts_of(task, data_dir), source=f"{data_dir}/dataset.json")
     return task, params, data_dir
 
 
+def refuse_misspelled(params, known=()):
+    """Refuse a key that looks like a misspelled declared key; called when model and data have read what they need.
+
+    Args:
+        params: hyperparameters.
+        known: further names that are accepted, such as the keys that a checkpoint was trained with.
+
+    Raises:
+        UserError: such a key was given, and no code has read it.
+    """
+    for name, source in params.unread.items():
+        meant = utils.similar(name, params.defaults)
+        if meant and name not in params.defaults and name not in known:
+            raise UserError(
+                f"{source}: unknown key {name} (did you mean {meant}?); train.py --list_params lists the known keys, "
+                f"and a key of your own that is not read before the first step has to be declared in model/"
+            )
+
+
 def choose_device(name=None):
-    """The torch.device called `name` ("cpu", "cuda", "cuda:1", "mps"), or the fastest that is there.
+    """Return the torch.device called `name` ("cpu", "cuda", "cuda:1", "mps"); None: the fastest available.
 
     Raises:
         UserError: there is no such device.
@@ -81,54 +89,53 @@ def choose_device(name=None):
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         if not re.fullmatch(r"cpu|cuda(:\d+)?|mps", name):
-            raise RuntimeError(f"no device that models are trained on: {name}")
+            raise RuntimeError(f"models cannot be trained on a device of this kind: {name}")
         device = torch.device(name)
         torch.empty(0, device=device)
         if device.type == "cuda" and device.index is not None:
             torch.cuda.set_device(device)
     except (RuntimeError, AssertionError) as error:
-        there = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-        there += ["mps", "cpu"] if torch.backends.mps.is_available() else ["cpu"]
-        raise UserError(f"--device {name}: not there; this machine has {', '.join(there)}") from error
+        available = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+        available += ["mps", "cpu"] if torch.backends.mps.is_available() else ["cpu"]
+        raise UserError(f"--device {name}: not there; this machine has {', '.join(available)}") from error
     return device
 
 
 def find_data(task, params, data_dir):
-    """The path of the dataset: `data_dir`, or what the params name in data/ (the digits are built), or data/ itself."""
-    named = params.dataset or "."
+    """Return the path of the dataset: `data_dir`, else the folder in data/ that the params name, else data/ itself.
+
+    The bundled digits are built if they are not there.
+    """
     if data_dir is not None:
         return Path(data_dir)
+    named = params.dataset or "."
     projects = [task.project, ROOT] if task.project.is_relative_to(ROOT) else [task.project]
     places = [project / "data" / named for project in projects]  # examples may use the repository's own
     path = next((place for place in places if place.exists()), places[-1 if named == "digits" else 0])
     path = Path(os.path.relpath(path)) if path.is_relative_to(Path.cwd()) else path
-    if named == "digits" and not path.exists():
-        from toolkit.datasets.builder import build
-        from toolkit.datasets.sources import digits
-
+    builder, sources = (find_tool(f"datasets.{name}") for name in ("builder", "sources"))
+    if named == "digits" and not path.exists() and builder and sources:
         logging.info("%s is not there yet: building it from scikit-learn's digits", path)
-        build(digits(), path)
+        builder.build(sources.digits(), path)
     return path
 
 
-def check_names(params, task, json_path, overrides=()):
-    """Refuse a key that looks like a declared one mistyped, and that the code of `task` never mentions.
-
-    It is said to be in the file `json_path`, or on the command line where it is among `overrides`.
+def facts_of(task, data_dir):
+    """Return the facts of a dataset, as its dataset.json states them; data/ itself need not exist.
 
     Raises:
-        UserError: there is such a key.
+        UserError: there is no such dataset, or it has fewer than two classes.
     """
-    code = task.code()
-    for name in params.unread:
-        mentioned = re.search(rf"\b{re.escape(name)}\b", code)
-        if name not in task.hyperparameters.model_fields and not mentioned and params.meant(name):
-            place = "on the command line" if name in overrides else json_path
-            raise UserError(f"{place}: nothing knows the key {name}{params.meant(name)}; --list_params lists the keys")
+    if data_dir.resolve() == task.project.resolve() / "data" and not data_dir.is_dir():
+        return {}  # the loader creates or downloads its data
+    facts = read_facts(data_dir)
+    if not isinstance(facts.get("num_classes", 2), int) or facts.get("num_classes", 2) < 2:
+        raise UserError(f"{data_dir}: num_classes is {facts['num_classes']!r}; a classifier needs two or more classes")
+    return facts
 
 
 def parse_overrides(words):
-    """The `key=value` words of a command line as a dict; values are JSON, or else plain strings."""
+    """Return the `key=value` words of a command line as a dict; values are JSON, or else plain strings."""
     overrides = {}
     for word in words:
         key, equals, value = word.partition("=")
@@ -141,17 +148,24 @@ def parse_overrides(words):
     return overrides
 
 
+def warn_of_another_model(model_dir, params_from):
+    """Warn if an experiment takes the params.json of one that uses another `model/` folder."""
+    theirs, ours = (utils.relative(find_model(folder)) for folder in (params_from, model_dir))
+    if theirs != ours:
+        logging.warning("%s uses %s, but an experiment in %s uses %s", params_from, theirs, model_dir, ours)
+
+
 def derive(params, model_dir, params_from, may_change=()):
-    """Make the `params` of an experiment those of a new one. Nothing is written yet.
+    """Prepare `params`, read from one experiment's file, for a new experiment. Nothing is written yet.
 
     Raises:
-        UserError: the new one has a params.json already, with other values of keys that are not among `may_change`.
+        UserError: the new experiment has a params.json with other values of keys that are not among `may_change`.
     """
-    schema, path = params.written.get("$schema"), Path(model_dir) / "params.json"
+    schema, path = params.given.get("$schema"), Path(model_dir) / "params.json"
     if isinstance(schema, str) and (Path(params_from) / schema).exists():  # a path relative to the file
         setattr(params, "$schema", Path(utils.relative(Path(params_from) / schema, model_dir)).as_posix())
     if path.exists():
-        there, values = utils.read_json(path), params.written
+        there, values = utils.read_json(path), params.given
         names = [name for name in there.keys() | values.keys() if not name.startswith(("$", "_"))]  # else notes
         changed = sorted(name for name in names if there.get(name) != values.get(name))
         if not set(changed) <= set(may_change):
@@ -159,11 +173,7 @@ def derive(params, model_dir, params_from, may_change=()):
 
 
 def check_writable(folder):
-    """Make sure that files can be made in `folder`, or in the nearest folder above it that is there.
-
-    Raises:
-        UserError: they cannot.
-    """
+    """Raise UserError if no files can be created in `folder`, or in the nearest existing folder above it."""
     folder, log = Path(folder), Path(folder) / "train.log"
     if log.is_dir() or (log.exists() and not os.access(log, os.W_OK)):
         raise UserError(f"{log}: cannot be written to")

@@ -11,3 +11,14 @@ def find_tool(name):
         if error.name and f"toolkit.{name}".startswith(error.name):  # the tool itself, not one of its dependencies
             return None
         raise
+
+
+def find_classic_helper(module, name):
+    """Return a helper that `module` had in CS230's template; called by the `__getattr__` of that module (PEP 562)."""
+    hint = ""
+    if not name.startswith("__"):
+        helpers = find_tool("cs230.classic_helpers")
+        if helpers is not None and name in helpers.CLASSIC.get(module, ()):
+            return getattr(helpers, name)
+        hint = "" if helpers else "; helpers of CS230's template are in toolkit/cs230, which this clone does not have"
+    raise AttributeError(f"module {module!r} has no attribute {name!r}{hint}", name=name)

@@ -1,7 +1,6 @@
-"""CS230's form of a text project: a class `DataLoader` with `load_data` and `data_iterator`, not `fetch_dataloader`."""
+"""CS230's form of a text project: a class `DataLoader` with `load_data` and `data_iterator`, no `fetch_dataloader`."""
 
 import copy
-import functools
 import numbers
 
 import numpy as np
@@ -13,13 +12,13 @@ from utils import UserError
 
 
 def fetch_from_iterators(loader_class, file, types, data_dir, params):
-    """What `fetch_dataloader(types, data_dir, params)` of a project would give that has `loader_class` in its place.
+    """Return what `fetch_dataloader(types, data_dir, params)` would, for a project that has `loader_class` instead.
 
     Args:
-        loader_class: made with (data_dir, params), has `load_data(types, data_dir)`, which gives a dict from split to a
-            dict with "size", the number of its samples, and lists of as many things; and
-            `data_iterator(data, params, shuffle)`, which yields batches of `params.batch_size` of one of these.
-        file: where it stands, for messages.
+        loader_class: called with (data_dir, params). It has `load_data(types, data_dir)`, which returns a dict from
+            split to a dict with "size", the number of samples, and lists of that length; and
+            `data_iterator(data, params, shuffle)`, which yields batches of `params.batch_size` samples of one split.
+        file: the file of the class, for messages.
         types, data_dir, params: as for `fetch_dataloader`.
 
     Raises:
@@ -28,7 +27,7 @@ def fetch_from_iterators(loader_class, file, types, data_dir, params):
     loader, dataloaders = loader_class(data_dir, params), {}
     for split, data in loader.load_data(types, data_dir).items():
         if not isinstance(data, dict) or not isinstance(data.get("size"), numbers.Integral):
-            raise UserError(f'{file}: load_data should give {split!r} as a dict with "size", not {describe(data)}')
+            raise UserError(f'{file}: load_data should return {split!r} as a dict with "size", not {describe(data)}')
         batches = IteratorBatches(loader, data, params, file)
         order = RandomSampler(batches) if split == "train" and len(batches) else SequentialSampler(batches)
         sampler = BatchSampler(order, params.batch_size, drop_last=False)
@@ -37,10 +36,10 @@ def fetch_from_iterators(loader_class, file, types, data_dir, params):
 
 
 class IteratorBatches(Dataset):
-    """The batches that a `data_iterator` makes, each asked for by the indices of its samples.
+    """The batches of a `data_iterator`, each requested by the indices of its samples.
 
-    As it stands in CS230's template, it shuffles alike in each epoch and leaves the last batch out. So it is never
-    given a whole split, but one batch of samples at a time, in an order that is not its own.
+    CS230's iterator shuffles in the same way in each epoch and drops the last batch. So it never gets a whole split,
+    but the samples of one batch at a time, in an order that is decided here.
     """
 
     def __init__(self, loader, data, params, file):
@@ -50,21 +49,24 @@ class IteratorBatches(Dataset):
         return int(self.data["size"])
 
     def __getitem__(self, indices):
-        """The batch of the samples at `indices`, a list of int.
+        """Return the batch of the samples at `indices`, a list of int.
 
         Raises:
-            UserError: data_iterator gives none, several, or one of fewer samples.
+            UserError: data_iterator yields no batch, several, or one with fewer samples.
         """
         count = len(indices)
         part = {name: self._chosen(name, value, indices) for name, value in self.data.items()} | {"size": count}
-        batches = iter(self.loader.data_iterator(part, self._params_of(count), False))
+        params = copy.copy(self.params)
+        vars(params)["_values"] = self.params.values | {"batch_size": count}
+        batches = iter(self.loader.data_iterator(part, params, False))
         batch = next(batches, None)
         sizes = [tensor.shape for tensor in tensors(batch)[:1] if count not in tensor.shape]
-        too_small = any(size and size[0] < count for size in sizes)  # it may be words, end to end: more than samples
-        if batch is None or too_small or (count > 1 and next(batches, None) is not None):  # of one, CS230's would go on
+        too_small = any(size and size[0] < count for size in sizes)  # larger is fine: words, one after the other
+        # of a single sample, CS230's iterator yields further, empty batches
+        if batch is None or too_small or (count > 1 and next(batches, None) is not None):
             raise UserError(
-                f"{self.file}: data_iterator, asked for a batch of {count} samples, gave no or another one; it should "
-                f"take batch_size, by this name, from the params that it is given"
+                f"{self.file}: data_iterator should yield one batch of the {count} samples that it was given; let it "
+                f"read the batch size from the params that it is called with: params.batch_size"
             )
         return batch
 
@@ -78,11 +80,5 @@ class IteratorBatches(Dataset):
         if isinstance(value, np.ndarray | torch.Tensor):
             return value[indices]
         raise UserError(
-            f"{self.file}: load_data gave {name} as {describe(value)}; it should be a list, array or tensor"
+            f"{self.file}: load_data returned {name} as {describe(value)}; it should be a list, array or tensor"
         )
-
-    @functools.cache  # noqa: B019 (there are two sizes, and the data set lives as long as the process)
-    def _params_of(self, batch_size):
-        params = copy.copy(self.params)
-        vars(params)["_values"] = self.params.values | {"batch_size": batch_size}
-        return params

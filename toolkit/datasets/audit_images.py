@@ -1,5 +1,6 @@
 """Audit a dataset of images: changed files, copies, wrong labels, odd images, balance of classes and splits."""
 
+import functools
 from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
@@ -11,8 +12,8 @@ from scipy.stats import chi2_contingency
 from toolkit.core.image_dataset import SPLITS, digest_of, fingerprint_of, read_image_facts
 from toolkit.core.image_decoding import CorruptImage, decode, in_threads
 from toolkit.datasets.builder import to_image
-from toolkit.datasets.contact_sheets import draw_class_sheets, draw_odd_images, draw_pairs
-from toolkit.datasets.duplicates import MOST_COMPARED, near_copies, perceptual_hash
+from toolkit.datasets.contact_sheets import draw_contact_sheets
+from toolkit.datasets.duplicates import near_copies, perceptual_hash
 from toolkit.datasets.findings import BAD, DOUBTFUL, GOOD, Finding, list_some
 from utils import UserError
 
@@ -42,13 +43,10 @@ class AuditedImage:
 
 
 def audit_images(data_dir):
-    """Check a dataset of images.
-
-    Args:
-        data_dir: path of a folder that build_dataset.py made.
+    """Check the dataset of images in the folder `data_dir`.
 
     Returns:
-        (findings, draw): list of Finding; function that draws contact sheets into the folder that it is given.
+        (findings, draw): list of Finding; function that draws contact sheets into a folder.
 
     Raises:
         UserError: the folder is not such a dataset, or none of its images can be read.
@@ -57,18 +55,11 @@ def audit_images(data_dir):
     images, broken = read_images(data_dir, facts)
     if not images:
         raise UserError(f"{data_dir}: none of its images can be read; {REBUILD}")
-    same = identical_pairs(images)
-    near, similarity = near_pairs(images, same)
+    same, near = find_copies(images)
     odd = check_odd(images)
-    findings = [check_files(images, broken, facts), check_copies(same), check_near(images, near, similarity)]
-    findings += [check_labels([*same, *near]), odd, *check_counts(facts)]
-
-    def draw(folder):
-        draw_class_sheets(folder, data_dir, images)
-        draw_pairs(folder / "duplicates.png", data_dir, [*same, *near])
-        draw_odd_images(folder / "odd.png", data_dir, odd.details["odd"])
-
-    return findings, draw
+    findings = [check_files(images, broken, facts), *check_copies(images, same, near), odd, *check_counts(facts)]
+    content = {"images": images, "pairs": [*same, *(pair for _, pair in near)], "odd": odd.details["odd"]}
+    return findings, functools.partial(draw_contact_sheets, data_dir=data_dir, **content)
 
 
 def audit_build(data_dir, facts):
@@ -110,23 +101,20 @@ def measure(pixels):
     return [values.mean(), values.std(axis=0).mean(), np.ptp(values, axis=1).mean()]
 
 
-def identical_pairs(images):
-    """Return the pairs of images with the same pixels: each image with the one before it in train, val and test."""
+def find_copies(images):
+    """Search for images that show the same.
+
+    Returns:
+        same: list of pairs of images with the same pixels, each image with the one before it.
+        near: list of (similarity, pair) of images that differ a little, the most similar first.
+    """
     groups = {}
     for image in images:
         groups.setdefault(image.digest, []).append(image)
-    return [pair for group in groups.values() for pair in pairwise(group)]
-
-
-def near_pairs(images, same):
-    """Return the pairs of near copies, which have different pixels, and their similarities, two lists."""
-    repeated = {later.file for _, later in same}
-    distinct = [image for image in images if image.file not in repeated]
-    shuffled = np.random.default_rng(0).permutation(len(distinct))
-    chosen = sorted(shuffled, key=lambda i: distinct[i].split == "train")[:MOST_COMPARED]  # all of val and test first
-    compared = [distinct[i] for i in sorted(chosen)]
-    pairs, similarity = near_copies(np.stack([image.hash for image in compared]))
-    return [(compared[a], compared[b]) for a, b in pairs], [round(float(value), 3) for value in similarity]
+    distinct = [group[0] for group in groups.values()]  # in the order of splits
+    pairs, similarity = near_copies(np.stack([image.hash for image in distinct]))
+    near = [(round(float(s), 3), (distinct[a], distinct[b])) for (a, b), s in zip(pairs, similarity, strict=True)]
+    return [pair for group in groups.values() for pair in pairwise(group)], near
 
 
 def check_files(images, broken, facts):
@@ -140,33 +128,26 @@ def check_files(images, broken, facts):
     return Finding(GOOD, "files", f"{len(images):,} images, unchanged since the build")
 
 
-def check_copies(same):
-    details = {"pairs": [[image.file for image in pair] for pair in same]}
-    if same:  # the build refuses those in two splits
-        return Finding(DOUBTFUL, "copies", f"pairs of identical images within a split: {len(same):,}", details)
-    return Finding(GOOD, "copies", "no two images are identical", details)
+def check_copies(images, same, near):
+    """Return the findings about identical images, near copies, and copies with different labels, a list."""
+    text = f"pairs of identical images within a split: {len(same):,}" if same else "no two images are identical"
+    identical = Finding(DOUBTFUL if same else GOOD, "copies", text, {"pairs": [[a.file, b.file] for a, b in same]})
 
-
-def check_near(images, near, similarity):
-    details = {"pairs": [[a.file, b.file, value] for (a, b), value in zip(near, similarity, strict=True)]}
-    limit = f" (only {MOST_COMPARED:,} images were compared)" if len(images) > MOST_COMPARED else ""
-    if not near:
-        return Finding(GOOD, "near copies", f"no two images are nearly identical{limit}", details)
-    later = {second.file: second.split for first, second in near if first.split != second.split}  # val or test
+    later = {b.file: b.split for _, (a, b) in near if a.split != b.split}  # images of val and test
     counts, sizes = Counter(later.values()), Counter(image.split for image in images)
-    shares = [f"{counts[s]:,} of {s} ({counts[s] / sizes[s]:.1%})" for s in SPLITS if counts[s]]
-    problem = f"{' and '.join(shares)} have a near copy in an earlier split" if later else "all within a split"
-    many = any(counts[split] >= MANY_NEAR * sizes[split] for split in counts)
-    text = f"pairs: {len(near):,}, {problem} (see duplicates.png){limit}"
-    return Finding(BAD if many else DOUBTFUL, "near copies", text, details)
+    shares = " and ".join(f"{counts[s]:,} of {s} ({counts[s] / sizes[s]:.1%})" for s in SPLITS if counts[s])
+    problem = f"{shares} have a near copy in an earlier split" if later else "all within a split"
+    text = f"pairs: {len(near):,}, {problem} (see duplicates.png)" if near else "no two images are nearly identical"
+    mark = DOUBTFUL if near else GOOD
+    if any(counts[split] >= MANY_NEAR * sizes[split] for split in counts):
+        mark = BAD
+    similar = Finding(mark, "near copies", text, {"pairs": [[a.file, b.file, value] for value, (a, b) in near]})
 
-
-def check_labels(pairs):
-    differ = [[first.file, second.file] for first, second in pairs if first.label != second.label]
+    differ = [[a.file, b.file] for a, b in [*same, *(pair for _, pair in near)] if a.label != b.label]
+    text = "no image has copies in two classes"
     if differ:
         text = f"pairs of copies in two classes: {len(differ):,}, such as {' and '.join(differ[0])}; correct the labels"
-        return Finding(DOUBTFUL, "labels", text, {"pairs": differ})
-    return Finding(GOOD, "labels", "no image has copies in two classes")
+    return [identical, similar, Finding(DOUBTFUL if differ else GOOD, "labels", text, {"pairs": differ})]
 
 
 def check_odd(images):
@@ -190,34 +171,28 @@ def check_odd(images):
             reach = FAR_OUT * max(high - low, 1) if count >= ENOUGH else np.inf
             note(members & (values < low - reach), f"low {name}")
             note(members & (values > high + reach), f"high {name}")
-    if not odd:
-        return Finding(GOOD, "odd images", "no image has a single colour or differs much from its class", {"odd": odd})
     text = ", ".join(f"{reason}: {count:,}" for reason, count in Counter(odd.values()).most_common())
-    return Finding(DOUBTFUL, "odd images", f"{text} (see odd.png)", {"odd": odd})
+    text = f"{text} (see odd.png)" if odd else "no image has a single colour or differs much from its class"
+    return Finding(DOUBTFUL if odd else GOOD, "odd images", text, {"odd": odd})
 
 
 def check_counts(facts):
-    """Return the two findings about the numbers of images, a list."""
+    """Return the findings about the numbers of images in the classes and in the splits, a list."""
     names = facts["class_names"]
     counts = np.array([[facts["counts"][split][name] for name in names] for split in SPLITS])  # (splits, classes)
-    return [check_classes(counts[0], names), check_splits(counts, names)]
+    (few, smallest), *_, (many, largest) = sorted(zip(counts[0].tolist(), names, strict=True))
+    text = f"{len(names)} classes of {few:,} images in train"
+    if few < many:
+        text = f"{len(names)} classes of {few:,} images ({smallest}) to {many:,} ({largest}) in train"
+    unbalanced = many > UNBALANCED * few
+    if unbalanced:
+        text += '; accuracy hides errors in small classes: set "monitor": "macro_f1", and perhaps "balanced": true'
+    classes = Finding(DOUBTFUL if unbalanced else GOOD, "classes", text)
 
-
-def check_classes(counts, names):
-    few, many = counts.argmin(), counts.argmax()
-    numbers = f"{counts[few]:,} images ({names[few]}) to {counts[many]:,} ({names[many]})"
-    text = f"{len(names)} classes of {numbers if counts[few] < counts[many] else f'{counts[few]:,} images'} in train"
-    if counts[many] > UNBALANCED * counts[few]:
-        cure = 'set "monitor": "macro_f1", and perhaps "balanced": true'
-        return Finding(DOUBTFUL, "classes", f"{text}; accuracy hides errors in small classes: {cure}")
-    return Finding(GOOD, "classes", text)
-
-
-def check_splits(counts, names):
-    sizes = counts.sum(axis=1)
-    shares = counts / sizes.clip(1)[:, None]  # (splits, classes)
-    small = [f"{size} in {split}" for split, size in zip(SPLITS, sizes, strict=True) if size < FEW_IN_SPLIT]
-    doubts = [f"few images ({', '.join(small)}): results are uncertain by several percentage points"] if small else []
+    sizes = counts.sum(axis=1)  # (splits,)
+    shares = counts / sizes[:, None]  # (splits, classes)
+    small = ", ".join(f"{size} in {split}" for split, size in zip(SPLITS, sizes, strict=True) if size < FEW_IN_SPLIT)
+    doubts = [f"few images ({small}): results are uncertain by several percentage points"] if small else []
     for split in (1, 2):
         difference = abs(shares[split] - shares[0])  # (classes,)
         both = counts[[0, split]]
@@ -226,5 +201,5 @@ def check_splits(counts, names):
             most = difference.argmax()
             mix = f"{names[most]} is {shares[split, most]:.0%} of it, but {shares[0, most]:.0%} of train"
             doubts.append(f"{SPLITS[split]} has another mix of classes than train ({mix})")
-    text = ", ".join(f"{share:.0%} {split}" for split, share in zip(SPLITS, sizes / sizes.sum(), strict=True))
-    return Finding(DOUBTFUL if doubts else GOOD, "splits", "; ".join([text, *doubts]))
+    text = ", ".join(f"{size / sizes.sum():.0%} {split}" for split, size in zip(SPLITS, sizes, strict=True))
+    return [classes, Finding(DOUBTFUL if doubts else GOOD, "splits", "; ".join([text, *doubts]))]

@@ -14,10 +14,10 @@ from PIL import Image
 from toolkit.core.image_dataset import FACTS, SPLITS, digest_of, fingerprint_of, list_files, read_facts
 from toolkit.core.image_decoding import CorruptImage, decode, in_threads, resized
 from toolkit.datasets.dataset_folder import already_built, write_folder
+from toolkit.datasets.findings import list_some
 from utils import UserError, write_whole
 
 DEFAULT_SIZE = (64, 64)  # of images from a folder
-MOST_LISTED = 10  # duplicates that an error message lists
 
 
 def build(source, target, *, seed=230, image_size=None, force=False, skip_corrupt=False, drop_duplicates=False):
@@ -30,8 +30,7 @@ def build(source, target, *, seed=230, image_size=None, force=False, skip_corrup
         seed: seed of the random split.
         image_size: (height, width) to resize to; None: that of the source, or 64×64 for a folder of images.
         force: replace another dataset at `target`.
-        skip_corrupt: leave out images that cannot be decoded.
-        drop_duplicates: keep an image that is in several splits in the last one only.
+        skip_corrupt, drop_duplicates: leave out images that cannot be decoded, or that are also in a later split.
 
     Returns:
         The facts in dataset.json, a dict; None if `target` is this dataset already.
@@ -58,11 +57,7 @@ def build(source, target, *, seed=230, image_size=None, force=False, skip_corrup
 
 
 def assign_splits(items, classes, seed):
-    """Give each item without a split one, class by class, and return all items. Copies of a file stay together.
-
-    Raises:
-        UserError: there is only one class, a class is too small, or copies of a file are in two classes.
-    """
+    """Give each item without a split one, class by class, and return all items. Copies of a file stay together."""
     if len(classes) < 2:
         raise UserError(f"there is only one class ({classes[0]}); a classifier needs at least two")
     missing = {"test", "val"} - {item.split for item in items}
@@ -137,22 +132,15 @@ def to_image(pixels):
 
 
 def check_duplicates(items, folder, drop):
-    """Return the items, each image in one split only: with `drop`, it stays in the last one of train, val and test.
-
-    Raises:
-        UserError: an image is in several splits, and `drop` is not set.
-    """
+    """Return the items if no image is in several splits; with `drop`, without those that are also in a later split."""
     copies = {}  # from the pixels' digest to a dict from split to the first item there
     for item in sorted(items, key=lambda item: SPLITS.index(item.split)):
         copies.setdefault(item.digest, {}).setdefault(item.split, item)
     repeated = [splits for splits in copies.values() if len(splits) > 1]
     if repeated and not drop:
-        problem = f"{len(repeated)} images are in two splits, which makes results look better than they are"
-        lines = [f"{problem} (--drop_duplicates removes them from train):"]
-        for found in repeated[:MOST_LISTED]:
-            files = [item.image if isinstance(item.image, Path) else item.file for item in found.values()]
-            lines.append(" = ".join(f"{split}: {file}" for split, file in zip(found, files, strict=True)))
-        raise UserError("\n  ".join(lines))
+        examples = list_some([" = ".join(item.origin for item in found.values()) for found in repeated])
+        cure = "results would look better than they are; --drop_duplicates removes them from train"
+        raise UserError(f"{len(repeated)} images are in two splits: {examples}; {cure}")
     kept = [item for item in items if item.split == list(copies[item.digest])[-1]]
     for file in {item.file for item in items} - {item.file for item in kept}:
         (folder / file).unlink()
@@ -162,11 +150,7 @@ def check_duplicates(items, folder, drop):
 
 
 def describe(items, source, size, recipe):
-    """Return the content of dataset.json, a dict.
-
-    Raises:
-        UserError: a split is empty, or a class has no images in train.
-    """
+    """Return the content of dataset.json, a dict, after checking that no split is empty, and no class in train."""
     counts = {split: dict.fromkeys(source.classes, 0) for split in SPLITS}
     for item in items:
         counts[item.split][item.label] += 1

@@ -14,8 +14,14 @@ SIDE, GAP, LINE = 96, 8, 14  # pixels: longer side of an image, space between tw
 COLUMNS, MOST = 10, 60  # images in a row; images, or pairs, on a sheet
 
 
-def draw_class_sheets(folder, data_dir, images):
-    """Draw `contact_<class>.png` for each class into `folder`, with images at even distances from all of the class."""
+def draw_contact_sheets(folder, data_dir, images, pairs, odd):
+    """Draw `contact_<class>.png` for each class, `duplicates.png` and `odd.png` into a folder.
+
+    Args:
+        folder, data_dir: paths of the folder and of the dataset.
+        images, pairs: list of all AuditedImage, and of pairs of them that are copies.
+        odd: dict from file to the reason why it is odd.
+    """
     classes = {}
     for image in images:
         classes.setdefault(image.label, []).append(image)
@@ -24,20 +30,12 @@ def draw_class_sheets(folder, data_dir, images):
         counts = ", ".join(f"{splits[split]:,} {split}" for split in SPLITS)
         tiles = [tile(data_dir, image.file) for image in spread(members)]
         draw_sheet(folder / f"contact_{name}.png", f"{name}: {len(tiles)} of {len(members):,} images ({counts})", tiles)
-
-
-def draw_pairs(file, data_dir, pairs):
-    """Draw pairs of images, if there are any, those in two splits first."""
     shown = sorted(pairs, key=lambda pair: pair[0].split == pair[1].split)[:MOST]
     tiles = [np.hstack([tile(data_dir, image.file) for image in pair]) for pair in shown]
     title = f"{len(shown)} of {len(pairs):,} pairs of copies, those in two splits first"
-    draw_sheet(file, title, tiles, COLUMNS // 2)
-
-
-def draw_odd_images(file, data_dir, odd):
-    """Draw odd images, if there are any; `odd` is a dict from file to the reason."""
-    tiles = [tile(data_dir, name, odd[name]) for name in spread(list(odd))]
-    draw_sheet(file, f"{len(tiles)} of {len(odd):,} odd images", tiles)
+    draw_sheet(folder / "duplicates.png", title, tiles, COLUMNS // 2)
+    tiles = [tile(data_dir, file, odd[file]) for file in spread(list(odd))]
+    draw_sheet(folder / "odd.png", f"{len(tiles)} of {len(odd):,} odd images", tiles)
 
 
 def spread(values):
@@ -54,9 +52,9 @@ def tile(data_dir, file, *notes):
     lines = [*notes, name.removesuffix(".png"), f"{split}/{kind}"]
     canvas = Image.new("RGB", (SIDE, image.height + LINE * len(lines)), "white")
     canvas.paste(image)
-    pen = ImageDraw.Draw(canvas)
+    font = ImageFont.load_default(size=11)
     for number, line in enumerate(lines):  # cut off at the edge of the image
-        pen.text((0, image.height + LINE * number), line, "black", ImageFont.load_default(size=11))
+        ImageDraw.Draw(canvas).text((0, image.height + LINE * number), line, "black", font)
     return np.asarray(ImageOps.expand(canvas, (0, 0, GAP // 2, 0), "white"))
 
 

@@ -35,7 +35,7 @@ def already_built(target, source, force, fingerprint=None):
     Args:
         target: path of the dataset's folder.
         source: dict that describes the source and the options of the build, "source" in dataset.json.
-        force: whether to replace another dataset.
+        force: replace another dataset.
         fingerprint: fingerprint of the dataset to build, if known; otherwise `source` is compared.
 
     Raises:
@@ -60,11 +60,7 @@ def already_built(target, source, force, fingerprint=None):
 
 @contextlib.contextmanager
 def write_folder(target):
-    """Yield a temporary folder to fill; on success it replaces `target`, on failure `target` stays unchanged.
-
-    Raises:
-        UserError: the folder cannot be written.
-    """
+    """Yield a temporary folder to fill; on success it replaces `target`, on failure `target` stays unchanged."""
     place = next(folder for folder in target.absolute().parents if folder.is_dir())
     prefix = f".{target.name}.building-"
     try:

@@ -13,7 +13,6 @@ LEAST = 0.75  # similarity that near copies have at least
 LEAST_OF_FEW, FEW = 0.85, 100  # the same for datasets too small to estimate the density of images
 BY_CHANCE = 1e-8  # expected number of images that are as near to an image by chance
 NEIGHBOURS, SAMPLE = 100, 10_000  # nearest neighbours, in a sample of this size, to estimate the density
-MOST_COMPARED = 100_000  # images; the time grows with their square
 CHUNK = 500  # images that are compared with all others at once
 
 

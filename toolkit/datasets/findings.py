@@ -23,23 +23,16 @@ class Finding:
         return f"{self.mark} {self.name:<12} {self.text}"
 
 
-def write_findings(data_dir, findings, draw=None):
-    """Print the findings of an audit and write them to the folder `audit` of the dataset, replacing earlier ones.
+def write_findings(data_dir, findings, draw=lambda folder: None):
+    """Print the findings of an audit, a list of Finding, and write them to the folder `audit` of the dataset.
 
-    Args:
-        data_dir: path of the dataset's folder.
-        findings: list of Finding.
-        draw: optional function that draws contact sheets into the folder that it is given.
-
-    Raises:
-        UserError: the folder cannot be written.
+    The function `draw` draws contact sheets into that folder. Raises UserError if it cannot be written.
     """
     print(*findings, sep="\n")
     content = {finding.name: {"mark": finding.mark, "text": finding.text} | finding.details for finding in findings}
     with write_folder(data_dir / "audit") as folder:
         write_whole(folder / "audit.json", json.dumps(content, indent=2) + "\n")
-        if draw is not None:
-            draw(folder)
+        draw(folder)
     logging.info("Written to %s", data_dir / "audit")
 
 

@@ -39,6 +39,11 @@ class Item:
     digest: bytes = b""  # of the pixels
     sums: np.ndarray | None = None  # (2, channels): sums of the pixel values 0..255, and of their squares
 
+    @property
+    def origin(self):
+        """The file that the image comes from, as text; of pixels, the file in the dataset."""
+        return str(self.image) if isinstance(self.image, Path) else self.file
+
 
 @dataclass
 class Source:
@@ -54,8 +59,7 @@ class Source:
 def digits():
     """Return the 1,797 handwritten digits of 8×8 pixels that come with scikit-learn, as a Source.
 
-    Reference: E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository
-    (1998).
+    E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository (1998).
     """
 
     def load():
@@ -137,11 +141,10 @@ def folder(path):
         images, others = images_in(place)
         items += labelled_items(images, place, split)
         ignored += others
-    others = f"files that are not images: {len(ignored)}, such as {ignored[0]}" if ignored else "it is empty"
-    if not items:
-        raise UserError(f"{path}: contains no images; {others}")
     if ignored:
-        logging.info("Ignored %s", others)
+        logging.info("Ignored files that are not images: %d, such as %s", len(ignored), ignored[0])
+    if not items:
+        raise UserError(f"{path}: contains no images")
     inventory = hashlib.sha256()
     for item in items:
         stat = item.image.stat()

@@ -11,12 +11,12 @@ from toolkit.core.forward_pass import model_outputs
 from toolkit.core.image_dataset import read_facts
 from toolkit.core.metrics import probabilities_of
 from toolkit.core.precision import set_arithmetic
-from toolkit.core.setup import check_names, choose_device, find_data
+from toolkit.core.setup import choose_device, find_data
 from toolkit.core.task import find_task
 from toolkit.core.text import as_rows, in_utf8
 from toolkit.core.totals import to_numpy
 from toolkit.core.trees import describe, tree_cat, tree_map
-from utils import Params, UserError
+from utils import UserError
 
 
 def open_checkpoint(model_dir, restore_file, data_dir=None, device=None):
@@ -24,9 +24,8 @@ def open_checkpoint(model_dir, restore_file, data_dir=None, device=None):
 
     The checkpoint holds the facts of its dataset, so that the dataset's folder is not needed.
     """
-    task, json_path = find_task(model_dir), Path(model_dir) / "params.json"
-    params = Params(json_path, declared=task.hyperparameters)
-    check_names(params, task, json_path)
+    task = find_task(model_dir)
+    params = task.read_params(Path(model_dir) / "params.json")
     checkpoint = find_checkpoint(model_dir, restore_file)
     state = utils.read_checkpoint(checkpoint)
     device = choose_device(device)
@@ -37,7 +36,7 @@ def open_checkpoint(model_dir, restore_file, data_dir=None, device=None):
         facts = facts or (read_facts(folder) if data_dir or folder.is_dir() else {})
         params.add_facts({"data_dir": str(folder)})
     params.add_facts({"device": str(device), "cuda": device.type == "cuda"})
-    params.add_facts({name: value for name, value in (facts or {}).items() if name != "source"}, source=checkpoint)
+    params.add_facts(facts or {}, source=checkpoint)
     params.compile = False  # it takes longer than a few batches
     return task, params, checkpoint, state
 

@@ -72,7 +72,7 @@ class Record:
         if (first["first_epoch"], first["first_step"]) != (1, 1):
             raise UserError(f"{path}: the beginning of the run is missing; its first session resumed earlier training")
         json_path = folder / "params.json"
-        now = utils.Params(json_path, declared=find_task(folder).hyperparameters)
+        now = find_task(folder).read_params(json_path)
         self.overrides = {name: value for name, value in self.params.items() if getattr(now, name, None) != value}
         if new := [
             name for name in utils.read_json(json_path) if name[:1] not in ("$", "_") and name not in self.params
@@ -99,7 +99,7 @@ class Record:
             params: the hyperparameters of the new run, with the facts of today's dataset.
         """
         now = provenance(params.model_folder) | {"device": params.device, "processes": processes.world_size()}
-        fingerprint, machine = params.facts_of_data.get("fingerprint"), machine_of(now)
+        fingerprint, machine = params.dataset_facts.get("fingerprint"), machine_of(now)
         machines = {machine_of(session) for session in self.sessions} - {machine}
         versions = {name: (then, now["versions"].get(name)) for name, then in self.last["versions"].items()}
         other_data = (

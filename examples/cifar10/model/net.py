@@ -1,4 +1,4 @@
-"""A small residual network for 32×32 photographs, and all that makes it learn in few epochs.
+"""A small residual network for 32×32 photographs that learns in few epochs.
 
 Sources: D. Page, "How to train your ResNet" (2018); K. Jordan, "94% on CIFAR-10 in 3.29 seconds on a single GPU",
 arXiv:2404.00498 (2024).
@@ -17,30 +17,26 @@ PATCH = 2  # height and width in pixels of what the first layer sees
 
 
 class Hyperparameters(utils.Hyperparameters):
-    """The keys of params.json that `model/` reads. A key need not stand here: this adds a type, bounds, a default."""
+    """The keys of params.json that this file reads. Declaring one is optional: it adds a type, bounds and a default."""
 
-    num_channels: int = Field(64, ge=1, description="channels of the first block; the other two have four times them")
-    random_shift: int = Field(
-        0, ge=0, le=8, description="training images are shifted by up to this many pixels each way"
-    )
-    random_flip: bool = Field(False, description="half of the training images are mirrored, left to right")
-    flip_in_evaluation: bool = Field(False, description="logits are the mean over an image and its mirror image")
-    label_smoothing: float = Field(0, ge=0, lt=1, description="share of a label that is spread over all classes")
-    num_train_images: int = Field(0, ge=0, description="train on so many images at most, alike in every class; 0: all")
-    train_on_val: bool = Field(False, description="train on val's images too; then only test is an honest measure")
-    cache_above_mb: float = Field(32, ge=0, description="MB of pixels above which a split is mapped from a file")
+    num_channels: int = Field(64, ge=1, description="channels of the first block; the other two have 4x as many")
+    random_shift: int = Field(0, ge=0, le=8, description="shift training images by up to this many pixels")
+    random_flip: bool = Field(False, description="mirror training images left to right, half of them")
+    flip_in_evaluation: bool = Field(False, description="average the logits of an image and its mirror image")
+    label_smoothing: float = Field(0, ge=0, lt=1, description="fraction of the target spread evenly over all classes")
 
 
 class Net(nn.Module):
     """A first layer that whitens, three residual blocks, and a linear layer.
 
     Args:
-        params: `num_channels`, `random_shift`, `random_flip`, `flip_in_evaluation`; from the dataset
+        params: `num_channels`, `random_shift`, `random_flip`, `flip_in_evaluation`; facts of the dataset:
             `image_channels`, `image_height`, `image_width`, `num_classes`, `mean`, `std`.
     """
 
     def __init__(self, params):
         super().__init__()
+        params.declare(Hyperparameters)
         self.flip_in_evaluation = params.flip_in_evaluation
         self.pixels = PixelInput(params)
         width, patch_values = params.num_channels, params.image_channels * PATCH**2
@@ -56,20 +52,20 @@ class Net(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images):
-        """uint8 images (B, C, H, W) to logits (B, num_classes)."""
+        """Compute logits (B, num_classes) from uint8 images (B, C, H, W)."""
         x = self.pixels(images)  # (B, C, H, W)
         if self.flip_in_evaluation and not self.training:
             return (self.logits(x) + self.logits(x.flip(3))) / 2
         return self.logits(x)
 
     def logits(self, pixels):
-        """Normalised pixels (B, C, H, W) to logits (B, num_classes)."""
+        """Compute logits (B, num_classes) from normalised pixels (B, C, H, W)."""
         x = self.blocks(self.whiten(pixels)).amax((2, 3))  # (B, 4 num_channels)
         return self.linear(x) / 9  # small at first, for a large learning rate
 
 
 class Block(nn.Module):
-    """(B, channels_in, H, W) to (B, channels_out, H/2, W/2), rounded down, but not to nothing."""
+    """A residual block from (B, channels_in, H, W) to (B, channels_out, H/2, W/2), rounded down, at least 1."""
 
     def __init__(self, channels_in, channels_out):
         super().__init__()
@@ -84,11 +80,11 @@ class Block(nn.Module):
 
 
 class PixelInput(nn.Module):
-    """uint8 images to normalised floats. In training mode also shifted and mirrored at random, each on its own.
+    """Convert uint8 images to normalised floats; in training mode, shift and mirror each image at random first.
 
     Args:
-        params: `random_shift`, `random_flip`, and `mean` and `std` of the training images (facts of the
-            dataset, one number a channel, of pixels scaled to [0, 1]).
+        params: `random_shift`, `random_flip`; `mean` and `std` of the training images (facts of the dataset, one number
+            per channel, for pixels scaled to [0, 1]).
     """
 
     def __init__(self, params):
@@ -103,7 +99,7 @@ class PixelInput(nn.Module):
         return ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)  # (B, C, H, W)
 
     def augment(self, images):
-        """Images of the same shape and type, (B, C, H, W); what moves in at the border mirrors what stands there."""
+        """Return shifted and mirrored images (B, C, H, W); pixels that move in at a border mirror those beside it."""
         count, _, height, width = images.shape
         sample = torch.arange(count, device=images.device).view(-1, 1, 1)
         rows = self.positions(count, height, images.device)  # (B, H)
@@ -114,7 +110,7 @@ class PixelInput(nn.Module):
         return moved.permute(0, 3, 1, 2)  # (B, C, H, W)
 
     def positions(self, count, size, device):
-        """Where each of `size` pixels of an axis is taken from, after a random shift: int64 (count, size)."""
+        """Return the source index of each of `size` pixels of an axis after a random shift, int64 (count, size)."""
         shift = torch.randint(-self.random_shift, self.random_shift + 1, (count, 1), device=device)
         last = size - 1
         return last - (last - (torch.arange(size, device=device) + shift).abs()).abs()  # mirrored at 0 and at `last`
@@ -122,24 +118,24 @@ class PixelInput(nn.Module):
 
 @torch.no_grad()
 def load_pretrained(model, params):
-    """Begin a new run with a first layer that whitens: it gives the principal components of 2×2 patches, scaled alike.
+    """Initialise the first layer of a new run so that it whitens: its outputs are principal components of 2×2 patches.
 
-    Each component is there with both signs, for the activation that follows lets only one pass.
+    All have the same scale, and each occurs with both signs, because the activation that follows passes only one.
     """
     images, _ = load_images(params.data_dir, "train", params.cache_above_mb)
-    images = images[:: max(1, len(images) // 5000)]  # of all classes, by which they are sorted
+    images = images[:: max(1, len(images) // 5000)]  # from all classes: they are sorted by class
     pixels = model.pixels.eval()(images.to(model.whiten.weight.device))  # (N, C, H, W)
     patches = F.unfold(pixels, PATCH).transpose(1, 2).flatten(0, 1)  # (patches, C * PATCH**2)
     covariance = patches.T @ patches / len(patches)  # (C * PATCH**2, C * PATCH**2)
     variances, components = torch.linalg.eigh(covariance.cpu())
-    components = (components / (variances + 5e-4).sqrt()).T  # a component a row
+    components = (components / (variances + 5e-4).sqrt()).T  # one component per row
     filters = torch.cat([components, -components]).view_as(model.whiten.weight)
     model.whiten.weight.copy_(filters)
     model.whiten.bias.zero_()
 
 
 def loss_fn(outputs, labels, params):
-    """Cross entropy, the mean over the batch; in training, with labels smoothed by `label_smoothing`.
+    """Return the mean cross entropy of a batch; in training, with labels smoothed by `label_smoothing`.
 
     Args:
         outputs: logits, float (B, num_classes).
@@ -153,10 +149,10 @@ def loss_fn(outputs, labels, params):
 
 
 def accuracy(outputs, labels):
-    """Share of samples whose largest logit is that of their class.
+    """Return the fraction of samples whose largest logit is that of their class.
 
     Args:
-        outputs: array (N, num_classes), of all samples of a split.
+        outputs: array (N, num_classes), for all samples of a split.
         labels: int array (N,).
 
     Returns:

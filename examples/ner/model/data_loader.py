@@ -4,16 +4,25 @@ import hashlib
 from pathlib import Path
 
 import torch
+from pydantic import Field
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+import utils
 from model.corpora import lines_of, read_text
 from toolkit.core.entity_tags import entities
+from toolkit.core.image_dataset import read_facts
 from utils import UserError
 
 PADDING, UNKNOWN = 0, 1  # the first two words of words.txt, and characters of characters.txt
 FILES = ("sentences", "labels")
 POOL = 50  # batches that are sorted by length together: more waste less, fewer mix better
 LONGEST_WORD = 32  # characters of a word that are looked at, so that a long web address does not slow a batch down
+
+
+class Hyperparameters(utils.Hyperparameters):
+    """The keys of params.json that this file reads. Declaring one is optional: it adds a type, bounds and a default."""
+
+    char_embedding_dim: int = Field(0, ge=0, description="size of character embedding and features; 0: none")
 
 
 class Sentences(Dataset):
@@ -131,26 +140,27 @@ def changed_by_hand(place):
 
 
 def fetch_dataloader(types, data_dir, params):
-    """The data loaders of the splits in `types`.
+    """Return the data loaders of the splits in `types`.
 
     Args:
         types: list of one or more of "train", "val", "test".
-        data_dir: the dataset's folder.
-        params: hyperparameters.
+        data_dir: dataset folder, made by build_dataset.py beside this folder.
+        params: hyperparameters; they get the defaults of this file, and the facts of the dataset.
 
     Returns:
-        dict from split to a DataLoader of batches as `Sentences` gives them. No sentence is dropped; one batch may be
-        smaller.
+        dict from split to a DataLoader of batches of `Sentences`. No sentence is dropped; one batch may be smaller.
     """
+    params.declare(Hyperparameters)
+    params.add_facts(read_facts(data_dir), source=f"{data_dir}/dataset.json")
     if not hasattr(params, "vocabulary"):
         raise UserError(f"{data_dir}: not a dataset of sentences; make one with examples/ner/build_dataset.py")
-    dataloaders = {}
+    pinned, dataloaders = getattr(params, "cuda", False), {}  # pinned memory: for fast copies to the GPU
     for split in types:
         sentences, labels = read_split(Path(data_dir) / split, params.counts[split])
         dataset = Sentences(sentences, labels, data_dir, params)
         batches = LengthBuckets(dataset.lengths, params.batch_size, shuffle=split == "train")
         # batch_size=None: the dataset gives whole batches, so the loader has nothing to put together
-        dataloaders[split] = DataLoader(dataset, sampler=batches, batch_size=None, pin_memory=params.cuda)
+        dataloaders[split] = DataLoader(dataset, sampler=batches, batch_size=None, pin_memory=pinned)
     return dataloaders
 
 

@@ -1,4 +1,4 @@
-"""The model: hyperparameters, network, loss and metrics of named-entity recognition."""
+"""Named-entity recognition: network, loss, metrics, and the hyperparameters that they read."""
 
 import numpy as np
 import torch
@@ -13,27 +13,29 @@ from model.entities import entity_scores
 
 
 class Hyperparameters(utils.Hyperparameters):
-    """The keys of params.json that `model/` reads."""
+    """The keys of params.json that this file reads. Declaring one is optional: it adds a type, bounds and a default."""
 
-    embedding_dim: int = Field(100, ge=1, description="numbers that stand for a word")
-    char_embedding_dim: int = Field(0, ge=0, description="numbers for a character, and features of a word's; 0: none")
+    embedding_dim: int = Field(100, ge=1, description="size of the word embedding")
     lstm_hidden_dim: int = Field(200, ge=1, description="units of the LSTM, in each direction")
     lstm_layers: int = Field(1, ge=1, description="layers of the LSTM")
-    bidirectional: bool = Field(True, description="whether the LSTM reads from both ends")
-    dropout_rate: float = Field(0.5, ge=0, lt=1, description="share of units that a training step leaves out")
-    unknown_rate: float = Field(0.5, ge=0, le=1, description="share of train's single words trained as the unknown one")
+    bidirectional: bool = Field(True, description="read the sentence in both directions")
+    dropout_rate: float = Field(0.5, ge=0, lt=1, description="probability that dropout zeroes a unit")
+    unknown_rate: float = Field(
+        0.5, ge=0, le=1, description="probability that a word that occurs once counts as unknown"
+    )
 
 
 class Net(nn.Module):
-    """Embedded words, and features of their characters, through an LSTM; then a linear layer gives each token's tag.
+    """An LSTM over word embeddings and, if asked for, character features; a linear layer computes the tags' logits.
 
     Args:
-        params: the hyperparameters above; of the dataset `tags`, `vocab_size`, `num_characters` and `first_rare`, the
-            index from which on words occur once in train.
+        params: the hyperparameters above and `char_embedding_dim`; facts of the dataset: `tags`, `vocab_size`,
+            `num_characters`, and `first_rare`, the index of the first word that occurs only once in train.
     """
 
     def __init__(self, params):
         super().__init__()
+        params.declare(Hyperparameters)
         self.first_rare, self.unknown_rate = params.first_rare, params.unknown_rate
         self.embedding = nn.Embedding(params.vocab_size, params.embedding_dim, padding_idx=PADDING)
         char_dim = params.char_embedding_dim
@@ -48,15 +50,15 @@ class Net(nn.Module):
             batch_first=True,
         )
         self.linear = nn.Linear(params.lstm_hidden_dim * (2 if params.bidirectional else 1), len(params.tags))
-        with torch.no_grad():  # rare words stay about where they begin, and PyTorch's N(0, 1) would be much noise
+        with torch.no_grad():  # rare words stay near their initial values; PyTorch's N(0, 1) would add much noise
             self.embedding.weight *= params.embedding_dim**-0.5
 
     def forward(self, inputs):
-        """Logits of the real tokens of a batch, sentence by sentence: padding is not among them.
+        """Compute the logits of the tokens of a batch, sentence after sentence, without padding.
 
         Args:
-            inputs: dict with "words", int64 (B, T), indices of words; "lengths", int64 (B,), tokens of each sentence;
-                and with character features "characters", int64 (tokens, C), those of each token.
+            inputs: dict with "words", int64 (B, T), indices of words; "lengths", int64 (B,), tokens per sentence; and
+                with character features "characters", int64 (tokens, C), the characters of each token.
 
         Returns:
             float (tokens, num_tags).
@@ -72,17 +74,19 @@ class Net(nn.Module):
         x = self.dropout(x)
         if self.lstm.bidirectional and getattr(torch.compiler, "is_exporting", bool)():  # torch 2.6 has none
             x = self.both_ways(x, inputs["lengths"].unsqueeze(1))
-        elif self.lstm.bidirectional:  # packed, so that the way back begins at a sentence's own last token
+        elif (
+            self.lstm.bidirectional
+        ):  # packed, so that the backward direction starts at the last token of each sentence
             packed = pack_padded_sequence(x, inputs["lengths"].cpu(), batch_first=True, enforce_sorted=False)
             x, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True)  # (B, T, 2 lstm_hidden_dim)
-        else:  # nothing comes behind padding, so it changes nothing; and without packing a CPU is three times as fast
+        else:  # padding comes last, so it changes nothing; without packing a CPU is three times as fast
             x, _ = self.lstm(x)  # (B, T, lstm_hidden_dim)
         return self.linear(self.dropout(x[real]))  # (tokens, num_tags)
 
     def both_ways(self, x, lengths):
-        """What the packed LSTM gives in evaluation mode, by LSTMs that read one way: packing cannot be exported.
+        """Compute what the packed LSTM does in evaluation mode with one-directional LSTMs: packing cannot be exported.
 
-        Takes float (B, T, features), padded, and lengths, int64 (B, 1); gives float (B, T, 2 lstm_hidden_dim).
+        From float (B, T, features), padded, and lengths, int64 (B, 1), to float (B, T, 2 lstm_hidden_dim).
         """
         place = torch.arange(x.shape[1], device=x.device)  # (T,)
         turned = torch.where(place < lengths, lengths - 1 - place, place).unsqueeze(2)  # (B, T, 1): last token first
@@ -98,7 +102,7 @@ class Net(nn.Module):
         return x
 
     def with_unknown(self, words):
-        """`words` with some that occur once in train replaced by the unknown word, which is trained in this way.
+        """Replace some of the words that occur once in train by the unknown word, which is trained in this way.
 
         After Lample et al., "Neural Architectures for Named Entity Recognition" (2016), section 4.1.
         """
@@ -112,9 +116,9 @@ class CharacterFeatures(nn.Module):
     After Ma and Hovy, "End-to-end Sequence Labeling via Bi-directional LSTM-CNNs-CRF" (2016), section 2.1.
 
     Args:
-        num_characters: how many there are, with padding and the unknown one.
-        dim: numbers for a character, and features of a word.
-        dropout_rate: share of a character's numbers that a training step leaves out.
+        num_characters: number of characters, including padding and the unknown one.
+        dim: size of the character embedding, and number of features of a word.
+        dropout_rate: probability that dropout zeroes a number of a character embedding.
     """
 
     def __init__(self, num_characters, dim, dropout_rate):
@@ -124,23 +128,23 @@ class CharacterFeatures(nn.Module):
         self.convolution = nn.Conv1d(dim, dim, kernel_size=3, padding=1)
 
     def forward(self, characters):
-        """int64 (tokens, C), padded, to float (tokens, dim)."""
+        """Compute features, float (tokens, dim), from characters, int64 (tokens, C), padded."""
         x = self.dropout(self.embedding(characters)).transpose(1, 2)  # (tokens, dim, C)
         x = self.convolution(x).masked_fill((characters == PADDING).unsqueeze(1), -torch.inf)
         return x.amax(dim=2)  # (tokens, dim)
 
 
 def unpack_batch(batch):
-    """A batch of the data loader, a dict, as (inputs, labels).
+    """Return a batch of the data loader, a dict, as (inputs, labels).
 
-    The tags come first in the labels, so that a batch counts by its tokens in the loss of a split.
+    The tags come first in the labels, so that a batch is weighted by its tokens in the loss of a split.
     """
     inputs = {name: tensor for name, tensor in batch.items() if name != "tags"}
     return inputs, {"tags": batch["tags"], "lengths": batch["lengths"]}
 
 
 def loss_fn(outputs, labels):
-    """Cross entropy, the mean over the tokens of the batch.
+    """Return the cross entropy, the mean over the tokens of a batch.
 
     Args:
         outputs: logits, float (tokens, num_tags).
@@ -153,10 +157,10 @@ def loss_fn(outputs, labels):
 
 
 def accuracy(outputs, labels):
-    """Share of tokens with the right tag. Most are outside entities, so it is high from the first epoch on.
+    """Return the fraction of tokens with the right tag. Most are outside entities, so it is high from the first epoch.
 
     Args:
-        outputs: logits, array (tokens, num_tags), of all tokens of a split.
+        outputs: logits, array (tokens, num_tags), for all tokens of a split.
         labels: dict with "tags", int array (tokens,).
 
     Returns:

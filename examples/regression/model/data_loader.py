@@ -1,4 +1,4 @@
-"""The data: `fetch_dataloader` gives batches of (inputs, labels), rows of a table of numbers."""
+"""The data: batches of (inputs, labels), rows of a table of numbers."""
 
 import csv
 import hashlib
@@ -7,25 +7,41 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sampler, SequentialSampler, TensorDataset
 
+import utils
 from toolkit.core.folds import fold_of
+from toolkit.core.image_dataset import read_facts
 from utils import UserError
 
 
+class Hyperparameters(utils.Hyperparameters):
+    """The keys of params.json that this file reads. Declaring one is optional: it adds a type, bounds and a default."""
+
+    batch_size: int | None = Field(  # type: ignore[assignment]  # elsewhere it is never None
+        None, ge=1, description="rows per optimizer step; null: the whole split"
+    )
+    passes_per_epoch: int = Field(1, ge=1, description="passes over the train split that make one epoch")
+    num_folds: int = Field(0, ge=0, le=1000, description="cross-validation: folds that train and val are divided into")
+    fold: int = Field(0, ge=0, description="cross-validation: the fold that is val, from 0; the others are train")
+
+
 def fetch_dataloader(types, data_dir, params):
-    """The data loaders of the splits in `types`.
+    """Return the data loaders of the splits in `types`.
 
     Args:
         types: list of one or more of "train", "val", "test".
-        data_dir: dataset folder that build_dataset.py made.
-        params: hyperparameters and facts of the dataset.
+        data_dir: dataset folder, made by build_dataset.py beside this folder.
+        params: hyperparameters; they get the defaults of this file, and the facts of the dataset.
 
     Returns:
-        dict from split to a DataLoader of (inputs, labels): float (B, num_inputs) and (B,). Where `params.batch_size`
-        is None a batch is the whole split.
+        dict from split to a DataLoader of (inputs, labels): float (B, num_inputs) and (B,). If `params.batch_size` is
+        None, a batch is the whole split.
     """
-    dataloaders = {}
+    params.declare(Hyperparameters)
+    params.add_facts(read_facts(data_dir), source=f"{data_dir}/dataset.json")
+    pinned, dataloaders = getattr(params, "cuda", False), {}  # pinned memory: for fast copies to the GPU
     for split in types:
         table = load_split(data_dir, split, params)
         dataset = TensorDataset(table[:, :-1], table[:, -1])
@@ -34,12 +50,12 @@ def fetch_dataloader(types, data_dir, params):
             order = RandomSampler(dataset, num_samples=params.passes_per_epoch * len(dataset))
         batches = BatchSampler(order, params.batch_size or len(dataset), drop_last=False)
         # batch_size=None: the dataset is indexed with a whole batch at once
-        dataloaders[split] = DataLoader(dataset, sampler=batches, batch_size=None, pin_memory=params.cuda)
+        dataloaders[split] = DataLoader(dataset, sampler=batches, batch_size=None, pin_memory=pinned)
     return dataloaders
 
 
 def load_split(data_dir, split, params):
-    """A split's table, float32 (N, num_inputs + 1), the target last; of cross-validation, this fold's part of it."""
+    """Return the table of a split, or of its fold, float32 (N, num_inputs + 1); the target is the last column."""
     if split == "test" or not params.num_folds:
         return read_table(data_dir, split, params)
     table = torch.cat([read_table(data_dir, part, params) for part in ("train", "val")])  # (N, num_inputs + 1)
@@ -47,10 +63,10 @@ def load_split(data_dir, split, params):
 
 
 def read_table(data_dir, split, params):
-    """The table in `<split>.csv`, float32 (N, num_inputs + 1).
+    """Return the table in `<split>.csv`, float32 (N, num_inputs + 1).
 
     Raises:
-        UserError: it is missing, or not as build_dataset.py wrote it.
+        UserError: it is missing, or was changed since build_dataset.py wrote it.
     """
     file = Path(data_dir) / f"{split}.csv"
     try:
@@ -63,15 +79,15 @@ def read_table(data_dir, split, params):
 
 
 def digest(table):
-    """The SHA-256 of a table's numbers, float64 (N, columns), and of its shape, in hexadecimal."""
+    """Return the SHA-256 of a table's numbers, float64 (N, columns), and of its shape, in hexadecimal."""
     return hashlib.sha256(str(table.shape).encode() + np.ascontiguousarray(table).tobytes()).hexdigest()
 
 
 def read_items(files, params):
-    """New rows for predict.py: csv files whose header names the inputs; further columns do not matter.
+    """Read new rows for predict.py from csv files whose header names the inputs; further columns are ignored.
 
     Returns:
-        Names of the rows, "<file>:<line>", and batches of inputs, float (B, num_inputs), in their order.
+        (names, batches): names of the rows, "<file>:<line>", and batches of inputs, float (B, num_inputs), in order.
 
     Raises:
         UserError: a file cannot be read, a column is missing, or a cell is not a number.
@@ -83,10 +99,10 @@ def read_items(files, params):
 
 
 def read_columns(file, names):
-    """The numbers in the columns `names` of a csv file: a list of (line in the file, list of float).
+    """Return the numbers in the columns `names` of a csv file: a list of (line in the file, list of float).
 
     Raises:
-        UserError: a column is missing, or stands there twice; a cell is not a number.
+        UserError: a column is missing or occurs twice; a cell is not a number.
     """
     header, rows = read_csv(file)
     for name in names:
@@ -105,7 +121,7 @@ def read_columns(file, names):
 
 
 def read_csv(file):
-    """The header of a csv file, a list of str, and the other rows, a list of (line in the file, list of str)."""
+    """Return the header of a csv file, a list of str, and the other rows, a list of (line in the file, list of str)."""
     try:
         reader = csv.reader(Path(file).read_text(encoding="utf-8-sig").splitlines(keepends=True), skipinitialspace=True)
         return next(reader, []), [(reader.line_num, row) for row in reader if row]

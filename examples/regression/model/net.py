@@ -1,4 +1,4 @@
-"""Regression: numbers in, one number out. Hyperparameters, network, loss, optimizer and metrics."""
+"""Regression: numbers in, one number out. Network, loss, optimizer, metrics, and the hyperparameters they read."""
 
 import numpy as np
 import torch
@@ -10,29 +10,24 @@ import utils
 
 
 class Hyperparameters(utils.Hyperparameters):
-    """The keys of params.json that `model/` reads. A key need not stand here: this adds a type, bounds, a default."""
+    """The keys of params.json that this file reads. Declaring one is optional: it adds a type, bounds and a default."""
 
-    batch_size: int | None = Field(  # type: ignore[assignment]  # of the others, it is never None
-        None, ge=1, description="rows in one optimizer step; null: all of the split"
-    )
-    passes_per_epoch: int = Field(1, ge=1, description="how often an epoch goes over the train split")
     hidden_size: int = Field(512, ge=1, description="units of the hidden layer")
-    momentum: float = Field(0.9, ge=0, lt=1, description="share of the last step that the optimizer adds to the next")
-    weight_decay: float = Field(0, ge=0, description="pull of the weights towards zero")
-    num_folds: int = Field(0, ge=0, le=1000, description="cross-validation: parts that train and val are cut into")
-    fold: int = Field(0, ge=0, description="cross-validation: the part that is val, from 0; the others are train")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of the optimizer")
+    weight_decay: float = Field(0, ge=0, description="weight decay of the optimizer")
 
 
 class Net(nn.Module):
-    """One hidden layer with tanh. Takes and gives numbers in their own units, and standardises them within.
+    """One hidden layer with tanh. Inputs and outputs have their own units; the network standardises them itself.
 
     Args:
-        params: `hidden_size`; from the dataset `num_inputs`, and of the train split `mean` and `std` (one number an
-            input), `target_mean` and `target_std`.
+        params: `hidden_size`; facts of the dataset: `num_inputs`, and for the train split `mean` and `std` (one number
+            per input), `target_mean`, `target_std`.
     """
 
     def __init__(self, params):
         super().__init__()
+        params.declare(Hyperparameters)
         self.register_buffer("mean", torch.tensor(params.mean))  # (num_inputs,)
         self.register_buffer("std", torch.tensor(params.std))  # (num_inputs,)
         self.register_buffer("target_mean", torch.tensor(params.target_mean))
@@ -44,20 +39,20 @@ class Net(nn.Module):
         )
 
     def forward(self, inputs):
-        """Rows of inputs, float (B, num_inputs), to predictions, float (B,)."""
+        """Compute predictions, float (B,), from rows of inputs, float (B, num_inputs)."""
         x = self.layers((inputs - self.mean) / self.std)  # (B, 1)
         return x.squeeze(1) * self.target_std + self.target_mean  # (B,)
 
 
 def make_optimizer(model, params):
-    """Stochastic gradient descent with momentum."""
+    """Return SGD with momentum."""
     return torch.optim.SGD(
         model.parameters(), lr=params.learning_rate, momentum=params.momentum, weight_decay=params.weight_decay
     )
 
 
 def loss_fn(outputs, labels, params):
-    """Mean squared error over the batch, in standard deviations of the target: 1 is as bad as always saying the mean.
+    """Return the mean squared error of a batch, in standard deviations of the target: 1 is what the mean achieves.
 
     Args:
         outputs: predictions, float (B,).
@@ -71,7 +66,7 @@ def loss_fn(outputs, labels, params):
 
 
 def rmse(outputs, labels):
-    """Root of the mean squared error, in the target's unit.
+    """Return the root of the mean squared error, in the unit of the target.
 
     Args:
         outputs: predictions for all rows of a split, array (N,).
@@ -84,14 +79,14 @@ def rmse(outputs, labels):
 
 
 def mae(outputs, labels):
-    """Mean absolute error, in the target's unit; outliers count less than in `rmse`. Arguments as there."""
+    """Return the mean absolute error, in the unit of the target; outliers matter less than in `rmse`."""
     return np.mean(np.abs(outputs - labels))
 
 
 def r2(outputs, labels):
-    """Coefficient of determination: 1 is perfect, 0 no better than the mean of `labels`. Arguments as for `rmse`.
+    """Return the coefficient of determination: 1 is perfect, 0 no better than the mean of `labels`.
 
-    It is not defined (NaN) where all labels are the same.
+    It is undefined (NaN) if all labels are the same.
     """
     variance = np.var(labels, dtype=np.float64)
     return 1 - np.mean((outputs - labels) ** 2, dtype=np.float64) / variance if variance > 0 else np.nan

@@ -1,4 +1,4 @@
-"""Transfer learning: a network of torchvision's with pretrained weights and a new head, for images of your own."""
+"""Transfer learning: a network of torchvision with pretrained weights and a new head, for your own images."""
 
 import functools
 import logging
@@ -20,23 +20,24 @@ AMONG_OTHERS = "resnet18, resnet50, mobilenet_v3_small, efficientnet_b0, convnex
 
 
 class Hyperparameters(utils.Hyperparameters):
-    """The keys of params.json that `model/` reads. A key need not stand here: this adds a type, bounds, a default."""
+    """The keys of params.json that this file reads. Declaring one is optional: it adds a type, bounds and a default."""
 
     backbone: str = Field("resnet18", description="name of a classification network of torchvision")
-    weights: str = Field("imagenet", description="to begin with: imagenet (downloaded), none (random), or a file")
-    frozen: bool = Field(False, description="train the new head alone")
-    backbone_learning_rate: float = Field(1e-4, gt=0, description="learning rate of all but the head, if not frozen")
-    input_size: int = Field(0, ge=0, description="images are resized to this height and width; 0: as the dataset")
-    balanced: bool = Field(False, description="in the loss, classes count alike, however many images they have")
-    random_flip: bool = Field(False, description="half of the training images are mirrored, left to right")
-    cache_above_mb: float = Field(32, ge=0, description="MB of pixels above which a split is mapped from a file")
+    weights: str = Field("imagenet", description="initial weights: imagenet (downloaded), none (random), or a file")
+    frozen: bool = Field(False, description="train only the new head")
+    backbone_learning_rate: float = Field(
+        1e-4, gt=0, description="learning rate of the pretrained part, unless it is frozen"
+    )
+    input_size: int = Field(0, ge=0, description="resize images to this height and width; 0: keep their size")
+    balanced: bool = Field(False, description="weight the loss by inverse class frequency")
+    random_flip: bool = Field(False, description="mirror training images left to right, half of them")
 
 
 class Net(nn.Module):
-    """A network of torchvision's whose last linear layer is replaced by one for the classes of the dataset.
+    """A network of torchvision whose last linear layer is replaced by one for the classes of the dataset.
 
     Args:
-        params: `backbone`, `frozen`, `input_size`, `random_flip`; from the dataset `num_classes`, `image_height` and
+        params: `backbone`, `frozen`, `input_size`, `random_flip`; facts of the dataset: `num_classes`, `image_height`,
             `image_width`.
 
     Raises:
@@ -45,6 +46,7 @@ class Net(nn.Module):
 
     def __init__(self, params):
         super().__init__()
+        params.declare(Hyperparameters)
         self.input_size, self.random_flip, self.frozen = params.input_size, params.random_flip, params.frozen
         self.backbone, self.head_name = backbone_and_head(params.backbone)
         parent, _, name = self.head_name.rpartition(".")
@@ -63,11 +65,7 @@ class Net(nn.Module):
 
     @torch.no_grad()
     def try_images(self, params):
-        """Make sure that the backbone takes images of this size.
-
-        Raises:
-            UserError: it does not.
-        """
+        """Raise UserError if the backbone does not accept images of this size."""
         images = torch.zeros(1, 3, params.image_height, params.image_width, dtype=torch.uint8)  # (1, 3, H, W)
         try:
             self.eval()(images)
@@ -76,17 +74,17 @@ class Net(nn.Module):
             reason = str(error).split("\n")[0]
             raise UserError(
                 f"{params.backbone} takes no images of size {size} ({reason}); "
-                f'try "input_size": 224, which it was made for'
+                f'try "input_size": 224, for which it was made'
             ) from None
 
     def train(self, mode=True):
-        """As of every module; but a frozen backbone stays in evaluation mode, or its batch norms would change."""
+        """Set the mode; a frozen backbone stays in evaluation mode, so that its batch norms never change."""
         super().train(mode)
         self.backbone.train(mode and not self.frozen)
         return self
 
     def forward(self, images):
-        """uint8 images (B, 1 or 3, H, W) to logits (B, num_classes)."""
+        """Compute logits (B, num_classes) from uint8 images (B, 1 or 3, H, W)."""
         if self.training and self.random_flip:
             mirrored = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
             images = torch.where(mirrored, images.flip(3), images)
@@ -97,10 +95,10 @@ class Net(nn.Module):
 
 
 def backbone_and_head(name):
-    """A network of torchvision's with random weights, and the name of its last linear layer.
+    """Return a network of torchvision with random weights, and the name of its last linear layer.
 
     Raises:
-        UserError: torchvision has none of that name, or it cannot be used here.
+        UserError: torchvision has no network of that name, or it cannot be used here.
     """
     if name not in models.list_models(module=models):
         raise UserError(f"backbone is {name!r}, which torchvision does not have; it has {AMONG_OTHERS} and others")
@@ -114,7 +112,7 @@ def backbone_and_head(name):
 
 
 def make_optimizer(model, params):
-    """Adam; the head at `learning_rate`, what is pretrained, unless it is frozen, at `backbone_learning_rate`."""
+    """Return Adam: the head has `learning_rate`, the pretrained part `backbone_learning_rate` unless it is frozen."""
     head = list(model.head.parameters())
     rest = [p for p in model.parameters() if p.requires_grad and all(p is not own for own in head)]
     groups = [{"params": head, "lr": params.learning_rate}]
@@ -124,10 +122,10 @@ def make_optimizer(model, params):
 
 
 def load_pretrained(model, params):
-    """Give a new run the weights to begin with. The head's are taken where they are of as many classes.
+    """Give a new run its initial weights. Those of the head are used if they are for as many classes.
 
     Raises:
-        UserError: they cannot be downloaded or read, or are of another network.
+        UserError: they cannot be downloaded or read, or are those of another network.
     """
     if params.weights == "none":
         return
@@ -136,7 +134,7 @@ def load_pretrained(model, params):
     state = {re.sub(r"(denselayer\d+\.(norm|conv))\.(?=\d)", r"\1", key): value for key, value in state.items()}
     own, head = model.backbone.state_dict(), [f"{model.head_name}.weight", f"{model.head_name}.bias"]
     if any(key in state and state[key].shape != own[key].shape for key in head):
-        logging.info("Its head is of %d classes; the new one begins at random", len(state[head[0]]))
+        logging.info("Its head is for %d classes; the new head starts from random weights", len(state[head[0]]))
         state |= {key: own[key] for key in head}
     try:
         model.backbone.load_state_dict(state)
@@ -147,7 +145,7 @@ def load_pretrained(model, params):
 
 
 def downloaded(backbone):
-    """torchvision's best weights for a backbone, a state dict; the file is kept in torch's cache.
+    """Return torchvision's best weights for a backbone, a state dict; the file is kept in torch's cache.
 
     Raises:
         UserError: they cannot be downloaded.
@@ -155,7 +153,7 @@ def downloaded(backbone):
     weights = models.get_model_weights(backbone).DEFAULT
     try:
         return weights.get_state_dict(check_hash=True, map_location="cpu", weights_only=True)
-    except Exception as error:  # of the network, of the disk, another hash
+    except Exception as error:  # network, disk, or another hash
         raise UserError(
             f"the weights of {backbone} cannot be downloaded from {weights.url}: {error}. Put the file "
             f"{Path(weights.url).name} into {Path(torch.hub.get_dir()) / 'checkpoints'}, "
@@ -164,7 +162,7 @@ def downloaded(backbone):
 
 
 def read_weights(file):
-    """The state dict of a network in `file`: as torchvision publishes it, or in a checkpoint, under "state_dict".
+    """Return the state dict in `file`, which is one that torchvision publishes, or a checkpoint with a "state_dict".
 
     Raises:
         UserError: there is no such file, or it holds no weights.
@@ -181,15 +179,15 @@ def read_weights(file):
 
 
 def loss_fn(outputs, labels, params):
-    """Cross entropy, the mean over the batch; if `balanced`, each sample by how few its class has.
+    """Return the mean cross entropy of a batch; if `balanced`, weighted by inverse class frequency.
 
     Args:
         outputs: logits, float (B, num_classes).
         labels: int64 (B,).
-        params: `balanced`; from the dataset `counts`, of images by split and class, and `class_names`.
+        params: `balanced`; facts of the dataset: `counts` (of images by split and class), `class_names`.
 
     Returns:
-        dict of scalar tensors: "loss", and "cross_entropy", without weights, which is comparable between runs.
+        dict of scalar tensors: "loss", and "cross_entropy" without weights, which is comparable between runs.
     """
     each = F.cross_entropy(outputs, labels, reduction="none")  # (B,)
     weights = torch.ones_like(each)
@@ -198,18 +196,18 @@ def loss_fn(outputs, labels, params):
     return {"loss": (weights * each).mean(), "cross_entropy": each.mean()}
 
 
-@functools.lru_cache(maxsize=1)  # on the device once, and not in each step, which would wait for it
+@functools.lru_cache(maxsize=1)  # copied to the device once; a copy in each step would stall the GPU
 def class_weights(params, device):
-    """What an image of each class counts, float (num_classes,): in inverse proportion to those in train, of mean 1."""
+    """Return the weight of each class, float (num_classes,): inverse to its images in train, with mean 1 over them."""
     counts = torch.tensor([params.counts["train"][name] for name in params.class_names])
     return (counts.sum() / len(counts) / counts).to(device)
 
 
 def accuracy(outputs, labels):
-    """Share of samples whose largest logit is that of their class.
+    """Return the fraction of samples whose largest logit is that of their class.
 
     Args:
-        outputs: array (N, num_classes), of all samples of a split.
+        outputs: array (N, num_classes), for all samples of a split.
         labels: int array (N,).
 
     Returns:
@@ -219,23 +217,23 @@ def accuracy(outputs, labels):
 
 
 class BalancedAccuracy:
-    """The accuracy of each class, then their mean: a class with few images counts as much as one with many.
+    """The mean of the accuracies of the classes: a class with few images has the same weight as one with many.
 
-    It takes batch after batch and keeps no outputs, as torchmetrics do, which may stand among the metrics, too.
+    It is updated batch by batch and keeps no outputs. Metrics of torchmetrics have the same form, and can be used too.
     """
 
     def reset(self):
-        """Begin a split."""
+        """Start a split."""
         self.right = self.total = torch.tensor(0)  # from the first batch on int64 (num_classes,)
 
     def update(self, outputs, labels):
-        """Take in a batch: logits, float (B, num_classes), and labels, int64 (B,)."""
+        """Add a batch: logits, float (B, num_classes), and labels, int64 (B,)."""
         num_classes = outputs.shape[1]
         self.total = self.total + torch.bincount(labels, minlength=num_classes)
         self.right = self.right + torch.bincount(labels[outputs.argmax(1) == labels], minlength=num_classes)
 
     def compute(self):
-        """The balanced accuracy of the split, over the classes that occur in it; scalar tensor in [0, 1]."""
+        """Return the balanced accuracy over the classes that occur in the split, a scalar tensor in [0, 1]."""
         occurs = self.total > 0
         return (self.right[occurs] / self.total[occurs]).mean()
 
