@@ -100,7 +100,8 @@ def check_overfitting(experiment):
             losses.append(loss.item())
             with torch.no_grad():
                 of_others = trainer.loss_fn(outputs, shuffled(labels)).item()  # as large if inputs have no influence
-            if of_others - losses[-1] > abs(of_others) / 2:
+            halved = [start - losses[-1] > abs(start) / 2 for start in (losses[0], of_others)]
+            if all(halved):
                 return f"learned in {len(losses)} steps with learning rate {rate:.2g}"
             if not math.isfinite(losses[-1]):
                 break
