@@ -16,16 +16,7 @@ from toolkit.evaluation_report.predictions import calibration, class_scores, fin
 from toolkit.evaluation_report.tagging_mistakes import mistakes_page
 from utils import UserError, read_json, write_whole
 
-REPORT_FILES = (  # with the name of the split; utils.REPORTS deletes them with their checkpoint
-    "report_{}.json",
-    "predictions_{}.csv",
-    "confusion_{}.png",
-    "reliability_{}.png",
-    "mistakes_{}.png",
-    "mistakes_{}.html",
-    "residuals_{}.png",
-)
-
+KINDS = ("report", "predictions", "confusion", "reliability", "mistakes", "residuals")  # of files; see utils.REPORTS
 MOST_CLASSES = 1000  # for scores of each class
 MOST_CLASSES_SHOWN = 20  # in the terminal
 MOST_MISTAKES = 24
@@ -38,9 +29,9 @@ class EvaluationReport:
         metrics, loss_fn, dataloader, params: as for `evaluate`.
 
     Attributes:
-        metrics: dict, the metrics and one that collects the outputs.
+        metrics: dict, the task's metrics and one that collects the outputs.
         content: dict, the content of report_<split>.json.
-        files: dict from the names in REPORT_FILES to the contents of the files, None for a file that is not written.
+        files: dict from name ("report.json") to the content of the file; None if there is nothing to show.
         lines: list of str, the report for the terminal.
     """
 
@@ -56,20 +47,20 @@ class EvaluationReport:
         Args:
             results: dict from name to float, as `evaluate` returned it.
             folder: the experiment folder.
-            split: name of the split, which ends the names of the files.
+            split: name of the split, for the names of the files.
             about: dict, further entries of report_<split>.json.
 
         Returns:
-            The paths of the files, a list.
+            list of the paths of the files.
         """
         self.compute(results, split, about)
-        paths = {name: Path(folder) / name.format(split) for name in REPORT_FILES}
-        for name, path in paths.items():
-            if self.files.get(name) is None:
-                path.unlink(missing_ok=True)
-            else:
-                write_whole(path, self.files[name])
-        return [path for name, path in paths.items() if self.files.get(name) is not None]
+        files = {name.replace(".", f"_{split}."): file for name, file in self.files.items() if file is not None}
+        for name in (f"{kind}_{split}.{ending}" for kind in KINDS for ending in ("json", "csv", "png", "html")):
+            if name not in files:
+                (Path(folder) / name).unlink(missing_ok=True)
+        for name, file in files.items():
+            write_whole(Path(folder) / name, file)
+        return [Path(folder) / name for name in files]
 
     def compute(self, results, split, about):
         """Compute `content`, `files` and `lines`; arguments as for `write`."""
@@ -94,14 +85,13 @@ class EvaluationReport:
         if contradiction:
             self.lines += ["", f"No scores of classes: {contradiction}."]
         if kind == "regression":
-            self.files["residuals_{}.png"] = pictures.residuals(predictions.labels, predictions.predictions)
+            self.files["residuals.png"] = pictures.residuals(predictions.labels, predictions.predictions)
         elif predictions:
             self.add_classes(predictions)
         if kind == "tagging":
-            self.files["mistakes_{}.html"] = mistakes_page(predictions.rows, f"Mistakes on {split}")
-        if predictions:
-            self.files["predictions_{}.csv"] = as_csv(predictions.rows)
-        self.files["report_{}.json"] = json.dumps(self.content, allow_nan=False) + "\n"
+            self.files["mistakes.html"] = mistakes_page(predictions.rows, f"Mistakes on {split}")
+        report, rows = json.dumps(self.content, allow_nan=False) + "\n", predictions and as_csv(predictions.rows)
+        self.files = {"report.json": report, "predictions.csv": rows, **self.files}
 
     def add_classes(self, predictions):
         """Add scores of the classes, the calibration and the most confident mistakes."""
@@ -111,20 +101,22 @@ class EvaluationReport:
         error, bins = calibration(predictions.probabilities, right)
         mistakes = [predictions.rows[row] for row in worst]
         self.content |= {"classes": [], "calibration_error": error, "mistakes": mistakes}
-        self.files["reliability_{}.png"] = pictures.reliability(error, bins)
+        self.files["reliability.png"] = pictures.reliability(error, bins)
         if len(predictions.class_names) <= MOST_CLASSES:
             classes, confusion = class_scores(predictions)
             self.content |= {"classes": classes, "confusion": confusion.tolist()}
-            self.files["confusion_{}.png"] = pictures.confusion(confusion, predictions.class_names)
-            by_f1 = sorted(classes, key=lambda row: 1 if row["f1"] is None else row["f1"])[:MOST_CLASSES_SHOWN]
-            is_short = len(classes) <= MOST_CLASSES_SHOWN
-            self.lines += ["", pipe_table(classes if is_short else by_f1)]
-            self.lines += [] if is_short else [f"(the {len(by_f1)} of {len(classes)} classes with the lowest f1)"]
+            self.files["confusion.png"] = pictures.confusion(confusion, predictions.class_names)
+            if len(classes) <= MOST_CLASSES_SHOWN:
+                self.lines += ["", pipe_table(classes)]
+            else:
+                by_f1 = sorted(classes, key=lambda row: 1 if row["f1"] is None else row["f1"])
+                self.lines += [f"\nThe {MOST_CLASSES_SHOWN} of {len(classes)} classes with the lowest f1:\n"]
+                self.lines += [pipe_table(by_f1[:MOST_CLASSES_SHOWN])]
         about = "mean gap between predicted probability and accuracy"
         self.lines += ["", f"expected calibration error: {error:.4f} ({about})"]
         if predictions.kind == "classification" and predictions.positions is not None:
             inputs = inputs_at(self.dataloader, self.params.seed, predictions.positions[worst])
-            self.files["mistakes_{}.png"] = pictures.mistakes(mistakes, inputs)
+            self.files["mistakes.png"] = pictures.mistakes(mistakes, inputs)
 
 
 def find_contradiction(predictions, results):
@@ -149,17 +141,10 @@ def results_table(results, intervals, split):
 
 
 def count_look(folder, checkpoint, dataset):
-    """Record that a checkpoint of an experiment was evaluated on a dataset's test split, and return how often that was.
-
-    Args:
-        folder: the experiment folder.
-        checkpoint, dataset: their names.
+    """Record in an experiment folder that a checkpoint was evaluated on a dataset's test split; both are names.
 
     Returns:
-        A sentence with the number of such evaluations, this one included.
-
-    Raises:
-        UserError: the file has another form.
+        A sentence with the number of such evaluations, for the terminal.
     """
     path = Path(folder) / LOOKS
     with FileLock(path.with_name(f".{path.name}.lock")):
