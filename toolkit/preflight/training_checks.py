@@ -4,6 +4,7 @@ import itertools
 import math
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -67,7 +68,7 @@ def unsaved_attribute(model, other):
     for (prefix, module), twin in zip(model.named_modules(), other.modules(), strict=True):
         for name, value in {**vars(module), **dict(module.named_buffers(recurse=False))}.items():
             if isinstance(value, int | float | str | torch.Tensor) and not name.startswith("_"):
-                other_value = getattr(twin, name, value)
+                other_value: Any = getattr(twin, name, value)
                 same = torch.equal(value, other_value) if isinstance(value, torch.Tensor) else value == other_value
                 if not same:
                     return f"{prefix}.{name}".strip(".")
