@@ -1,15 +1,15 @@
-"""Tabulate what experiments reached: a row an experiment, best first, with the hyperparameters that vary among them.
+"""Tabulate the results of experiments, one row per experiment, best first, with the hyperparameters that vary.
 
-python synthesize_results.py                                          # all below experiments/
-python synthesize_results.py --parent_dir experiments/learning_rate   # those of a sweep
-python synthesize_results.py --no_fold                                # each seed and fold in a row of its own
+python synthesize_results.py                                          # everything below experiments/
+python synthesize_results.py --parent_dir experiments/learning_rate   # the trials of a sweep
+python synthesize_results.py --no_fold                                # one row for each seed and fold
 python synthesize_results.py --metric test_accuracy                   # sort by another metric
-python synthesize_results.py --baseline base_model                    # what differs from it, beyond chance?
-python synthesize_results.py --parent_dir experiments/learning_rate --html     # and a page for the browser
-python synthesize_results.py --parent_dir experiments/learning_rate --watch    # while a sweep runs, until Ctrl-C
+python synthesize_results.py --baseline base_model                    # which differences are larger than chance?
+python synthesize_results.py --parent_dir experiments/learning_rate --html     # also write a page for the browser
+python synthesize_results.py --parent_dir experiments/learning_rate --watch    # refresh during a sweep, until Ctrl-C
 
-The table is written to results.md, results.csv and results.tex in that folder, and pictures to results.png; with
---html also to results.html, one file that opens in any browser, without a network.
+Writes results.md, results.csv, results.tex and the pictures in results.png to that folder; with --html also
+results.html, a single file that opens in any browser and needs no network.
 """
 
 import argparse
@@ -23,12 +23,12 @@ from pathlib import Path
 import utils
 from toolkit.core.script import add_quiet_argument, run_script
 from toolkit.core.tools import find_classic_helper
-from toolkit.results.comparison import choose_metric, compare, fold, rank
+from toolkit.results.comparison import choose_metric, compare, merge_replicates, rank
 from toolkit.results.rows import read_results
 from toolkit.results.tables import LONGEST_ON_TERMINAL, ResultsTable
 from utils import UserError
 
-SECONDS_BETWEEN_PICTURES = 60  # while watching
+SECONDS_BETWEEN_PICTURES = 60  # with --watch
 
 
 def __getattr__(name):  # aggregate_metrics and metrics_to_table, for scripts written for CS230's template
@@ -36,27 +36,27 @@ def __getattr__(name):  # aggregate_metrics and metrics_to_table, for scripts wr
 
 
 def make_table(parent_dir, metric=None, mode=None, baseline=None, no_fold=False):
-    """Read the experiments below a folder, and fold, compare and sort them.
+    """Read the experiments below a folder, merge replicates, compare them and sort them.
 
     Returns:
-        (table, mode): the ResultsTable, and "max" or "min", whichever of its metric is better.
+        (table, mode): the ResultsTable, and "max" if higher values of its metric are better, else "min".
 
     Raises:
-        UserError: no such folder, metric or baseline.
+        UserError: the folder, metric or baseline does not exist.
     """
     results = read_results(parent_dir)
     metric, mode, notes = choose_metric(results.rows, metric, mode)
     rows = results.rows
     if not no_fold:
-        rows, more = fold(rows)
-        notes += more
+        rows, more_notes = merge_replicates(rows)
+        notes += more_notes
     if baseline is not None:
         notes += compare(rows, baseline, metric)
     return ResultsTable(rank(rows, metric, mode), results, metric, notes, not no_fold, baseline is not None), mode
 
 
 def show(table, parent_dir):
-    """Print the table, the best rows if it is long, and what stands under it."""
+    """Print the table, only its best rows if it is long, and the lines below it."""
     if table.rows:
         print(table.as_pipe(LONGEST_ON_TERMINAL))
     if len(table.rows) > LONGEST_ON_TERMINAL:
@@ -65,7 +65,7 @@ def show(table, parent_dir):
 
 
 def write(table, mode, parent_dir, pictures, html):
-    """Write the files, and say which."""
+    """Write the files and log their names."""
     folder = Path(parent_dir)
     markdown = table.as_pipe() + "\n\n" + "\n".join(table.below(longest=1000)) + "\n"
     files = {"results.md": markdown, "results.csv": table.as_csv(), "results.tex": table.as_latex()}
@@ -78,17 +78,17 @@ def write(table, mode, parent_dir, pictures, html):
 
         files["results.html"], left_out = make_page(table, mode, parent_dir)
     for name, content in files.items():
-        content = content if isinstance(content, bytes) else content.encode(errors="backslashreplace")  # odd names
+        content = content if isinstance(content, bytes) else content.encode(errors="backslashreplace")  # odd file names
         utils.write_whole(folder / name, content)
     logging.info("\nWritten: %s", ", ".join(str(folder / name) for name in files))
     if html:
-        missing = f"; not in it, for its size: {'; '.join(left_out)}" if left_out else ""
+        missing = f"; left out because of its size: {'; '.join(left_out)}" if left_out else ""
         logging.info("results.html has %.1f MB%s", len(files["results.html"]) / 1e6, missing)
 
 
 def watch(args, options):
-    """Show the table again and again, and write the files where it has changed, until Ctrl-C."""
-    before, pictured = None, -math.inf
+    """Show the table again whenever it changes, and write the files, until Ctrl-C."""
+    before, drawn_at = None, -math.inf
     try:
         while True:
             try:
@@ -97,19 +97,19 @@ def watch(args, options):
             except UserError as error:
                 if not os.path.isdir(args.parent_dir):
                     raise
-                table, content = None, f"{error} (so far)"  # the metric or the baseline may come
+                table, content = None, f"{error} (so far)"  # the metric or the baseline may still appear
             if content != before:
                 before = content
                 if sys.stdout.isatty():
-                    print("\033[H\033[J", end="")
+                    print("\033[H\033[J", end="")  # clear the terminal
                 if table is None:
                     print(content, flush=True)
                 else:
                     show(table, args.parent_dir)
                 if table is not None and table.rows:
                     running = any(row.status == "running" for row in table.results.rows)
-                    due = not running or time.monotonic() - pictured >= SECONDS_BETWEEN_PICTURES
-                    pictured = time.monotonic() if due else pictured
+                    due = not running or time.monotonic() - drawn_at >= SECONDS_BETWEEN_PICTURES
+                    drawn_at = time.monotonic() if due else drawn_at
                     write(table, mode, args.parent_dir, due and not args.no_plots, due and args.html)
             time.sleep(args.watch)
     except KeyboardInterrupt:
@@ -121,14 +121,14 @@ def parse_arguments(argv):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument(
-        "--parent_dir", default="experiments", help="the folder that the experiments are in, at any depth"
+        "--parent_dir", default="experiments", help="folder that contains the experiments, at any depth"
     )
-    parser.add_argument("--metric", help="sort by this one; by default the one that chose the best checkpoints")
-    parser.add_argument("--mode", choices=["max", "min"], help="whether more or less of --metric is better")
-    parser.add_argument("--no_fold", action="store_true", help="do not fold replicates (seeds, folds) into their mean")
-    parser.add_argument("--baseline", metavar="NAME", help="name of a row that the others are compared with")
+    parser.add_argument("--metric", help="metric to sort by (default: the one that selected the best checkpoints)")
+    parser.add_argument("--mode", choices=["max", "min"], help="direction in which --metric is better")
+    parser.add_argument("--no_fold", action="store_true", help="do not merge replicates (seeds, folds) into means")
+    parser.add_argument("--baseline", metavar="NAME", help="name of the row to compare all others with")
     parser.add_argument("--no_plots", action="store_true", help="do not draw results.png")
-    parser.add_argument("--html", action="store_true", help="write results.html, a page for the browser, too")
+    parser.add_argument("--html", action="store_true", help="also write results.html, a page for the browser")
     parser.add_argument("--watch", type=float, nargs="?", const=5, metavar="SECONDS", help="refresh until Ctrl-C")
     add_quiet_argument(parser)
     return parser.parse_args(argv)
@@ -140,13 +140,13 @@ def main(argv=None):
     options = {"metric": args.metric, "mode": args.mode, "baseline": args.baseline, "no_fold": args.no_fold}
     if args.watch is not None:
         if not 0 < args.watch < 1e6:
-            raise UserError(f"--watch {args.watch:g}: should be a number of seconds above 0")
+            raise UserError(f"--watch {args.watch:g}: give a number of seconds above 0, such as 5")
         watch(args, options)
         return
     table, mode = make_table(args.parent_dir, **options)
     show(table, args.parent_dir)
     if not table.rows:
-        raise UserError(f"{args.parent_dir}: no trained experiment; python train.py --model_dir ... makes one")
+        raise UserError(f"{args.parent_dir}: no trained experiment; train one with python train.py --model_dir ...")
     write(table, mode, args.parent_dir, not args.no_plots, args.html)
 
 

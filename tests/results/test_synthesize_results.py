@@ -17,7 +17,7 @@ from processes import wait_for
 import evaluate
 import synthesize_results
 import train
-from synthesize_results import aggregate_metrics, main, metrics_to_table
+from synthesize_results import main
 
 
 def leave(folder, params, accuracy=None, how="finished", best=("accuracy", "max"), **session):
@@ -202,7 +202,7 @@ def test_only_results_on_the_same_split_are_paired(table, parent):
         "3/x=1": ("3", "", ""),
         "5/x=1": ("5", "", ""),
     }
-    assert "no p-value, as fewer than two seeds or folds finished both there and in 5/x=1" in out
+    assert "no p-value, because fewer than two seeds or folds finished both there and in 5/x=1" in out
 
 
 def test_a_run_that_ended_in_nan_changes_no_others_p_value(table, parent):
@@ -226,8 +226,8 @@ def test_what_differs_from_the_baseline_beyond_chance(table, parent):
     assert float(by_name["better"]["p_value"]) < 0.001
     assert float(by_name["alike"]["p_value"]) == 1.0
     assert (by_name["base"]["p_value"], by_name["single"]["p_value"]) == ("", "")
-    assert "no p-value, as fewer than two seeds or folds finished both there and in base" in out
-    assert "all differences are the same: single\n" in out
+    assert "no p-value, because fewer than two seeds or folds finished both there and in base" in out
+    assert "all differences are equal: single\n" in out
     assert "Holm-adjusted (rows compared: 2)" in out
 
 
@@ -235,9 +235,9 @@ def test_what_differs_from_the_baseline_beyond_chance(table, parent):
     "arguments, message",
     [
         (["--parent_dir", "nowhere"], "nowhere: no such folder"),
-        (["--metric", "acuracy"], "no experiment has it (did you mean accuracy?); there is loss, accuracy"),
-        (["--metric", "loss", "--baseline", "b"], "--baseline b: no such row; near it: "),
-        (["--watch", "0"], "--watch 0: should be a number of seconds above 0"),
+        (["--metric", "acuracy"], "no experiment has this metric (did you mean accuracy?); known: loss, accuracy"),
+        (["--metric", "loss", "--baseline", "b"], "--baseline b: no such row; did you mean base?"),
+        (["--watch", "0"], "--watch 0: give a number of seconds above 0"),
     ],
 )
 def test_a_mistake_is_one_line_with_code_2(call, parent, arguments, message):
@@ -337,22 +337,6 @@ def test_a_long_table_is_cut_on_the_terminal_and_whole_in_the_files(table, paren
     assert (parent / "results.md").read_text(encoding="utf-8").count("no memory") == 30
 
 
-def test_the_classic_functions(parent):
-    leave(parent / "a", {}, 0.8)
-    leave(parent / "sub" / "b", {}, 0.9)
-    (parent / "sub" / "b" / "metrics_val_best_weights.json").write_text('{"f1": 0.5}')
-    metrics = {}
-    aggregate_metrics(str(parent), metrics)
-    assert metrics == {
-        str(parent / "a"): {"loss": pytest.approx(0.2), "accuracy": 0.8},
-        str(parent / "sub" / "b"): {"f1": 0.5},
-    }
-    lines = metrics_to_table(metrics).splitlines()
-    assert [cell.strip() for cell in lines[0].strip("|").split("|")] == ["", "loss", "accuracy", "f1"]
-    assert len(lines) == 4
-    assert metrics_to_table({})
-
-
 @pytest.mark.parametrize("count, hyperparameters", [(1, 1), (3, 1), (40, 4), (30, 8), (12, 0)])
 def test_pictures_of_any_number_of_rows(call, parent, count, hyperparameters):
     kinds = [
@@ -380,15 +364,18 @@ def test_watching_shows_what_changes_until_ctrl_c(parent):
     command = [sys.executable, "synthesize_results.py", "--parent_dir", str(parent), "--watch", "0.1", "--no_plots"]
     command += ["--metric", "accuracy"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        assert "no experiment has it; there is none yet (so far)" in process.stdout.readline()
-        leave(parent / "a", {"x": 1}, 0.8)
-        wait_for(process, lambda: (parent / "results.tex").exists())
-        leave(parent / "new" / "b", {"x": 2}, 0.9)
-        wait_for(process, lambda: "new/b" in (parent / "results.tex").read_text(encoding="utf-8"))
-        shutil.rmtree(parent / "new")
-        wait_for(process, lambda: "new/b" not in (parent / "results.tex").read_text(encoding="utf-8"))
-        process.send_signal(signal.SIGINT)
-        out = process.communicate()[0]
+        try:
+            assert "no experiment has this metric; known: none yet (so far)" in process.stdout.readline()
+            leave(parent / "a", {"x": 1}, 0.8)
+            wait_for(process, lambda: (parent / "results.tex").exists())
+            leave(parent / "new" / "b", {"x": 2}, 0.9)
+            wait_for(process, lambda: "new/b" in (parent / "results.tex").read_text(encoding="utf-8"))
+            shutil.rmtree(parent / "new")
+            wait_for(process, lambda: "new/b" not in (parent / "results.tex").read_text(encoding="utf-8"))
+            process.send_signal(signal.SIGINT)
+            out = process.communicate()[0]
+        finally:
+            process.kill()  # if an assertion failed; else it has ended
     assert process.returncode == 0
     assert out.count("Written: ") >= 2 and "\033[" not in out and "Traceback" not in out
 

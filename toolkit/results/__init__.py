@@ -1,1 +1,1 @@
-"""What synthesize_results.py is made of: reading, comparing and showing experiments."""
+"""Read, compare and show the results of experiments."""

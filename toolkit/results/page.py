@@ -1,6 +1,6 @@
-"""results.html: the table of experiments as one page that opens from disk, alone; made of page.html and page_*.js.
+"""Write results.html, one self-contained file made from page.html and page_*.js.
 
-What comes from experiments is in the page as JSON, which the scripts make text of, never markup.
+Everything that comes from experiments is in the page as JSON, which the scripts turn into text, never into markup.
 """
 
 import base64
@@ -11,36 +11,35 @@ import io
 import json
 import math
 import os
-from itertools import accumulate
 from pathlib import Path
 from string import Template
 
 from toolkit.core.monitor import MODES
 from toolkit.core.provenance import now
-from toolkit.results.pictures import Axis, curves_of, ticks_of
-from toolkit.results.rows import as_dict, read_or_note
+from toolkit.results.pictures import scale_of, spans_orders
+from toolkit.results.rows import as_dict, read_curves, read_or_note
 from toolkit.results.tables import plain
 from utils import UserError
 
-SCRIPTS = ("table", "charts", "details", "keys")  # in this order
-LARGEST = 10_000_000  # bytes of the page; pictures, then reports, then points of curves stay out where it would be more
-MOST_POINTS = 100  # of a learning curve
-MOST_AXES = 12  # hyperparameters that are drawn
+SCRIPTS = ("table", "charts", "details")  # in this order
+LARGEST = 10_000_000  # bytes of the page; what would make it larger is left out
+MOST_POINTS = 100  # per learning curve
+MOST_AXES = 12  # hyperparameters in the charts
 LONGEST_VALUE = 2_000  # characters of a hyperparameter
-MOST_PICTURES = 100  # of mistakes: those of the best rows
-PICTURE_SIZE = 900  # pixels, the longer side of the pictures of mistakes
+MOST_PICTURES = 50  # pictures of mistakes
+PICTURE_SIZE = 900  # pixels, the longer side of such a picture
 
 
 def make_page(table, mode, parent_dir):
-    """Make the page of a table.
+    """Make the page that shows a table.
 
     Args:
         table: ResultsTable.
-        mode: "max" or "min", whichever of its metric is better.
-        parent_dir: the folder that the experiments are in, which the page names.
+        mode: "max" if higher values of its metric are better, else "min".
+        parent_dir: the folder with the experiments, which the page names.
 
     Returns:
-        (page, left_out): the bytes of an HTML file of at most LARGEST, and lines that say what is not in it.
+        (page, left_out): the bytes of an HTML file of at most LARGEST bytes, and lines that say what is not in it.
 
     Raises:
         UserError: plotly is not installed.
@@ -48,163 +47,140 @@ def make_page(table, mode, parent_dir):
     try:
         from plotly.offline import get_plotlyjs
     except ImportError as error:
-        raise UserError("results.html is made with plotly, which is not installed: pip install plotly") from error
+        raise UserError("results.html needs plotly, which is not installed: pip install plotly") from error
     plotly = get_plotlyjs()
     packed = base64.b64encode(gzip.compress(plotly.encode())).decode()
     folder = Path(__file__).parent
     script = "\n".join((folder / f"page_{name}.js").read_text(encoding="utf-8") for name in SCRIPTS)
     template = Template((folder / "page.html").read_text(encoding="utf-8"))
     parts = {"scripts": f"{sha256(script)} {sha256(plotly)}", "plotly": packed, "script": script}
-    data = Data(table, mode, parent_dir)
-    text = data.fill(LARGEST - len(template.substitute(parts, data="").encode()))
-    return template.substitute(parts, data=text).encode(), data.left_out
+    content, left_out = page_content(
+        table, mode, parent_dir, LARGEST - len(template.substitute(parts, data="").encode())
+    )
+    return template.substitute(parts, data=as_json(content)).encode(), left_out
 
 
-class Data:
-    """What the page shows of a table: `rows`, best first, and `content`, what they share; dicts for JSON."""
-
-    def __init__(self, table, mode, parent_dir):
-        self.table, self.mode, self.left_out = table, mode, []  # left_out: lines that say what did not go in
-        self.reports = [read_report(row.folder) for row in table.rows]
-        drawn = dict.fromkeys([table.metric.removeprefix("test_"), "loss"] if table.metric else ["loss"])
-        self.series = [f"{part}_{name}" for name in drawn for part in ("val", "train")]
-        self.metrics = [column.name for column in table.columns if column.kind == "metric"]
-        columns, values = zip(*self.columns(), strict=True)
-        cells = zip(*values, strict=True)
-        shared_params, params = shared([{k: short(v) for k, v in row.params.items()} for row in table.rows])
-        shared_facts, facts = shared([self.facts_of(row) for row in table.rows])
-        self.rows = [{"cells": c, "params": p, "facts": f} for c, p, f in zip(cells, params, facts, strict=True)]
-        for entry, row, report in zip(self.rows, table.rows, self.reports, strict=True):
-            more = {"folder": row.folder, "why": row.why, "spreads": self.spreads_of(row, report)}
-            more["details"] = row.metrics if len(row.metrics) > len(self.metrics) else None  # `f1/person`
-            more["replicates"] = [[one.name, one.status, one.metrics.get(table.metric)] for one in row.replicates]
-            entry |= {name: cleaned(value) for name, value in more.items() if value}
-        self.content = {
-            "title": str(parent_dir),
-            "written": now(),
-            "metric": table.metric,
-            "mode": mode,
-            "best": next((i for i, row in enumerate(table.rows) if row is table.best), None),
-            "below": table.below(longest=1000),
-            "columns": columns,
-            "series": self.series,
-            "params": shared_params,
-            "facts": shared_facts,
-        }
-
-    def columns(self):
-        """A list of pairs: a column (`name`, `kind`, of metrics `mode`, "max" where more is better), and its values."""
-        columns = []
-        for column in self.table.columns:
-            about, place = {"name": column.name, "kind": column.kind}, len(columns)
-            if column.kind == "metric":
-                about["mode"] = MODES.get(column.name.removeprefix("test_"), "max")
-            if column.name == self.table.metric:
-                about["mode"], place = self.mode, 1  # what counts comes first
-            if column.kind != "detail":
-                columns.insert(place, (about, [short(column.value(row)) for row in self.table.rows]))
-        return columns
-
-    def spreads_of(self, row, report):
-        """The 95% confidence intervals of the metrics: a dict from name to half their width, or to [low, high]."""
-        prefix = "test_" if report.get("split") == "test" else ""
-        shown = report.get("checkpoint") == "best.pth.tar" and not row.replicates  # what the row's metrics are of
-        ends = {f"{prefix}{name}": value for name, value in as_dict(report.get("intervals")).items() if shown}
-        return {name: value for name, value in (ends | row.half_widths).items() if name in self.metrics}
-
-    def facts_of(self, row):
-        """What a run was made with, a dict of texts and numbers."""
-        run = read_or_note(row.folder, "run.json", [])
-        sessions = [as_dict(one) for one in as_list(run.get("sessions"))] or [{}]
-        seconds = [one["seconds"] for one in sessions if isinstance(one.get("seconds"), int | float)]
-        code, hardware = as_dict(sessions[-1].get("code")), as_dict(sessions[-1].get("hardware"))
-        changes = code.get("uncommitted_diff")
-        facts = {
-            "commit": str(code.get("commit") or "")[:12],
-            "uncommitted changes": hashlib.sha256(str(changes).encode()).hexdigest()[:12] if changes else None,
-            "data": str(as_dict(run.get("dataset")).get("fingerprint") or "")[:12],
-            "hardware": ", ".join(map(str, as_list(hardware.get("gpus")) or [hardware.get("processor", "")])),
-            "parameters of the model": run.get("parameters_of_the_model"),
-            "best epoch": as_dict(run.get("best")).get("epoch"),
-            "command": " ".join(map(str, as_list(sessions[-1].get("command")))),
-            "started": sessions[0].get("started"),
-            "seconds": round(sum(seconds), 1) if seconds else None,
-        } | as_dict(sessions[-1].get("versions"))
-        return {name: short(value) for name, value in facts.items() if value not in (None, "")}
-
-    def axes(self, number):
-        """The hyperparameters and the metric as axes; `rows` are those of the first `number` that have the metric."""
-        table, space = self.table, self.table.results.search_space
-        drawn = [i for i in range(number) if math.isfinite(table.rows[i].metrics.get(table.metric, math.nan))]
-        rows = [table.rows[i] for i in drawn]
-        axes = [Axis.of_hyperparameter(name, rows, space.get(name)) for name in table.hyperparameters if rows]
-        varying = [axis for axis in axes if len({place for place in axis.positions if not math.isnan(place)}) > 1]
-        axes = varying[:MOST_AXES] + ([Axis.of_metric(table.metric, rows, self.mode)] if rows else [])
-        return {
-            "rows": drawn,
-            "axes": [
-                {
-                    "name": axis.name,
-                    "log": axis.scale == "log",
-                    "categorical": axis.is_categorical,
-                    "ticks": [[round(float(place), 4), label.replace(r"\$", "$")] for place, label in ticks_of(axis)],
-                    "fractions": [round(float(place), 4) for place in axis.fractions],
-                    "values": None if axis.is_categorical else cleaned(axis.positions),
-                }
-                for axis in axes
-            ],
-        }
-
-    def fill(self, size):
-        """Add curves, reports and pictures, best rows first, until `size` bytes. Returns it as JSON."""
-        lengths = [len(as_json(row)) + 1 for row in self.rows]
-        left = size - len(as_json(self.content)) - 1000
-        kept = sum(total <= 0.8 * left for total in accumulate(lengths))
-        if kept < len(lengths):
-            self.left_out.append(f"rows: only the best {kept:,} of {len(lengths):,}")
-        self.content |= {"rows": self.rows[:kept], "picture": self.axes(kept), "left_out": self.left_out}
-        left -= sum(lengths[:kept]) + len(as_json(self.content["picture"]))
-        points = min(MOST_POINTS, int(0.5 * left / (8 * len(self.series) * max(kept, 1))))
-        for key, what, share, most, read in (
-            ("curves", "learning curves", 1, kept, lambda row, _: thinned_curves(row, self.series, points)),
-            ("report", "reports of the evaluation", 0.7, kept, lambda _, report: cleaned(report)),
-            ("mistakes", "pictures of mistakes", 1, MOST_PICTURES, read_picture),
-        ):
-            room = share * left
-            for place, row in enumerate(self.table.rows[:kept]):
-                value = read(row, self.reports[place])
-                cost = len(as_json(value)) + len(key) + 4
-                if value and (cost > room or place >= most):
-                    self.left_out.append(f"{what}: only those of the best {place:,}")
-                    break
-                if value:
-                    self.rows[place][key], room, left = value, room - cost, left - cost
-        return as_json(self.content)
+def page_content(table, mode, parent_dir, size):
+    """Return (content, left_out): what the page shows, a dict of at most `size` bytes as JSON, and what is missing."""
+    names = dict.fromkeys([table.metric.removeprefix("test_"), "loss"] if table.metric else ["loss"])
+    content = {
+        "title": str(parent_dir),
+        "written": now(),
+        "metric": table.metric,
+        "mode": mode,
+        "best": next((i for i, row in enumerate(table.rows) if row is table.best), None),
+        "below": table.below(longest=1000),
+        "series": [f"{split}_{name}" for name in names for split in ("val", "train")],
+    }
+    shown = [column for column in table.columns if column.kind != "detail"]
+    shown.sort(key=lambda column: 0 if column.kind == "name" else 1 if column.name == table.metric else 2)
+    content["columns"] = describe_columns(shown, table, mode)
+    cells = zip(*([short(value) for value in column.values] for column in shown), strict=True)
+    content["params"], params = split_common([{k: short(v) for k, v in row.params.items()} for row in table.rows])
+    content["facts"], facts = split_common([facts_of(row) for row in table.rows])
+    entries = [{"cells": c, "params": p, "facts": f} for c, p, f in zip(cells, params, facts, strict=True)]
+    reports = [read_report(row.folder) for row in table.rows]
+    metrics = [column.name for column in shown if column.kind == "metric"]
+    for entry, row, report in zip(entries, table.rows, reports, strict=True):
+        more = {"folder": row.folder, "why": row.why, "spreads": spreads_of(row, report, metrics)}
+        more["details"] = row.metrics if len(row.metrics) > len(metrics) else None  # such as f1/person
+        more["replicates"] = [[one.name, one.status, one.metrics.get(table.metric)] for one in row.replicates]
+        entry |= {name: cleaned(value) for name, value in more.items() if value}
+    return content, fill(content, entries, table.rows, reports, size)
 
 
-def thinned_curves(row, series, most):
-    """Learning curves, of replicates the means over the epochs that all have.
-
-    Args:
-        row: Row.
-        series: names of columns of history.csv.
-        most: the number of points that a curve is thinned out to.
+def fill(content, entries, rows, reports, size):
+    """Add the rows, then their curves, reports and pictures, best rows first, until the page has `size` bytes.
 
     Returns:
-        dict: "epochs", how many there were, and "values", a list for each of `series`, empty where there is none; the
-        i-th of m values is of the epoch i * (epochs - 1) // (m - 1), counted from 0. None where there is no curve.
+        Lines that say what was left out.
     """
-    means = curves_of(row, series)
-    epochs = max(map(len, means), default=0)
-    if not epochs or most < 2:
+    content |= {"rows": [], "left_out": []}
+    left = size - len(as_json(content)) - 1000
+    for place, entry in enumerate(entries):
+        left -= len(as_json(entry)) + 1
+        if left < 0:
+            content["left_out"].append(f"rows: only the best {place:,} of {len(entries):,}")
+            break
+        content["rows"].append(entry)
+    for place, (entry, row, report) in enumerate(zip(content["rows"], rows, reports, strict=False)):
+        extras = {"curves": thinned_curves(row, content["series"]), "report": cleaned(report)}
+        extras["mistakes"] = read_picture(row, report) if place < MOST_PICTURES else None
+        left -= len(as_json(extras))
+        if left < 0:
+            content["left_out"].append(f"curves, reports and pictures: only those of the best {place:,} rows")
+            break
+        entry |= {name: value for name, value in extras.items() if value}
+    return content["left_out"]
+
+
+def describe_columns(columns, table, mode):
+    """Return a dict per column: name, kind, "mode" of metrics, and "scale" of what the charts show."""
+    drawn = [i for i, row in enumerate(table.rows) if math.isfinite(row.metrics.get(table.metric, math.nan))]
+    described = [{"name": column.name, "kind": column.kind} for column in columns]
+    hyperparameters = [i for i, column in enumerate(columns) if column.kind == "hyperparameter"]
+    axes = 0
+    for i, name in zip(hyperparameters, table.hyperparameters, strict=True):
+        values = [columns[i].values[row] for row in drawn]
+        if len(set(map(plain, values))) > 1 and axes < MOST_AXES:
+            described[i]["scale"], axes = scale_of(values, table.results.search_space.get(name)), axes + 1
+    for column in described:
+        if column["kind"] == "metric":
+            is_main = column["name"] == table.metric
+            column["mode"] = mode if is_main else MODES.get(column["name"].removeprefix("test_"), "max")
+            if is_main and drawn:
+                is_log = mode == "min" and spans_orders([table.rows[row].metrics[table.metric] for row in drawn])
+                column["scale"] = "log" if is_log else "linear"
+    return described
+
+
+def spreads_of(row, report, metrics):
+    """Return the 95% confidence intervals of metrics: a dict from name to half the width, or to [low, high]."""
+    prefix = "test_" if report.get("split") == "test" else ""
+    matches = report.get("checkpoint") == "best.pth.tar" and not row.replicates  # the row's metrics are from there
+    ends = {f"{prefix}{name}": value for name, value in as_dict(report.get("intervals")).items() if matches}
+    return {name: value for name, value in (ends | row.half_widths).items() if name in metrics}
+
+
+def facts_of(row):
+    """Return code, data, hardware and versions of a run, a dict of texts and numbers."""
+    run = read_or_note(row.folder, "run.json", [])
+    sessions = [as_dict(one) for one in as_list(run.get("sessions"))] or [{}]
+    seconds = [one["seconds"] for one in sessions if isinstance(one.get("seconds"), int | float)]
+    code, hardware = as_dict(sessions[-1].get("code")), as_dict(sessions[-1].get("hardware"))
+    changes = code.get("uncommitted_diff")
+    facts = {
+        "commit": str(code.get("commit") or "")[:12],
+        "uncommitted changes": hashlib.sha256(str(changes).encode()).hexdigest()[:12] if changes else None,
+        "data": str(as_dict(run.get("dataset")).get("fingerprint") or "")[:12],
+        "hardware": ", ".join(map(str, as_list(hardware.get("gpus")) or [hardware.get("processor", "")])),
+        "parameters of the model": run.get("parameters_of_the_model"),
+        "best epoch": as_dict(run.get("best")).get("epoch"),
+        "command": " ".join(map(str, as_list(sessions[-1].get("command")))),
+        "started": sessions[0].get("started"),
+        "seconds": round(sum(seconds), 1) if seconds else None,
+    } | as_dict(sessions[-1].get("versions"))
+    return {name: short(value) for name, value in facts.items() if value not in (None, "")}
+
+
+def thinned_curves(row, series):
+    """Return learning curves with at most MOST_POINTS points each, or None if there are none.
+
+    Returns:
+        dict: "epochs", their number, and "values", a list for each of `series`, empty if it is missing. Of m values,
+        the i-th belongs to epoch i * (epochs - 1) // (m - 1), counted from 0.
+    """
+    curves = read_curves(row, series)
+    epochs = max(map(len, curves), default=0)
+    if not epochs:
         return None
-    points = min(most, epochs)
+    points = min(MOST_POINTS, epochs)
     places = [i * (epochs - 1) // max(points - 1, 1) for i in range(points)]
-    return {"epochs": epochs, "values": [cleaned([float(f"{v[i]:.4g}") for i in places]) if v else [] for v in means]}
+    return {"epochs": epochs, "values": [cleaned([float(f"{v[i]:.4g}") for i in places]) if v else [] for v in curves]}
 
 
 def read_report(folder):
-    """What evaluate.py found on the test split, else on the validation: report_<split>.json; {} where there is none."""
+    """Return the report of evaluate.py on the test split, else on the validation split, else an empty dict."""
     for split in ("test", "val"):
         name = f"report_{split}.json"
         if os.path.exists(os.path.join(folder, name)):
@@ -213,7 +189,7 @@ def read_report(folder):
 
 
 def read_picture(row, report):
-    """The picture of the most confident mistakes, or of the residuals, as a data URL; None where there is none."""
+    """Return the picture of the most confident mistakes, or of the residuals, as a data URL; None if there is none."""
     from PIL import Image
 
     for kind in ("mistakes", "residuals"):
@@ -225,8 +201,8 @@ def read_picture(row, report):
     return None
 
 
-def shared(dicts):
-    """What is the same in all dicts, and of each dict the rest: (dict, list of dicts)."""
+def split_common(dicts):
+    """Return (common, rest): the items that all dicts share, and a list of dicts with the other items of each."""
     common = dict(dicts[0]) if dicts else {}
     for one in dicts:
         common = {name: value for name, value in common.items() if name in one and one[name] == value}
@@ -234,20 +210,20 @@ def shared(dicts):
 
 
 def short(value):
-    """A value of a hyperparameter as JSON holds it for the page: a number, a text of at most LONGEST_VALUE, or None."""
+    """Return a value as the page's JSON holds it: a number, a text of at most LONGEST_VALUE characters, or None."""
     value = plain(value)
-    if isinstance(value, int) and abs(value) > 2**53:  # which JavaScript's numbers do not hold
+    if isinstance(value, int) and abs(value) > 2**53:  # too large for a number in JavaScript
         value = str(value)
     return cleaned(value[:LONGEST_VALUE] if isinstance(value, str) else value)
 
 
 def as_list(value):
-    """The value, if it is a list; else an empty one."""
+    """Return `value` if it is a list, else an empty list."""
     return value if isinstance(value, list) else []
 
 
 def cleaned(value):
-    """A value with texts for the numbers that JSON does not have: "NaN", "Infinity", "-Infinity"."""
+    """Return a value in which "NaN", "Infinity" and "-Infinity" replace the numbers that JSON lacks."""
     if isinstance(value, dict):
         return {name: cleaned(one) for name, one in value.items()}
     if isinstance(value, (list, tuple)):
@@ -258,10 +234,10 @@ def cleaned(value):
 
 
 def as_json(value):
-    """JSON that is text wherever it stands in a page: no `</script>` ends it, no `<!--` begins a comment."""
+    """Return JSON that is safe inside a script element: it contains no `</script>` and no `<!--`."""
     return json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
 def sha256(script):
-    """A script as the policy of the page names it: nothing but those that are named is run."""
+    """Return the hash of a script for the page's security policy, which allows only scripts with a known hash."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"

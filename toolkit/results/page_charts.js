@@ -1,7 +1,8 @@
-// The charts of results.html: drawn when they come into view, by a library that is unpacked when the first one does.
+// The charts of results.html, drawn by plotly, which is unpacked in the background.
 
-const places = new Map(picture.rows.map((i, place) => [i, place]));
-const charts = { curves: { draw: drawCurves }, panels: { draw: drawPanels }, parallel: { draw: drawParallel }, confusion: { draw: drawConfusion } };
+const MOST_DRAWN = 1000, SHADES = 12, MOST_TICKS = 12;  // rows, and of the parallel coordinates the shades and ticks
+const charts = { curves: drawCurves, panels: drawPanels, parallel: drawParallel, confusion: drawConfusion };
+const due = new Set();
 let library = null, timer = 0;
 
 function loadLibrary() {
@@ -13,188 +14,153 @@ function loadLibrary() {
 }
 
 function redraw(...names) {
-    for (const name of names) charts[name].due = true;
+    names.forEach(name => due.add(name));
     clearTimeout(timer);
-    timer = setTimeout(drawDue, 120);
-}
-
-async function drawDue() {
-    const due = Object.values(charts).filter(chart => chart.due && chart.near);
-    if (!due.length) return;
-    try {
+    timer = setTimeout(async () => {
         await loadLibrary();
-    } catch (problem) {
-        byId("curves-note").textContent = `The charts cannot be drawn by this browser: ${problem}`;
-        return;
-    }
-    for (const chart of due.filter(chart => chart.due)) {
-        chart.due = false;
-        chart.draw();
-        await new Promise(resolve => setTimeout(resolve));  // keys and clicks in between
-    }
+        for (const name of [...due]) {
+            due.delete(name);
+            if (byId(name)?.checkVisibility()) charts[name]();
+        }
+    }, 120);
 }
 
-const watcher = new IntersectionObserver(entries => {
-    for (const entry of entries) charts[entry.target.id].near = entry.isIntersecting;
-    drawDue();
-}, { rootMargin: "150px" });
-
+const css = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const escaped = text => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");  // plotly reads tags
+const shorten = (text, longest) => text.length <= longest ? text : `${text.slice(0, longest >> 1)}…${text.slice(-((longest - 1) >> 1))}`;
+const label = (i, longest = 60) => escaped(shorten(nameOf(i), longest));
 const axisStyle = more => ({ gridcolor: css("--line"), linecolor: css("--line"), zeroline: false, automargin: true, ...more });
-
-async function plot(id, traces, layout, handlers = {}) {
-    const font = { color: css("--text"), family: "system-ui, sans-serif", size: 12 };
-    const chart = await Plotly.react(id, traces, {
-        width: byId(id).clientWidth, margin: { l: 60, r: 12, t: 10, b: 46 }, font, showlegend: false,
-        paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-        hoverlabel: { bgcolor: css("--raised"), bordercolor: css("--line"), font }, hovermode: "closest",
-        modebar: { bgcolor: "rgba(0,0,0,0)", color: css("--muted"), activecolor: css("--text") },
-        dragmode: coarse ? false : "zoom", ...layout,
-    }, {
-        displaylogo: false, displayModeBar: coarse ? false : "hover",
-        modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
-    });
-    for (const [event, handler] of Object.entries(handlers)) {
-        chart.removeAllListeners(event);
-        chart.on(event, handler);
-    }
-}
-
 const spansOrders = values => values.length > 0 && Math.min(...values) > 0 && Math.max(...values) >= 100 * Math.min(...values);
 
+async function plot(id, traces, layout, onClick = null) {
+    const font = { color: css("--text"), family: "system-ui, sans-serif", size: 12 };
+    const chart = await Plotly.react(id, traces, {
+        margin: { l: 60, r: 12, t: 10, b: 46 }, font, showlegend: false, paper_bgcolor: "transparent", plot_bgcolor: "transparent",
+        hoverlabel: { bgcolor: css("--raised"), bordercolor: css("--line"), font }, hovermode: "closest",
+        dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom", ...layout,  // a finger scrolls the page
+    }, { responsive: true, displaylogo: false });
+    chart.removeAllListeners("plotly_click");
+    if (onClick) chart.on("plotly_click", onClick);
+}
+
 function drawCurves() {
-    const wanted = byId("series").value, traces = [];
-    const chosen = [...state.chosen.keys()], having = chosen.filter(i => rows[i].curves);
-    for (const i of having) for (const part of ["val", "train"]) {
-        const values = rows[i].curves.values[data.series.indexOf(`${part}_${wanted}`)] || [], { epochs } = rows[i].curves;
-        traces.push({
-            type: "scatter", mode: values.length === 1 ? "markers" : "lines",
+    const wanted = byId("series").value, selected = [...state.selected.keys()], having = selected.filter(i => rows[i].curves);
+    const traces = having.flatMap(i => ["val", "train"].map(split => {
+        const values = rows[i].curves.values[data.series.indexOf(`${split}_${wanted}`)] || [], { epochs } = rows[i].curves;
+        const dash = split === "train" ? "dot" : state.selected.get(i) < COLORS.length ? "solid" : "dash";
+        return {
+            type: "scatter", mode: values.length === 1 ? "markers" : "lines", name: label(i, 40), showlegend: split === "val",
             y: values.map(value => typeof value === "number" ? value : null),
             x: values.map((_, k) => Math.floor(k * (epochs - 1) / Math.max(values.length - 1, 1)) + 1),
-            line: part === "val" ? { color: colorOf(i), width: 2, dash: state.chosen.get(i) < 8 ? "solid" : "dash" }
-                : { color: colorOf(i), width: 1.2, dash: "dot" },
-            text: escaped(`${shorten(nameOf(i), 60)}, ${part}`),
-            hovertemplate: "%{text}<br>epoch %{x}: %{y:.4g}<extra></extra>",
-        });
-    }
-    const missing = chosen.length - having.length;
-    byId("curves-note").textContent = !chosen.length ? "Choose rows of the table to see their curves."
-        : `Of the rows that are chosen, validation as a line, training dotted${missing ? `; ${missing} without a curve in this file` : ""}.`;
+            line: { color: colorOf(i), width: split === "val" ? 2 : 1.2, dash },
+            text: `${label(i)}, ${split}`, hovertemplate: "%{text}<br>epoch %{x}: %{y:.4g}<extra></extra>",
+        };
+    }));
+    const missing = selected.length - having.length;
+    byId("curves-note").textContent = `Rows selected in the table; validation as a line, training dotted.${missing ? ` ${missing} without a curve in this file.` : ""}`;
     plot("curves", traces, {
+        height: 380 + 20 * having.length, showlegend: true, legend: { orientation: "h", y: -0.15 },
         xaxis: axisStyle({ title: { text: "epoch" }, ...(traces.some(trace => trace.x.at(-1) > 10) ? {} : { dtick: 1 }) }),
         yaxis: axisStyle({ title: { text: escaped(wanted) }, type: spansOrders(traces.flatMap(trace => trace.y)) ? "log" : "linear" }),
     });
 }
 
-function bestOf(some, all) {
-    const [drawn, there] = [some, all].map(list => list.length.toLocaleString("en"));
-    return drawn === there ? "" : `Drawn are the best ${drawn} of ${there}.`;
+// ---- what the charts by hyperparameter share
+
+const withMetric = [...rows.keys()].filter(i => METRIC >= 0 && Number.isFinite(numberOf(rows[i].cells[METRIC])));
+const axes = columns.flatMap((column, c) => column.scale && c !== METRIC ? [makeAxis(column, c)] : []);
+
+function makeAxis({ name, scale }, c) {  // where rows are on the axis of a column
+    const isLog = scale === "log", isCategory = scale === "category", cell = i => rows[i].cells[c];
+    const values = new Map(withMetric.map(i => [textOf(cell(i)), cell(i)]));
+    const texts = [...values.keys()].sort((a, b) => compareValues(values.get(a), values.get(b), 1));
+    const places = new Map(texts.map((text, place) => [text, place]));
+    const at = i => isCategory ? places.get(textOf(cell(i))) ?? NaN : numberOf(cell(i)) ?? NaN;
+    const inverse = x => isLog ? Math.exp(x) : x, scaled = x => isLog ? Math.log(x) : x;
+    const finite = withMetric.map(i => scaled(at(i))).filter(Number.isFinite);
+    const [low, high] = finite.reduce(([low, high], x) => [Math.min(low, x), Math.max(high, x)], [Infinity, -Infinity]);
+    const fraction = x => high > low ? (scaled(x) - low) / (high - low) : 0.5;
+    const ticks = isCategory ? texts.map((text, place) => [place, text]).filter(([place]) => place % Math.ceil(texts.length / MOST_TICKS) === 0)
+        : (high > low ? [0, 0.25, 0.5, 0.75, 1] : [0.5]).map(part => inverse(low + part * (high - low))).map(x => [x, String(Number(x.toPrecision(3)))]);
+    return { name, isLog, isCategory, at, fraction, ticks, isWide: isLog && high - low > Math.log(100) };
+}
+
+function rowsToDraw(note) {
+    const kept = withMetric.filter(i => state.kept.has(i)), number = kept.length.toLocaleString("en");
+    byId(note).textContent = kept.length > MOST_DRAWN ? `Drawn are the best ${MOST_DRAWN} of ${number}.` : "";
+    return kept.slice(0, MOST_DRAWN);
 }
 
 function drawPanels() {
-    const axes = picture.axes.slice(0, -1), column = Number(byId("metric").value), width = byId("panels").clientWidth;
+    const column = Number(byId("metric").value), width = byId("panels").clientWidth;
     const across = Math.min(axes.length, width < 640 ? 1 : width < 1000 ? 2 : 3), down = Math.ceil(axes.length / across);
-    const drawn = picture.rows.filter(i => state.kept.has(i));
-    const shown = drawn.slice(0, Math.floor(MOST_DOTS / axes.length));
-    const values = shown.map(i => numberOf(rows[i].cells[column]));
-    const size = shown.length > 300 ? 5 : 8, traces = [];
-    const grid = { rows: down, columns: across, pattern: "independent", ygap: 0.32, xgap: 0.14 };
-    const layout = { height: 40 + 270 * down, grid };
-    const log = columns[column].mode === "min" && spansOrders(values.filter(Number.isFinite));
-    axes.forEach((axis, a) => {
-        const number = a ? a + 1 : "", sides = { xaxis: `x${number}`, yaxis: `y${number}` };
-        const at = i => axis.categorical ? axis.fractions[places.get(i)] : axis.values[places.get(i)];
-        const spread = axis.categorical && shown.length > 12 ? 0.3 / Math.max(axis.ticks.length - 1, 1) : 0;
-        const jitter = i => ((i * 0.618034) % 1 - 0.5) * spread;  // categories side by side
-        const add = (marker, keep) => {
-            const mine = shown.filter(keep);
-            traces.push({ type: "scatter", mode: "markers", ...sides, marker, customdata: mine,
-                x: mine.map(i => numberOf(at(i)) + jitter(i)), y: mine.map(i => numberOf(rows[i].cells[column]) ?? null),
-                text: mine.map(i => escaped(shorten(nameOf(i), 60))), hovertemplate: `%{text}<br>%{y:.4f}<extra></extra>` });
+    const drawn = rowsToDraw("panels-count");
+    const height = i => numberOf(rows[i].cells[column]) ?? null, isFinished = i => rows[i].cells[STATUS] === "finished";
+    const isLog = columns[column].mode === "min" && spansOrders(drawn.map(height).filter(Number.isFinite));
+    const marked = drawn.filter(i => state.selected.has(i) || i === data.best), size = drawn.length > 300 ? 5 : 8;
+    const kinds = [
+        [drawn.filter(isFinished), { size, color: css("--dot"), opacity: 0.8 }],
+        [drawn.filter(i => !isFinished(i)), { size, color: css("--muted"), symbol: "circle-open" }],
+        [marked, {
+            size: marked.map(i => i === data.best ? 15 : 10), symbol: marked.map(i => i === data.best ? "star" : "circle"),
+            color: marked.map(i => state.selected.has(i) ? colorOf(i) : css("--best")), line: { color: css("--page"), width: 1.5 },
+        }],
+    ];
+    const layout = { height: 40 + 270 * down, grid: { rows: down, columns: across, pattern: "independent", ygap: 0.32, xgap: 0.14 } };
+    const traces = axes.flatMap((axis, a) => {
+        const number = a ? a + 1 : "", names = a % across ? {} : { title: { text: escaped(columns[column].name) } };
+        const jitter = i => axis.isCategory && drawn.length > 12 ? 0.3 * ((i * 0.618034) % 1 - 0.5) : 0;  // spreads one category sideways
+        const ticks = axis.isCategory ? { tickvals: axis.ticks.map(([x]) => x), ticktext: axis.ticks.map(([, text]) => escaped(shorten(text, 14))) } : {};
+        layout[`xaxis${number}`] = axisStyle({ title: { text: escaped(shorten(axis.name, 40)) }, nticks: 6, exponentformat: "e",
+            type: axis.isLog ? "log" : "linear", ...ticks, ...(axis.isWide ? { dtick: 1 } : {}) });
+        layout[`yaxis${number}`] = axisStyle({ type: isLog ? "log" : "linear", ...(a ? { matches: "y" } : {}), ...names });
+        return kinds.map(([mine, marker]) => ({
+            type: "scatter", mode: "markers", xaxis: `x${number}`, yaxis: `y${number}`, marker, customdata: mine,
+            x: mine.map(i => axis.at(i) + jitter(i)), y: mine.map(height),
+            text: mine.map(i => label(i)), hovertemplate: "%{text}<br>%{y:.4f}<extra></extra>",
+        }));
+    });
+    plot("panels", traces, layout, event => show(event.points[0].customdata));
+}
+
+function drawParallel() {  // plotly's own parcoords would need eval, which the page's security policy forbids
+    const all = [...axes, makeAxis(columns[METRIC], METRIC)];
+    const drawn = rowsToDraw("parallel-count");
+    const size = Math.max(1, Math.ceil(drawn.length / SHADES)), number = Math.ceil(drawn.length / size);
+    const fractions = i => all.map(axis => Number.isNaN(axis.at(i)) ? -0.1 : axis.fraction(axis.at(i)));
+    const traces = Array.from({ length: number }, (_, k) => {  // one trace per shade, the best drawn last
+        const shade = number - k - 1, mine = drawn.slice(shade * size, (shade + 1) * size);
+        return {
+            type: "scatter", mode: "lines", opacity: 0.15 + 0.85 * (1 - shade / number) ** 2, hovertemplate: "%{text}<extra></extra>",
+            line: { color: css("--strong"), width: 1.2, simplify: false },
+            x: mine.flatMap(() => [...all.keys(), null]), y: mine.flatMap(i => [...fractions(i), null]),
+            customdata: mine.flatMap(i => Array(all.length + 1).fill(i)), text: mine.flatMap(i => Array(all.length + 1).fill(label(i))),
         };
-        add({ size, color: css("--dot"), opacity: shown.length > 300 ? 0.6 : 0.85 }, i => statusOf(i) === "finished");
-        add({ size, color: css("--muted"), symbol: "circle-open" }, i => statusOf(i) !== "finished");
-        const marked = shown.filter(i => state.chosen.has(i) || i === data.best), isBest = i => i === data.best;
-        add({
-            size: marked.map(i => isBest(i) ? 15 : 10), symbol: marked.map(i => isBest(i) ? "star" : "circle"),
-            color: marked.map(i => state.chosen.has(i) ? colorOf(i) : css("--best")), line: { color: css("--page"), width: 1.5 },
-        }, i => marked.includes(i));
-        const x = { title: { text: escaped(shorten(axis.name, 40)) }, nticks: 6, exponentformat: "e" };
-        if (axis.categorical) {
-            x.tickvals = axis.ticks.map(([place]) => place);
-            x.ticktext = axis.ticks.map(([, text]) => escaped(text));
-            x.range = [-0.22, 1.22];  // the best one's star has room beyond those side by side
-        } else if (axis.log) {
-            x.type = "log";
-            if (spansOrders(axis.values.filter(Number.isFinite))) x.dtick = 1;
-        }
-        const y = a % across ? {} : { title: { text: escaped(columns[column].name) } };
-        layout[`xaxis${number}`] = axisStyle(x);
-        layout[`yaxis${number}`] = axisStyle({ type: log ? "log" : "linear", ...(a ? { matches: "y" } : {}), ...y });
     });
-    byId("panels-count").textContent = bestOf(shown, drawn);
-    plot("panels", traces, layout, { plotly_click: event => show(event.points[0].customdata) });
-}
-
-function drawParallel() {
-    const { axes } = picture;
-    const all = picture.rows.filter(i => state.kept.has(i)), kept = all.slice(0, MOST_LINES);
-    const groups = new Map();  // from a shade to its rows, the best in the last: one line for all of these
-    kept.toReversed().forEach((i, rank) => {
-        const shade = Math.floor(SHADES * rank / kept.length);
-        groups.set(shade, [...groups.get(shade) ?? [], i]);
-    });
-    const traces = [...groups].map(([shade, mine]) => ({
-        type: "scatter", mode: "lines", opacity: kept.length > 50 ? 0.6 : 1,
-        line: { color: mixed((shade / (SHADES - 1)) ** 2), width: 1.2, simplify: false },
-        hovertemplate: "%{text}<extra></extra>",
-        x: mine.flatMap(() => [...axes.keys(), null]),
-        y: mine.flatMap(i => [...axes.map(axis => axis.fractions[places.get(i)]), null]),
-        customdata: mine.flatMap(i => Array(axes.length + 1).fill(i)),
-        text: mine.flatMap(i => Array(axes.length + 1).fill(escaped(shorten(nameOf(i), 60)))),
-    }));
-    const labels = axes.flatMap((axis, a) => axis.ticks.map(([y, text]) => ({
-        x: a, y, text: escaped(text), showarrow: false, xanchor: "left", xshift: 3,
-        bgcolor: `${css("--page")}b0`, borderpad: 1, font: { size: 11 },
-    })));
-    const shapes = [...axes.keys()].map(a => ({ type: "line", x0: a, x1: a, y0: -0.1, y1: 1, layer: "below",
-        line: { color: css("--muted"), width: 1 } }));
-    byId("parallel").style.minWidth = `${axes.length * 105}px`;
-    byId("parallel-count").textContent = bestOf(kept, all);
+    const isMissing = axis => withMetric.some(i => Number.isNaN(axis.at(i)));
+    const annotations = all.flatMap((axis, a) => [...axis.ticks.map(([x, text]) => [axis.fraction(x), text]), ...(isMissing(axis) ? [[-0.1, "–"]] : [])]
+        .map(([y, text]) => ({ x: a, y, text: escaped(shorten(text, 14)), showarrow: false, xanchor: "left", xshift: 3, bgcolor: `${css("--page")}b0`, font: { size: 11 } })));
+    byId("parallel").style.minWidth = `${all.length * 105}px`;
     plot("parallel", traces, {
-        annotations: labels, shapes, margin: { l: 64, r: 64, t: 40, b: 10 }, dragmode: false,
-        yaxis: { visible: false, range: [-0.14, 1.05], fixedrange: true },
-        xaxis: axisStyle({
-            side: "top", showgrid: false, showline: false, fixedrange: true, range: [-0.1, axes.length - 0.75],
-            tickvals: [...axes.keys()], ticktext: axes.map(axis => escaped(shorten(axis.name, 15))), tickangle: 0,
-            ticklabeloverflow: "allow",
-        }),
-    }, { plotly_click: event => show(event.points[0].customdata) });
-}
-
-function mixed(fraction) {  // of the color of a weak line and that of a strong one
-    const [weak, strong] = ["--weak", "--strong"].map(name => css(name).match(/[0-9a-f]{2}/gi).map(part => parseInt(part, 16)));
-    return `rgb(${weak.map((part, k) => Math.round(part + (strong[k] - part) * fraction))})`;
+        annotations, margin: { l: 64, r: 64, t: 40, b: 10 }, dragmode: false, yaxis: { visible: false, range: [-0.14, 1.05], fixedrange: true },
+        xaxis: axisStyle({ side: "top", gridcolor: css("--muted"), fixedrange: true, range: [-0.1, all.length - 0.75], tickangle: 0,
+            tickvals: [...all.keys()], ticktext: all.map(axis => escaped(shorten(axis.name, 15))), ticklabeloverflow: "allow" }),
+    }, event => show(event.points[0].customdata));
 }
 
 function drawConfusion() {
-    if (!byId("confusion")) return;  // another row is shown meanwhile
-    const { confusion, classes } = rows[state.shown].report, names = classes.map(one => String(one.class));
-    const fractions = confusion.map(line => {
-        const sum = line.reduce((a, b) => a + b, 0) || 1;
-        return line.map(count => count / sum);
-    });
-    const few = names.length <= 25, labels = names.map(name => escaped(shorten(name, 14)));
-    const style = few ? { showgrid: false, tickvals: [...names.keys()], ticktext: labels } : { showgrid: false, nticks: 10 };
-    byId("confusion").style.height = `${Math.min(560, Math.max(320, 34 * names.length + 90))}px`;
+    const { confusion, classes } = rows[state.shown].report, names = classes.map(one => String(one.class)), few = names.length <= 25;
+    const ticks = few ? { tickvals: [...names.keys()], ticktext: names.map(name => escaped(shorten(name, 14))) } : { nticks: 10 };
     plot("confusion", [{
-        type: "heatmap", z: fractions, zmin: 0, zmax: 1, showscale: false, xgap: few ? 2 : 0, ygap: few ? 2 : 0,
+        type: "heatmap", zmin: 0, zmax: 1, showscale: false, xgap: few ? 2 : 0, ygap: few ? 2 : 0,
+        z: confusion.map(line => line.map(count => count / (line.reduce((a, b) => a + b, 0) || 1))),
         colorscale: [[0, css("--none")], [1, css("--strong")]],
         text: confusion.map(line => line.map(count => few && count || "")), texttemplate: "%{text}", textfont: { size: 11 },
-        customdata: confusion.map((line, t) => line.map((count, p) =>
-            `${count} of ${escaped(names[t])} taken for ${escaped(names[p])}`)),
+        customdata: confusion.map((line, t) => line.map((count, p) => `${count} of ${escaped(names[t])} predicted as ${escaped(names[p])}`)),
         hovertemplate: "%{customdata}<extra></extra>",
     }], {
-        xaxis: axisStyle({ title: { text: "predicted" }, ...style, tickangle: names.every(name => name.length < 4) ? 0 : -45 }),
-        yaxis: axisStyle({ title: { text: "true class" }, autorange: "reversed", ...style }),
+        height: Math.min(560, Math.max(320, 34 * names.length + 90)),
+        xaxis: axisStyle({ title: { text: "predicted" }, showgrid: false, ...ticks, tickangle: names.every(name => name.length < 4) ? 0 : -45 }),
+        yaxis: axisStyle({ title: { text: "true class" }, showgrid: false, ...ticks, autorange: "reversed" }),
     });
 }

@@ -1,103 +1,116 @@
-// Of results.html: one experiment, and what differs between two.
+// The details of one experiment, the comparison of two, and the start of results.html.
 
-const entriesOf = (shared, own) => new Map([...Object.entries(shared), ...Object.entries(own)]);
-const paramsOf = i => entriesOf(data.params, rows[i].params);
-const factsOf = i => entriesOf(data.facts, rows[i].facts);
-const ofFirst = i => rows[i].replicates ? ", of the first of its replicates" : "";  // the others have their own
-const metricsOf = i => new Map(rows[i].details ? Object.entries(rows[i].details)
-    : columns.flatMap((column, c) => column.kind === "metric" ? [[column.name, rows[i].cells[c]]] : []));
+const merged = (shared, own) => new Map([...Object.entries(shared), ...Object.entries(own)]);
+const paramsOf = i => merged(data.params, rows[i].params), factsOf = i => merged(data.facts, rows[i].facts);
+const metricsOf = i => rows[i].details ? new Map(Object.entries(rows[i].details))
+    : new Map(columns.flatMap((column, c) => column.kind === "metric" ? [[column.name, rows[i].cells[c]]] : []));
+const ofFirst = i => rows[i].replicates ? " of the first replicate" : "";  // each replicate has its own
 
-function metricsTable(i, keep) {  // with 95% confidence intervals, where they are known
+function tableOf(headers, lines, numeric = []) {
+    const cell = (tag, value, c) => make(tag, { className: numeric.includes(c) ? "number" : "", title: String(value ?? "") }, textOf(value));
+    return make("div", { className: "box" }, make("table", { className: "plain" },
+        make("thead", {}, make("tr", {}, ...headers.map((header, c) => cell("th", header, c)))),
+        make("tbody", {}, ...lines.map(line => make("tr", {}, ...line.map((value, c) => cell("td", value, c)))))));
+}
+
+function metricsTable(i, keep) {
     const metrics = metricsOf(i), names = [...metrics.keys()].filter(name => keep(name) && metrics.get(name) !== null);
     const cell = name => textOf(metrics.get(name), "metric") + spreadOf(rows[i], { name, kind: "metric" });
     const lines = [...new Set(names.map(name => name.replace(/^test_/, "")))];
     return tableOf(["", "validation", "test"], lines.map(name => [name, cell(name), cell(`test_${name}`)]));
 }
 
-function folded(title, content) {
-    return make("details", {}, make("summary", {}, title), content);
+const closed = (title, content) => make("details", {}, make("summary", {}, title), content);
+const heading = text => make("h3", {}, text);
+const note = text => make("p", { className: "muted wide" }, text);
+
+function present(id, title, ...children) {  // fills a section, scrolls to it and moves the focus there
+    byId(id).replaceChildren(make("h2", { id: `${id}-title`, tabIndex: -1 }, title), ...children);
+    byId(id).hidden = false;
+    byId(id).scrollIntoView();
+    byId(`${id}-title`).focus({ preventScroll: true });
 }
 
 function show(i) {
-    state.shown = state.current = i;
-    const row = rows[i], { report } = row, section = byId("details");
-    const ofClasses = [...metricsOf(i).keys()].some(name => name.includes("/"));
-    watcher.unobserve(byId("confusion") ?? section);
-    section.replaceChildren(
-        make("h2", { id: "details-title", tabIndex: -1 }, nameOf(i)),
-        make("p", { className: "muted wide" }, `${statusOf(i)}${row.why ? `: ${row.why}` : ""} · ${row.folder}`),
-        make("div", { className: "side" },
-            make("div", {}, make("h3", {}, "Metrics"), metricsTable(i, name => !name.includes("/")),
-                ofClasses ? folded("of each class", metricsTable(i, name => name.includes("/"))) : null),
-            make("div", {}, make("h3", {}, "Hyperparameters"), tableOf(["", "value"], Object.entries(row.params)),
-                folded("the same in all", tableOf(["", "value"], Object.entries(data.params))),
-                folded(`versions, hardware, data, command${ofFirst(i)}`, tableOf(["", "value"], [...factsOf(i)])))));
-    if (row.replicates) section.append(make("h3", {}, "Replicates"), tableOf(["name", "status", data.metric], row.replicates, [2]));
+    state.shown = i;
+    const row = rows[i], ofClasses = [...metricsOf(i).keys()].some(name => name.includes("/"));
+    let report;
     try {
-        if (report) section.append(...reportOf(row, report));
-        else section.append(make("p", { className: "muted wide" }, row.replicates ? "No evaluation of the first of its replicates is in this file."
-            : `No report of an evaluation is in this file; python evaluate.py --model_dir ${row.folder} writes one there.`));
+        report = row.report ? reportOf(i, row.report) : [note(row.replicates ? "This file has no evaluation of the first replicate."
+            : `This file has no evaluation report; create one with python evaluate.py --model_dir ${row.folder}`)];
     } catch (problem) {
-        section.append(make("p", { className: "error" }, `Its report is not as it should be (${problem}); it is in ${row.folder}.`));
+        report = [make("p", { className: "failed" }, `The report in ${row.folder} is damaged (${problem}).`)];
     }
-    if (byId("confusion")) {
-        watcher.observe(byId("confusion"));
-        redraw("confusion");
-    }
-    section.scrollIntoView();
-    byId("details-title").focus({ preventScroll: true });
-    render();
+    present("details", nameOf(i), note(`${row.cells[STATUS]}${row.why ? `: ${row.why}` : ""} · ${row.folder}`),
+        make("div", { className: "side" },
+            make("div", {}, heading("Metrics"), metricsTable(i, name => !name.includes("/")),
+                ofClasses ? closed("metrics per class", metricsTable(i, name => name.includes("/"))) : null),
+            make("div", {}, heading("Hyperparameters"), tableOf(["", "value"], Object.entries(row.params)),
+                closed("the same in all experiments", tableOf(["", "value"], Object.entries(data.params))),
+                closed(`versions, hardware, data, command${ofFirst(i)}`, tableOf(["", "value"], [...factsOf(i)])))),
+        ...(row.replicates ? [heading("Replicates"), tableOf(["name", "status", data.metric], row.replicates, [2])] : []), ...report);
+    redraw("confusion");
 }
 
-function reportOf(row, report) {
-    const digits = value => typeof value === "number" ? value.toFixed(3) : "–", side = make("div", { className: "side" });
-    const calibration = report.calibration_error ?? null, { classes, confusion, mistakes } = report;
-    const parts = [make("h3", {}, `Evaluation on ${report.split}${ofFirst(rows.indexOf(row))}`), make("p", { className: "muted" },
-        `${report.checkpoint}, epoch ${report.epoch}, ${report.samples} samples`,
-        calibration === null ? null : ` · calibration error ${digits(calibration)}`)];
-    if (Array.isArray(confusion) && confusion.length === classes?.length)
-        side.append(make("figure", {}, make("div", { id: "confusion" }),
-            make("figcaption", {}, "Confusion matrix: a row is a true class, the numbers are counts.")));
-    if (classes) side.append(make("div", {}, tableOf(["class", "precision", "recall", "F1", "support"],
-        classes.map(one => [one.class, digits(one.precision), digits(one.recall), digits(one.f1), one.support]), [1, 2, 3, 4])));
-    parts.push(side);
-    const image = row.mistakes ? make("figure", {}, make("img", { src: row.mistakes, alt: "as evaluate.py drew them" })) : null;
+function reportOf(i, report) {
+    const digits = value => typeof value === "number" ? value.toFixed(3) : "–", { classes, confusion, mistakes } = report;
+    const side = make("div", { className: "side" }), calibration = report.calibration_error ?? null;
+    const parts = [heading(`Evaluation on ${report.split}${ofFirst(i)}`), note(`${report.checkpoint}, epoch ${report.epoch}, ${report.samples} samples`
+        + (calibration === null ? "" : ` · calibration error ${digits(calibration)}`)), side];
+    if (Array.isArray(confusion) && confusion.length === classes?.length) side.append(make("figure", {}, make("div", { id: "confusion" }),
+        make("figcaption", {}, "Confusion matrix: one row per true class; the numbers are counts.")));
+    if (classes) side.append(tableOf(["class", "precision", "recall", "F1", "support"],
+        classes.map(one => [one.class, digits(one.precision), digits(one.recall), digits(one.f1), one.support]), [1, 2, 3, 4]));
+    const image = rows[i].mistakes ? make("img", { src: rows[i].mistakes, alt: "picture from evaluate.py" }) : null;
     if (mistakes?.length) {
         const item = one => one.sentence === undefined ? one.item : `${one.item} (sentence ${one.sentence})`;
         const table = tableOf(["item", "label", "prediction", "probability"],
             mistakes.map(one => [item(one), one.label, one.prediction, digits(one.probability)]), [3]);
-        parts.push(make("h3", {}, "Most confident mistakes"), image ?? table, image ? folded("as a table", table)
-            : make("p", { className: "muted wide" }, `mistakes_${report.split}.png or .html in ${row.folder} shows them.`));
-    } else if (image && report.kind === "regression") parts.push(make("h3", {}, "Residuals"), image);
+        parts.push(heading("Most confident mistakes"), image ?? note(`See mistakes_${report.split}.png or .html in ${rows[i].folder}.`),
+            image ? closed("as a table", table) : table);
+    } else if (image && report.kind === "regression") parts.push(heading("Residuals"), image);
     return parts;
 }
 
-function differing(first, second) {  // of two Maps: a list of (name, value of the first, value of the second)
-    return [...new Set([...first.keys(), ...second.keys()])].map(name => [name, first.get(name), second.get(name)])
-        .filter(([, x, y]) => x !== y);
-}
-
 function compare() {
-    const [a, b] = [...state.chosen.keys()].slice(-2), section = byId("compare");
-    if (b === undefined) return;
-    const params = differing(paramsOf(a), paramsOf(b)), metrics = differing(metricsOf(a), metricsOf(b));
-    const facts = differing(factsOf(a), factsOf(b));
-    const headers = ["", nameOf(a), nameOf(b)].map(name => shorten(name, 40));
-    const alike = [...paramsOf(a).keys()].filter(name => !params.some(([other]) => other === name)).length;
+    const [a, b] = [...state.selected.keys()].slice(-2);
+    const differing = of => [...new Set([...of(a).keys(), ...of(b).keys()])].map(name => [name, of(a).get(name), of(b).get(name)])
+        .filter(([, x, y]) => x !== y);
+    const params = differing(paramsOf), metrics = differing(metricsOf), facts = differing(factsOf);
+    const headers = ["", nameOf(a), nameOf(b)], alike = [...paramsOf(a).keys()].filter(name => paramsOf(a).get(name) === paramsOf(b).get(name));
     const difference = (x, y) => {
         const value = numberOf(y) - numberOf(x);
         return Number.isFinite(value) ? `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(4)}` : "–";
     };
-    const close = () => { section.hidden = true; byId("box").focus(); };
-    section.replaceChildren(
-        make("div", { className: "bar" }, make("h2", { id: "compare-title", tabIndex: -1 }, "What differs"),
-            make("button", { type: "button", onclick: close }, "Close")),
-        make("h3", {}, "Hyperparameters"), params.length ? tableOf(headers, params) : make("p", {}, "None."),
-        make("p", { className: "muted" }, `${alike} more are the same.`),
-        make("h3", {}, "Metrics"), tableOf([...headers, "difference"],
+    present("compare", "Comparison",
+        heading("Different hyperparameters"), params.length ? tableOf(headers, params) : note("None."), note(`${alike.length} more are equal.`),
+        heading("Metrics"), tableOf([...headers, "difference"],
             metrics.map(([name, x, y]) => [name, textOf(x, "metric"), textOf(y, "metric"), difference(x, y)]), [1, 2, 3]),
-        make("h3", {}, `Code, versions, hardware, data${ofFirst(a) || ofFirst(b)}`), facts.length ? tableOf(headers, facts) : make("p", {}, "Nothing."));
-    section.hidden = false;
-    section.scrollIntoView();
-    byId("compare-title").focus({ preventScroll: true });
+        heading(`Different code, versions, hardware, data${ofFirst(a) || ofFirst(b)}`), facts.length ? tableOf(headers, facts) : note("None."));
 }
+
+// ---- start
+
+document.title = `Results: ${data.title}`;
+byId("title").textContent = data.title;
+byId("summary").textContent = `${data.below[0].split(";")[0]} · ${new Date(data.written).toLocaleString()}`;
+byId("below").append(...[...data.below, ...data.left_out.map(line => `Left out because of the size of this file: ${line}`)].map(line => make("p", {}, line)));
+byId("table").tHead.append(make("tr", {}, make("th", { className: "pick", scope: "col", "aria-label": "selected" }), ...headings));
+byId("table").tBodies[0].addEventListener("click", event => {
+    const row = event.target.closest("tr");
+    if (row && !event.target.closest(".pick")) show(Number(row.id.slice(4)));
+});
+byId("metric").append(...columns.flatMap((column, c) => column.kind === "metric"
+    ? [make("option", { value: c, selected: c === METRIC }, column.name)] : []));
+const series = new Set(data.series.map(name => name.replace(/^(val|train)_/, "")));
+byId("series").append(...[...series].map(name => make("option", {}, name)));
+byId("panels-section").hidden = !axes.length;
+byId("parallel-section").hidden = axes.length < 2;
+byId("filter").addEventListener("input", filter);
+byId("series").addEventListener("change", () => redraw("curves"));
+byId("metric").addEventListener("change", () => redraw("panels"));
+byId("compare-button").addEventListener("click", compare);
+byId("clear").addEventListener("click", () => [...state.selected.keys()].forEach(i => select(i, false)));
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => redraw(...Object.keys(charts)));
+filter();  // a browser may have kept its text over a reload
+rows.slice(0, 3).forEach((_, i) => select(i, true));

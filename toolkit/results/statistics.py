@@ -1,24 +1,24 @@
-"""How sure a mean over replicates is, and whether two configurations differ."""
+"""Confidence intervals of means over replicates, and tests of whether two configurations differ."""
 
 import numpy as np
 
 
 def mean_and_interval(values, num_folds=None):
-    """The mean of replicates and the half-width of its 95% confidence interval, by Student's t.
+    """Return the mean of replicates and half the width of its 95% confidence interval (Student's t).
 
-    The training sets of two folds overlap, so their results are not independent. The variance of their mean is not 1/n
-    of theirs, but 1/n + (size of the validation split)/(size of the training split) of it, where that
-    ratio is 1/(num_folds - 1) (Nadeau and Bengio, 2003, "Inference for the Generalization Error", Machine Learning 52).
+    The training sets of two folds overlap, so their results are not independent. Their mean then has the variance
+    (1/n + n_val/n_train) s^2 instead of s^2/n, where n_val/n_train = 1/(num_folds - 1) (Nadeau and Bengio, 2003,
+    "Inference for the Generalization Error", Machine Learning 52).
 
     Args:
-        values: floats, one a replicate.
-        num_folds: of the cross-validation that the replicates are folds of; None: they differ in the seed alone.
+        values: floats, one per replicate.
+        num_folds: number of folds if the replicates are folds of a cross-validation; None if they differ only in seed.
 
     Returns:
         (mean, half_width): half_width is None for a single value.
     """
     values = np.asarray(values, dtype=np.float64)
-    with np.errstate(invalid="ignore"):  # infinity is a result, too
+    with np.errstate(invalid="ignore"):  # a value may be infinite
         mean = float(values.mean())
         if len(values) < 2:
             return mean, None
@@ -28,14 +28,14 @@ def mean_and_interval(values, num_folds=None):
 
 
 def paired_test(differences, num_folds=None):
-    """Student's t-test of whether the mean of paired differences is zero, corrected for folds as above.
+    """Test whether the mean of paired differences is zero: Student's t-test, corrected for folds as above.
 
     Args:
-        differences: floats, one a pair, two or more.
+        differences: two or more floats, one per pair.
         num_folds: as for `mean_and_interval`.
 
     Returns:
-        The two-sided p-value; None where all differences are the same, which says nothing of how they spread.
+        The two-sided p-value; None if all differences are equal, because their spread is then unknown.
     """
     from scipy.special import stdtr
 
@@ -47,19 +47,15 @@ def paired_test(differences, num_folds=None):
 
 
 def standard_error(values, num_folds=None):
-    """The standard error of the mean of two or more replicates, for folds with the correction above."""
+    """Return the standard error of the mean of two or more replicates, corrected for folds as above."""
     overlap = 1 / (num_folds - 1) if num_folds else 0
     return float(np.sqrt(values.var(ddof=1) * (1 / len(values) + overlap)))
 
 
 def holm(p_values):
-    """Adjust p-values for how many there are (Holm, 1979, "A Simple Sequentially Rejective Multiple Test Procedure").
+    """Return p-values adjusted for multiple comparisons, in the same order.
 
-    Args:
-        p_values: list of floats.
-
-    Returns:
-        The adjusted ones, in the same order: those below 0.05 are significant together at the level 0.05.
+    Source: Holm (1979), "A Simple Sequentially Rejective Multiple Test Procedure".
     """
     order = np.argsort(p_values)
     adjusted = np.empty(len(p_values))
