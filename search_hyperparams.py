@@ -1,14 +1,14 @@
-"""Search hyperparameters: train many experiments, as many at a time as there are devices, and find the best.
+"""Search hyperparameters: train many experiments, one at a time on each device, and find the best.
 
 python search_hyperparams.py                                                     # experiments/learning_rate
 python search_hyperparams.py --parent_dir experiments/my_sweep --trials 50 --pruner asha
 python search_hyperparams.py --parent_dir experiments/my_sweep --seeds 3         # each configuration with three seeds
-python search_hyperparams.py --parent_dir experiments/my_sweep --folds 5         # or cross-validated
+python search_hyperparams.py --parent_dir experiments/my_sweep --folds 5         # or with 5-fold cross-validation
 
-The sweep's folder has a params.json, what all trials share, and a search_space.json, what they differ in:
+The sweep's folder has a params.json, which all trials share, and a search_space.json with the values to try:
 {"learning_rate": {"low": 1e-4, "high": 1e-1, "log": true}, "num_channels": [16, 32, 64]}
 
-The same command again goes on where it was stopped, on the same machine or with others at the same time.
+Run the same command again to resume, or on several machines to share the work.
 """
 
 import argparse
@@ -21,10 +21,10 @@ from pathlib import Path
 import utils
 from toolkit.core.script import add_quiet_argument, run_script
 from toolkit.core.tools import find_classic_helper
-from toolkit.sweep.pool import start_importing
+from toolkit.sweep.trial_process import start_fork_server
 from utils import UserError
 
-DEFAULT_TRIALS = 20  # of a space that is not a grid
+DEFAULT_TRIALS = 20  # unless the space is a grid
 
 
 def __getattr__(name):  # launch_training_job, for scripts written for CS230's template
@@ -35,111 +35,56 @@ def parse_arguments(argv):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--parent_dir", default="experiments/learning_rate", help="the sweep's folder")
-    parser.add_argument("--data_dir", help="the dataset's folder; by default data/ and the params' `dataset`")
-    parser.add_argument(
-        "--method",
-        choices=["grid", "random", "tpe"],
-        help="how configurations are chosen (default: grid where all are lists, else tpe)",
-    )
-    parser.add_argument(
-        "--trials",
-        type=number(1),
-        metavar="N",
-        help=f"number of configurations (default: all of a grid's, else {DEFAULT_TRIALS})",
-    )
-    parser.add_argument("--seeds", type=number(1), default=1, metavar="K", help="train each with K seeds")
-    parser.add_argument("--folds", type=int, default=0, metavar="K", help="cross-validate each with K folds")
-    parser.add_argument(
-        "--pruner",
-        choices=["asha", "median", "none"],
-        default="none",
-        help="stop trials that are far behind the others (default: none)",
-    )
-    parser.add_argument("--jobs", type=number(1), metavar="N", help="trials at a time (default: one a device)")
-    parser.add_argument(
-        "--gpus_per_trial",
-        type=number(1),
-        default=1,
-        metavar="N",
-        help="train each trial on so many devices (default: 1)",
-    )
-    parser.add_argument("--devices", help="0,1,2,3 or cpu (default: every GPU, else the cores of the CPU)")
-    parser.add_argument(
-        "--retries",
-        type=number(0),
-        default=2,
-        metavar="N",
-        help="how often a trial whose process died is gone on with (default: 2)",
-    )
-    parser.add_argument(
-        "--storage", metavar="URL", help="a database for several machines: postgresql://... (default: a file there)"
-    )
+    add = parser.add_argument
+    add("--parent_dir", default="experiments/learning_rate", help="the sweep's folder")
+    add("--data_dir", help="the dataset's folder; default: data/ and the `dataset` of params.json")
+    add("--method", choices=["grid", "random", "tpe"], help="default: grid if all are lists of values, else tpe")
+    add("--trials", type=int, metavar="N", help=f"number of configurations; default: the grid, or {DEFAULT_TRIALS}")
+    add("--seeds", type=int, default=1, metavar="K", help="train each configuration with K seeds")
+    add("--folds", type=int, default=0, metavar="K", help="cross-validate each configuration with K folds")
+    add("--pruner", choices=["asha", "median", "none"], default="none", help="stop trials that are far behind")
+    add("--jobs", type=int, metavar="N", help="trials at a time; default: one per device")
+    add("--devices", help="0,1,2,3 or cpu; default: all GPUs, else all CPU cores")
+    add("--retries", type=int, default=2, metavar="N", help="times a crashed trial is resumed; default: 2")
+    add("--storage", metavar="URL", help="database for several machines, postgresql://...; default: a file")
     add_quiet_argument(parser)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    for option, smallest in {"trials": 1, "seeds": 1, "jobs": 1, "retries": 0, "folds": 0}.items():
+        value = getattr(args, option)
+        if (value is not None and value < smallest) or (option == "folds" and value == 1):
+            raise UserError(f"--{option} is {value}; give {2 if option == 'folds' else smallest} or more")
+    return args
 
 
-def number(least):
-    """What reads a number of things, `least` or more, from the command line."""
-
-    def read(text):
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"is {text}, should be {least} or more")
-        return int(text)
-
-    return read
-
-
-def choose_devices(names, jobs, per_trial=1):
-    """Where trials run.
+def choose_devices(names, jobs):
+    """Return where trials run.
 
     Args:
-        names: the devices, as "0,1,2,3" or "cpu"; None: every GPU, else the CPU.
-        jobs: how many trials at a time; None: as many as there are GPUs, or cores of the CPU, for.
-        per_trial: how many devices each takes.
+        names: devices, such as "0,1,2,3" or "cpu"; None for all GPUs, or the CPU if there are none.
+        jobs: number of trials at a time; None for one per GPU or CPU core.
 
     Returns:
-        (devices, threads): a list of the names of its devices for each worker, and how many CPU threads each has.
+        (devices, threads): a list with the name of the device of each trial, and the CPU threads of each trial.
 
     Raises:
-        UserError: there is no such device, or there are too few.
+        UserError: there is no such device.
     """
     import torch
 
     from toolkit.core.setup import choose_device
 
-    gpus = torch.cuda.device_count()  # not asked for by using them, which takes memory
+    gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())]  # counted without using their memory
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if names is None:
-        names = ",".join(map(str, range(gpus))) if gpus else choose_device().type
-    devices = [f"cuda:{name}" if name.isdecimal() else name for name in names.split(",")]
+        devices = gpus or [choose_device().type]
+    else:
+        devices = [f"cuda:{name}" if name.isdecimal() else name for name in names.split(",")]
     for device in devices:
-        if device not in [f"cuda:{number}" for number in range(gpus)]:
+        if device not in gpus:
             choose_device(device)
-    devices = devices * per_trial if devices == ["cpu"] else devices
-    groups = [devices[first : first + per_trial] for first in range(0, len(devices) - per_trial + 1, per_trial)]
-    if not groups:
-        raise UserError(f"--gpus_per_trial {per_trial}: there are {len(devices)}: {', '.join(devices)}")
-    workers = jobs or (max(1, cores // per_trial) if devices[0] == "cpu" else len(groups))
-    threads = min(torch.get_num_threads(), max(1, cores // (workers * per_trial)))  # the former may be OMP_NUM_THREADS
-    return [groups[number % len(groups)] for number in range(workers)], threads
-
-
-def check(args, params, task, space):
-    """Refuse what cannot be searched.
-
-    Raises:
-        UserError: that.
-    """
-    if args.seeds > 1 and "seed" in space.dimensions:
-        raise UserError(f"--seeds {args.seeds}: {space.source} searches seed already; leave one of the two off")
-    if args.folds < 0 or args.folds == 1:
-        raise UserError(f"--folds is {args.folds}, should be 2 or more")
-    if args.folds and not {"num_folds", "fold"} <= task.hyperparameters.model_fields.keys():
-        raise UserError(
-            f"--folds: {task.path_of(task.data_loader)} does not declare num_folds and fold; the template's does, "
-            f"and cuts the data with toolkit/core/folds.py"
-        )
+    jobs = jobs or (cores if devices == ["cpu"] else len(devices))
+    threads = min(torch.get_num_threads(), max(1, cores // jobs))  # the former may be OMP_NUM_THREADS
+    return [devices[number % len(devices)] for number in range(jobs)], threads
 
 
 def main(argv=None):
@@ -147,20 +92,26 @@ def main(argv=None):
     utils.set_logger(quiet=args.quiet)
     parent = Path(args.parent_dir)
     if not (parent / "params.json").is_file():
-        raise UserError(f"{parent / 'params.json'}: no such file; it holds what all trials of a sweep share")
-    start_importing()  # what workers need, in the background
+        raise UserError(f"{parent / 'params.json'}: no such file; it holds what all trials of the sweep share")
+    start_fork_server()
     from toolkit.core.monitor import monitored
     from toolkit.core.setup import refuse_misspelled, set_up
     from toolkit.core.smoke_test import smoke_test
-    from toolkit.sweep.space import read_space
-    from toolkit.sweep.storage import reaching
+    from toolkit.sweep.scheduler import Scheduler
+    from toolkit.sweep.search_space import SearchSpace
+    from toolkit.sweep.storage import storage_errors
     from toolkit.sweep.study import Study
-    from toolkit.sweep.sweep import Sweep
 
-    devices, threads = choose_devices(args.devices, args.jobs, args.gpus_per_trial)
+    devices, threads = choose_devices(args.devices, args.jobs)
     task, params, data_dir = set_up(parent, args.data_dir, "cpu")
-    space = read_space(parent, params, task)
-    check(args, params, task, space)
+    space = SearchSpace(parent, params, task.hyperparameters)
+    if args.seeds > 1 and "seed" in space.dimensions:
+        raise UserError(f"--seeds {args.seeds}: {space.source} already searches seed; remove one of the two")
+    if args.folds and not {"num_folds", "fold"} <= task.hyperparameters.model_fields.keys():
+        raise UserError(
+            f"--folds: {task.path_of(task.data_loader)} does not declare num_folds and fold; the template's does, "
+            f"and divides the data with toolkit/core/folds.py"
+        )
     results = ["loss", *task.metrics]
     unknown = params.unread.keys() - params.defaults.keys() - space.dimensions.keys()
     if unknown or (params.monitor or "accuracy") not in results:  # a part of the loss, or of a metric, perhaps
@@ -169,39 +120,20 @@ def main(argv=None):
         results = smoke_test(model, task.loss_fn(params), dataloaders, task.metrics, params)
         refuse_misspelled(params, known=space.dimensions)
     metric, mode = monitored(params, results)
-    method = args.method or ("grid" if space.is_grid else "tpe")
-    trials = args.trials or (None if space.is_grid and method != "tpe" else DEFAULT_TRIALS)
-    study = Study(
-        parent,
-        space,
-        params,
-        metric,
-        mode,
-        method=method,
-        trials=trials,
-        seeds=args.seeds,
-        folds=args.folds,
-        pruner=args.pruner,
-        storage=args.storage,
-    )
+    args.method = args.method or ("grid" if space.is_grid else "tpe")
+    if args.trials is None and not (space.is_grid and args.method != "tpe"):
+        args.trials = DEFAULT_TRIALS
+    study = Study(parent, space, params, metric, mode, args)
     replicates = f" × {study.replicates} of each" if study.replicates > 1 else ""
-    logging.info(
-        "%s: %d configurations%s, by %s; %d at a time, on %s",
-        parent,
-        study.configurations,
-        replicates,
-        method,
-        len(devices),
-        ", ".join(dict.fromkeys("+".join(group) for group in devices)),
-    )
-
-    with reaching(args.storage):
-        counts, best = Sweep(study, task, args.data_dir, devices, threads, args.retries).run()
+    logging.info("%s: %d configurations%s, by %s", parent, study.configurations, replicates, args.method)
+    logging.info("%d at a time, on %s", len(devices), ", ".join(dict.fromkeys(devices)))
+    with storage_errors(args.storage):
+        counts, best = Scheduler(study, task, args.data_dir, devices, threads, args.retries).run()
     logging.info("%s", ", ".join(f"{number} {state}" for state, number in counts.items() if number))
     if best is not None:
         value, name = best
-        mean = f"mean {metric}" if study.replicates > 1 else metric
-        logging.info("Best %s on val: %.4f, %s", mean, value, parent / name)
+        mean = "mean " if study.replicates > 1 else ""
+        logging.info("Best %s%s on val: %.4f, %s", mean, metric, value, parent / name)
     logging.info("Next: %s", shlex.join(["python", "synthesize_results.py", "--parent_dir", args.parent_dir]))
     if counts["failed"]:
         sys.exit(1)

@@ -1,9 +1,9 @@
-"""How long a sweep takes, beside CS230's way: one `python train.py` after the other.
+"""Measure how long a sweep takes, compared with CS230's template: one `python train.py` after the other.
 
 python benchmarks/sweep.py                            # 8 trials and 40; about five minutes on two cores
 python benchmarks/sweep.py --experiment experiments/dense_net --trials 8
 
-The network of an experiment on the digits, 5 epochs, at as many learning rates as there are trials.
+Each trial trains the network of an experiment on the digits for 5 epochs, with a different learning rate.
 """
 
 import argparse
@@ -27,14 +27,14 @@ EPOCHS = 5
 
 
 def timed(*command):
-    """The seconds that a command takes."""
+    """Run a Python script; return the seconds that it takes."""
     started = time.monotonic()
     subprocess.run([sys.executable, *map(str, command)], check=True, stdout=subprocess.DEVNULL)
     return time.monotonic() - started
 
 
 def one_after_the_other(folder, data, params, rates):
-    """CS230's way: a process for each trial."""
+    """Train with one process per trial, as CS230's template does; return the seconds that it takes."""
     seconds = 0.0
     for rate in rates:
         model_dir = folder / f"learning_rate_{rate}"
@@ -45,7 +45,7 @@ def one_after_the_other(folder, data, params, rates):
 
 
 def as_a_sweep(folder, data, params, rates):
-    """`search_hyperparams.py`."""
+    """Train with `search_hyperparams.py`; return the seconds that it takes."""
     folder.mkdir(parents=True)
     (folder / "params.json").write_text(json.dumps(params))
     (folder / "search_space.json").write_text(json.dumps({"learning_rate": rates}))

@@ -1,11 +1,11 @@
-"""What becomes of a sweep when its workers and the sweep itself are killed: counted, for real processes and signals.
+"""Kill sweeps and their trials at random, and count what is lost: real processes, real signals.
 
 python benchmarks/sweep_faults.py                     # 30 sweeps of 12 trials; about ten minutes on two cores
 python benchmarks/sweep_faults.py --sweeps 2
 
-A sweep is killed (SIGKILL) some times at random, a worker or the whole of it; then the same command is given again.
-Every trial must be finished once, none be lost and none be there twice, and all results be those of the sweep that was
-not killed, to the last bit.
+Each sweep is killed (SIGKILL) a few times at random moments, either the process of one trial or the sweep itself, and
+resumed by the same command. Every trial must then be finished exactly once, and all results must equal those of a sweep
+that was not killed, to the last bit.
 """
 
 import argparse
@@ -41,46 +41,40 @@ MOST_KILLS = 4
 
 
 def start(folder, data):
-    """The command, which is the same each time."""
-    command = [
-        sys.executable,
-        str(ROOT / "search_hyperparams.py"),
-        "--parent_dir",
-        str(folder),
-        "--data_dir",
-        str(data),
-    ]
+    """Start or resume the sweep in a folder; return its process."""
+    script = ROOT / "search_hyperparams.py"
+    command = [sys.executable, str(script), "--parent_dir", str(folder), "--data_dir", str(data)]
     command += ["--method", "random", "--trials", str(TRIALS), "--jobs", "2", "--devices", "cpu", "--retries", "99"]
     with open(folder / "output", "ab") as output:
         return subprocess.Popen(command, stdout=output, stderr=output)
 
 
 def make(folder):
-    """A sweep that is not begun."""
+    """Create the folder of a sweep and return it."""
     folder.mkdir()
     (folder / "params.json").write_text(json.dumps(PARAMS))
     (folder / "search_space.json").write_text(json.dumps(SPACE))
     return folder
 
 
-def workers(folder):
-    """The process numbers of those that train in a sweep's folder now."""
+def trial_processes(folder):
+    """Return the ids of the processes that are training trials of a sweep now, as a list."""
     found = []
     for lock in folder.glob("*/.lock"):
         try:
             found.append(json.loads(lock.read_text())["pid"])
-        except (OSError, ValueError, KeyError):  # released, or taken just now
+        except (OSError, ValueError, KeyError):  # released or acquired just now
             continue
     return found
 
 
 def kill_at_random(folder, process, rng, seconds):
-    """Kill a worker or the sweep at a random moment. Returns which, or None: it was over before."""
+    """Kill a trial or the sweep at a random moment. Return "trial" or "sweep", or None if it ended before that."""
     deadline = time.monotonic() + 60
-    while not workers(folder) and process.poll() is None and time.monotonic() < deadline:
+    while not trial_processes(folder) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
     time.sleep(rng.uniform(0, seconds))
-    running = workers(folder)
+    running = trial_processes(folder)
     if process.poll() is not None:
         return None
     if running and rng.random() < 0.5:
@@ -88,20 +82,20 @@ def kill_at_random(folder, process, rng, seconds):
             os.kill(rng.choice(running), signal.SIGKILL)
         except ProcessLookupError:  # it ended just now
             return None
-        return "worker"
+        return "trial"
     process.kill()
     process.wait()
     return "sweep"
 
 
 def check(folder, undisturbed):
-    """Every trial is finished once, and is what it is in the sweep that was not killed."""
+    """Assert that every trial is finished once, with the results that it has in the `undisturbed` sweep."""
     folders = {path.parent.name for path in folder.glob("*/params.json")}
     assert folders == undisturbed.keys(), f"{len(folders)} trials: {sorted(folders ^ undisturbed.keys())}"
     for name in folders:
         sessions = utils.read_json(folder / name / "run.json")["sessions"]
         assert sum("finished" in session for session in sessions) == 1, f"{name} is finished {sessions}"
-        assert not list((folder / name).glob("replaced-*")), f"{name} was begun anew"
+        assert not list((folder / name).glob("replaced-*")), f"{name} was started over"
         different = differences(outcome(folder / name), undisturbed[name])
         assert not different, f"{name}: {', '.join(different[:5])}"
     storage = open_storage(None, folder)
@@ -126,7 +120,7 @@ def main():
         build(digits(), data)
         folder = make(place / "undisturbed")
         process = start(folder, data)
-        while not workers(folder) and process.poll() is None:
+        while not trial_processes(folder) and process.poll() is None:
             time.sleep(0.01)
         started = time.monotonic()
         assert process.wait() == 0, (folder / "output").read_text()
@@ -154,7 +148,7 @@ def main():
         "sweeps": args.sweeps,
         "trials": counts["trials"],
         "sweeps killed": counts["sweep"],
-        "workers killed": counts["worker"],
+        "trials killed": counts["trial"],
         "failures": len(failures),
     }
     print(tabulate([row], headers="keys", tablefmt="pipe"))

@@ -1,4 +1,4 @@
-"""The report that evaluate.py writes for an experiment, and what it prints of it."""
+"""Tests of the report that evaluate.py writes and prints for an experiment."""
 
 import csv
 import sys
@@ -27,7 +27,7 @@ def predictions(trained, name="predictions_test.csv"):
         return list(csv.DictReader(file))
 
 
-def test_the_interval_stands_beside_the_value(call, trained):
+def test_each_value_is_printed_with_its_interval(call, trained):
     _, out, _ = call(evaluate.main, *trained.arguments)
     report = trained.metrics("report_test.json")
     assert {"checkpoint": "best.pth.tar", "epoch": 2, "split": "test"}.items() <= report.items()
@@ -61,7 +61,7 @@ def test_images_of_a_fold_have_their_names(call, trained):
 
 
 @pytest.mark.slow
-def test_looks_at_the_test_split_are_counted_and_said(call, trained):
+def test_evaluations_on_the_test_split_are_counted_and_printed(call, trained):
     assert "number 1 of this experiment on the test split" in call(evaluate.main, *trained.arguments)[1]
     assert "on the test split." not in call(evaluate.main, *trained.arguments, "--split", "val")[1]
     assert (
@@ -74,7 +74,7 @@ def test_looks_at_the_test_split_are_counted_and_said(call, trained):
     assert "number 3 of this experiment on the test split" in call(evaluate.main, *trained.arguments)[1]
 
 
-def test_the_report_of_other_data_has_names_of_its_own(call, trained):
+def test_the_report_on_other_data_has_its_own_file_names(call, trained):
     call(optional("build_dataset").main, "digits", "--name", "other", "--seed", "1")
     call(evaluate.main, "--model_dir", trained.folder, "--data_dir", "data/other", "--other_data")
     assert trained.metrics("report_test_on_other.json")["split"] == "test_on_other"
@@ -83,13 +83,13 @@ def test_the_report_of_other_data_has_names_of_its_own(call, trained):
     assert not (trained.folder / "test_looks.json").exists()  # it is another test split
 
 
-def test_the_report_says_which_checkpoint_of_another_experiment_it_is_of(call, trained, tmp_path):
+def test_the_report_names_the_checkpoint_of_another_experiment(call, trained, tmp_path):
     other = copy_of(trained.folder, tmp_path / "other")
     call(evaluate.main, *trained.arguments, "--restore_file", other / "best.pth.tar")
     assert trained.metrics("report_test.json")["checkpoint"] == str(other / "best.pth.tar")
 
 
-def test_a_share_of_none_is_not_zero(call, trained):
+def test_the_precision_of_a_class_that_is_never_predicted_is_not_zero(call, trained):
     trained.write(learning_rate=1e-12, num_epochs=1)  # one class is predicted, whatever the image
     call(train.main, *trained.arguments, "--restart")
     _, out, _ = call(evaluate.main, *trained.arguments)
@@ -102,14 +102,14 @@ def test_a_share_of_none_is_not_zero(call, trained):
 
 
 @pytest.mark.parametrize("items", [5, {}, ["one name"]])
-def test_what_a_dataset_calls_items_may_be_something_else(items):
+def test_an_attribute_items_that_is_no_list_of_names_is_ignored(items):
     dataset = TensorDataset(torch.zeros(3))
     dataset.items = items
     assert names_of(dataset) is None
     assert names_of(Subset(dataset, [0])) is None
 
 
-def test_scores_of_classes_that_contradict_the_accuracy_are_not_given(call, tmp_path):
+def test_scores_of_classes_that_contradict_the_accuracy_are_left_out(call, tmp_path):
     top_2 = (
         "\n\nmetrics['accuracy'] = lambda outputs, labels: np.mean((-outputs).argsort(1)[:, :2] == labels[:, None]) * 2"
     )
@@ -125,7 +125,7 @@ def test_scores_of_classes_that_contradict_the_accuracy_are_not_given(call, tmp_
 
 @pytest.mark.skipif(sys.platform == "win32", reason="not every torch for Windows can let processes meet")
 @pytest.mark.slow
-def test_two_processes_write_the_report_that_one_does(call, trained):
+def test_two_processes_write_the_same_report_as_one(call, trained):
     call(evaluate.main, *trained.arguments, "--split", "train")
     rows, report = predictions(trained, "predictions_train.csv"), trained.metrics("report_train.json")
     codes, _, err = group_finished("evaluate", 2, *trained.arguments, "--split", "train")
@@ -138,7 +138,7 @@ def test_two_processes_write_the_report_that_one_does(call, trained):
     assert both["intervals"]["accuracy"] == report["intervals"]["accuracy"]
 
 
-def test_the_results_table_says_how_often_the_test_split_was_looked_at(call, trained):
+def test_the_results_table_shows_the_number_of_evaluations_on_the_test_split(call, trained):
     synthesize_results = optional("synthesize_results")
     table = ["--parent_dir", trained.folder.parent, "--no_plots"]
     assert "test_looks" not in call(synthesize_results.main, *table)[1]

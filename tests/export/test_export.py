@@ -1,4 +1,4 @@
-"""Exported models: they compute what the network does, in batches of any size, by the file alone; or are not kept."""
+"""Tests of export.py: a file computes what the network does, for batches of any size, or it is not written."""
 
 import json
 import sys
@@ -18,7 +18,7 @@ from toolkit.export.comparison import compare
 from utils import UserError
 
 FILES = {"model.onnx", "model.pt2"}
-# a network that computes something else each time, and one that asks what is in a tensor
+# a network with random outputs, and one whose control flow depends on the values in a tensor
 RANDOM = "\n\nclass Random(Net):\n    def forward(self, x):\n        return F.dropout(super().forward(x))\n"
 RANDOM += "\n\nNet = Random\n"
 ASKING = "\n\nclass Asking(Net):\n    def forward(self, x):\n        y = super().forward(x)\n"
@@ -27,7 +27,7 @@ ASKING += "        return y * 2 if y.sum() > 0 else y\n\n\nNet = Asking\n"
 
 @pytest.fixture
 def trained(call, experiment):
-    """A trained experiment; with augmentation, averaged weights and batch normalisation."""
+    """Return an experiment trained with augmentation, EMA weights and batch normalization."""
     experiment.write(random_shift=1, random_flip=True, ema_decay=0.9, compile=False)
     assert call(train.main, *experiment.arguments)[0] == 0
     return experiment
@@ -37,7 +37,7 @@ def arguments(experiment):
     return "--model_dir", experiment.folder, "--data_dir", experiment.data_dir
 
 
-def test_both_files_label_raw_images_as_predict_does(call, trained, tmp_path):
+def test_both_files_give_the_labels_of_predict_for_raw_images(call, trained, tmp_path):
     code, out, err = call(export.main, *arguments(trained))
     assert (code, err) == (0, "")
     assert out.count("| 100.00% ") == 2
@@ -67,7 +67,7 @@ def test_both_files_label_raw_images_as_predict_does(call, trained, tmp_path):
     assert network(images[:1]).shape == (1, 10)
 
 
-def test_inputs_and_outputs_that_are_not_one_tensor(call, tmp_path):
+def test_nested_inputs_and_outputs(call, tmp_path):
     folder = wine_project(tmp_path / "my_task", "nested")
     call(train.main, "--model_dir", folder)
     code, _, err = call(export.main, "--model_dir", folder)
@@ -76,7 +76,7 @@ def test_inputs_and_outputs_that_are_not_one_tensor(call, tmp_path):
     assert [given.shape for given in session.get_inputs()] == [["batch", 4], ["batch", 9]]
 
 
-def test_a_large_output_hides_no_difference_of_a_small_one():
+def test_a_difference_in_a_small_output_is_found_beside_a_large_one():
     def model(x):
         return {"logits": x, "size": 1e4 * x}
 
@@ -101,7 +101,7 @@ def test_a_large_output_hides_no_difference_of_a_small_one():
         (ASKING, "onnx", "this model cannot be exported: "),
     ],
 )
-def test_what_computes_something_else_is_not_kept(call, tmp_path, network, kind, message):
+def test_a_model_that_cannot_be_exported_exactly_leaves_no_file(call, tmp_path, network, kind, message):
     folder = wine_project(tmp_path / "my_task")
     append(tmp_path / "my_task" / "model" / "net.py", network)
     assert call(train.main, "--model_dir", folder)[0] == 0
@@ -120,7 +120,7 @@ def test_a_missing_package_is_named(call, trained, monkeypatch):
             context.setitem(sys.modules, package, None)
             code, _, err = call(export.main, *arguments(trained))
         assert (code, err) == (2, f"error: model.onnx needs {package}: pip install {package}\n")
-    # torch, once it has imported it, does not ask for it again: in a process of its own
+    # in a process of its own, because torch imports onnxscript only once
     without = "import sys; sys.modules['onnxscript'] = None; import export; export.run_script(export.main)"
     done = run_process(sys.executable, "-c", without, *arguments(trained), cwd=ROOT)
     assert (done.returncode, done.stderr) == (2, "error: model.onnx needs onnxscript: pip install onnxscript\n")

@@ -1,4 +1,4 @@
-"""Labels for new files: those that evaluate.py would give, without the dataset, and whatever lies in a folder."""
+"""Tests of predict.py: the same labels as evaluate.py, without the dataset, for any files in a folder."""
 
 import csv
 import json
@@ -26,7 +26,7 @@ from utils import Params
 
 @pytest.fixture
 def trained(call, experiment, tmp_path):
-    """A trained experiment whose dataset has been moved: `experiment.data_dir` is where it is now."""
+    """Return a trained experiment whose dataset has been moved to `experiment.data_dir`."""
     gone = copy_of(experiment.data_dir, tmp_path / "data" / "gone")
     experiment.data_dir = gone
     experiment.write(dataset="gone", random_flip=True, ema_decay=0.9)
@@ -36,7 +36,7 @@ def trained(call, experiment, tmp_path):
     return experiment
 
 
-def test_the_labels_are_those_of_evaluation_and_the_dataset_is_not_needed(call, trained, tmp_path):
+def test_the_labels_agree_with_evaluation_and_the_dataset_is_not_needed(call, trained, tmp_path):
     before = snapshot(trained.folder)
     rows = predictions(call, trained.folder, trained.data_dir / "test")
     assert snapshot(trained.folder) == before
@@ -56,7 +56,7 @@ def test_the_labels_are_those_of_evaluation_and_the_dataset_is_not_needed(call, 
     assert float(rows[0]["probability"]) == pytest.approx(np.exp(outputs[0]).max() / np.exp(outputs[0]).sum(), abs=1e-4)
 
 
-def test_photos_are_decoded_as_the_build_does_it(call, tmp_path, digits_dir):
+def test_photos_are_decoded_as_in_build_dataset(call, tmp_path, digits_dir):
     photos = tmp_path / "photos"
     numbers = np.random.default_rng(0)
     for label in ("cat", "dog"):
@@ -64,7 +64,7 @@ def test_photos_are_decoded_as_the_build_does_it(call, tmp_path, digits_dir):
         for i in range(6):
             pixels = numbers.integers(0, 256, (90 + i, 120, 3), np.uint8)
             exif = Image.Exif()
-            exif[0x0112] = 1 + i  # turned and mirrored
+            exif[0x0112] = 1 + i  # rotated and mirrored
             Image.fromarray(pixels).save(photos / label / f"{i}.jpg", exif=exif)
     builder, sources = optional("toolkit.datasets.builder"), optional("toolkit.datasets.sources")
     builder.build(sources.folder(photos), tmp_path / "built", image_size=(16, 24))
@@ -79,7 +79,7 @@ def test_photos_are_decoded_as_the_build_does_it(call, tmp_path, digits_dir):
         assert row["probability"] == of_built[name]["probability"]
 
 
-def test_what_is_no_image_is_left_out_and_said(call, trained, tmp_path):
+def test_files_that_are_no_images_are_skipped_with_a_warning(call, trained, tmp_path):
     digit = next((trained.data_dir / "test" / "3").iterdir())
     mixed = tmp_path / "mixed"
     (mixed / "deep").mkdir(parents=True)
@@ -89,14 +89,14 @@ def test_what_is_no_image_is_left_out_and_said(call, trained, tmp_path):
     (mixed / "a.png").write_bytes(b"not an image")
     (mixed / "notes.txt").write_text("not an image")
     odd = {"\\udcff.png"} if sys.platform == "linux" else set()
-    if odd:  # where names need not be UTF-8
+    if odd:  # on Linux a file name need not be UTF-8
         shutil.copy(digit, os.fsencode(mixed) + b"/\xff.png")
     arguments = ["--model_dir", trained.folder, mixed, mixed / "no_ending", mixed / "b.png", "--output", "out.csv"]
     code, out, err = call(predict.main, *arguments)
     assert (code, err) == (0, "")
     assert "skipped: " in out
     assert "a.png: cannot be read as an image" in out
-    assert f"{3 + len(odd)} predictions of" in out  # b.png once, c.PNG, no_ending because it is named, and the odd one
+    assert f"{3 + len(odd)} predictions of" in out  # b.png once, c.PNG, no_ending because it is given, and the odd one
     with open("out.csv", encoding="utf-8", newline="") as file:
         assert odd | {"b.png"} < {row["item"].split("/")[-1] for row in csv.DictReader(file)}
     code, _, err = call(predict.main, "--model_dir", trained.folder, mixed / "a.png", mixed / "notes.txt")
@@ -117,7 +117,7 @@ def test_the_most_probable_classes_and_a_short_table(call, trained):
     assert f"... and {len(rows) - 20} more" in out
 
 
-def test_mistakes_end_in_a_line(call, trained, tmp_path):
+def test_mistakes_on_the_command_line_give_one_line(call, trained, tmp_path):
     (tmp_path / "empty").mkdir()
     for arguments, message in (
         (["gone.png"], "gone.png: no such file or folder"),
@@ -147,7 +147,7 @@ def test_mistakes_end_in_a_line(call, trained, tmp_path):
     )
 
 
-def test_a_task_without_a_hook_says_what_it_lacks(call, tmp_path):
+def test_a_task_without_read_items_gets_advice(call, tmp_path):
     wine_project(tmp_path / "my_task")
     model_dir = "my_task/experiments/base_model"
     call(train.main, "--model_dir", model_dir)
@@ -157,7 +157,7 @@ def test_a_task_without_a_hook_says_what_it_lacks(call, tmp_path):
     assert err.startswith(f"error: {Path('my_task/model/data_loader.py')}: has no read_items(files, params)")
 
 
-def test_the_hook_of_the_page(call, tmp_path):
+def test_read_items_and_describe_are_used(call, tmp_path):
     scores = train_and_evaluate(call, wine_project(tmp_path / "my_task", "new_files"))
     features, labels = load_wine(return_X_y=True)
     is_test = np.arange(len(labels)) % 5 == 0

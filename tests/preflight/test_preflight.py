@@ -141,8 +141,15 @@ def padded(items):
 """ + DATA[DATA.index("def fetch") :].replace("shuffle=", "collate_fn=padded, shuffle=")
 FAULTS = {  # name: (check that fails, others that have to, words of the message, net, data, params)
     "a Net that cannot be made": ("model and data", [], r"ZeroDivisionError: .*net.py:\d+", made("1 / 0"), "", {}),
-    "NaN": ("inputs and labels", [], r"batch \d of train holds NaN", "", loaded("x[7] = float('nan')"), {}),
-    "a class too many": ("inputs and labels", [], "has class 10", "", loaded("y = y + 1"), {}),
+    "NaN": ("inputs and labels", [], r"batch \d of train contains NaN", "", loaded("x[7] = float('nan')"), {}),
+    "a class too many": (
+        "inputs and labels",
+        [],
+        "a class without output: Target 10 is out of bounds",
+        "",
+        loaded("y = y + 1"),
+        {},
+    ),
     "black images": ("inputs and labels", [], "all inputs of train are 0", "", loaded("x = x * 0"), {}),
     "one label for all": ("inputs and labels", [], "all labels of train are 3", "", loaded("y = y * 0 + 3"), {}),
     "a loader that crashes": ("inputs and labels", [], r"KeyError: .*data_loader.py:\d+", "", item("{}[i]"), {}),
@@ -158,22 +165,22 @@ FAULTS = {  # name: (check that fails, others that have to, words of the message
     "a column beside a row": (
         "inputs and labels",
         [],
-        "each is compared to all of the other",
+        "each output is compared to all labels",
         made("self.head = nn.Linear(32, 1)") + loss("F.mse_loss(outputs, labels.float())") + "metrics = {}",
         "",
         {},
     ),
     "a slow loader": (
-        "speed of loading",
+        "loading speed",
         [],
         "waits for data",
         "",
         item("time.sleep(0.006); return x, y"),
         {"batch_size": 4},
     ),
-    "inputs of a large size": ("scale of the inputs", [], "scale the inputs", "", loaded("x = 1000 * x"), {}),
+    "inputs of a large size": ("input scale", [], "scale the inputs", "", loaded("x = 1000 * x"), {}),
     "sure of itself at the start": (
-        "loss at the start",
+        "initial loss",
         [],
         "make the first outputs smaller",
         made("self.head.weight.data *= 40"),
@@ -181,7 +188,7 @@ FAULTS = {  # name: (check that fails, others that have to, words of the message
         {},
     ),
     "no softmax": (
-        "loss at the start",
+        "initial loss",
         [],
         "should be above 0",
         loss("F.nll_loss(outputs, labels)"),
@@ -189,23 +196,23 @@ FAULTS = {  # name: (check that fails, others that have to, words of the message
         {},
     ),
     "two softmaxes": (
-        "loss at the start",
+        "overfit 16 samples",
         [],
-        "give logits",
+        "is softmax applied once",
         forward("return super().forward(x).softmax(1)"),
         "",
         {},
     ),
     "labels in the inputs": (
-        "loss at the start",
+        "initial loss",
         [],
-        "do the inputs hold the labels",
+        "do the inputs contain the labels",
         forward("return super().forward(x[:, :64]) + 5 * x[:, 64:]"),
         loaded("x = torch.cat([x, torch.nn.functional.one_hot(y, 10)], 1)"),
         {},
     ),
     "a target of large numbers": (
-        "loss at the start",
+        "initial loss",
         [],
         "standardise",
         made("self.head = nn.Linear(32, 1)", "    def forward(self, x):\n        return super().forward(x)[:, 0]\n")
@@ -233,16 +240,16 @@ FAULTS = {  # name: (check that fails, others that have to, words of the message
         {},
     ),
     "the logarithm of 0": (
-        "loss at the start",
-        ["gradients", "16 samples by heart"],
-        "look for the logarithm",
+        "initial loss",
+        ["gradients", "overfit 16 samples"],
+        "look for a logarithm of 0",
         loss("-(outputs.softmax(1) * 0).log().mean() + F.cross_entropy(outputs, labels)"),
         "",
         {},
     ),
     "the root of 0": (
         "gradients",
-        ["16 samples by heart"],
+        ["overfit 16 samples"],
         "NaN or infinite",
         forward("h = self.body(x)\nreturn self.head(h + (0 * h).sqrt())"),
         "",
@@ -250,15 +257,15 @@ FAULTS = {  # name: (check that fails, others that have to, words of the message
     ),
     "multiplied by 0": (
         "gradients",
-        ["16 samples by heart"],
-        "all 0",
+        ["overfit 16 samples"],
+        "gradients are 0",
         forward("return self.head(0 * self.body(x))"),
         "",
         {},
     ),
     "weights that are too large": (
         "gradients",
-        ["neighbours in a batch", "16 samples by heart"],  # rounding, too, explodes
+        ["independent samples", "overfit 16 samples"],  # rounding, too, explodes
         "explode",
         made(
             "self.body = nn.ModuleList([nn.Linear(64, 32), *[nn.Linear(32, 32) for _ in range(12)]])",
@@ -270,9 +277,9 @@ FAULTS = {  # name: (check that fails, others that have to, words of the message
         {},
     ),
     "padding that counts": (
-        "neighbours in a batch",
+        "independent samples",
         [],
-        "for the sample alone",
+        "a sample has another output beside a longer one",
         made(
             "self.lstm = nn.LSTM(8, 32, bidirectional=True, batch_first=True)",
             "    def forward(self, x):\n        return super().forward(self.lstm(x)[0].mean(1))\n",
@@ -280,9 +287,9 @@ FAULTS = {  # name: (check that fails, others that have to, words of the message
         LENGTHS,
         {},
     ),
-    "many sigmoids": ("gradients", ["16 samples by heart"], "vanish", made(MADE_DEEP), "", {}),
+    "many sigmoids": ("gradients", ["overfit 16 samples"], "vanish", made(MADE_DEEP), "", {}),
     "a mean over the batch": (
-        "neighbours in a batch",
+        "independent samples",
         [],
         "in eval mode",
         forward("return super().forward(x - x.mean(0))"),
@@ -290,7 +297,7 @@ FAULTS = {  # name: (check that fails, others that have to, words of the message
         {},
     ),
     "a mean over the batch in training": (
-        "neighbours in a batch",
+        "independent samples",
         [],
         "in train mode",
         forward("return super().forward(x - 0.5 * x.mean(0) if self.training else x)"),
@@ -298,7 +305,7 @@ FAULTS = {  # name: (check that fails, others that have to, words of the message
         {},
     ),
     "time and batch mixed up": (
-        "neighbours in a batch",
+        "independent samples",
         [],
         "batch_first",
         made(
@@ -327,7 +334,7 @@ FAULTS = {  # name: (check that fails, others that have to, words of the message
     "never in train mode": (
         "train and eval mode",
         [],
-        "out of train mode",
+        "changes its mode",
         forward("self.eval()\nreturn super().forward(x)"),
         "",
         {},
@@ -346,50 +353,66 @@ FAULTS = {  # name: (check that fails, others that have to, words of the message
     "another net where gradients are": (
         "train and eval mode",
         [],
-        "no layer asks",
+        "outputs change if gradients are computed",
         "class Net(nn.Module):\n    def __init__(self, params):\n        super().__init__()\n"
         "        self.head = nn.Linear(64, 10)\n    def forward(self, x):\n"
         "        return self.head(x if torch.is_grad_enabled() else x.abs())\n",
         "",
         {},
     ),
+    "units that never fire": (
+        "dead units",
+        [],
+        r"\d+ of 32 units after body.0 are alive",
+        made("self.body = nn.Sequential(nn.Linear(64, 32), nn.ReLU())\nself.body[0].bias.data[:20] = -100"),
+        "",
+        {},
+    ),
     "no shuffling": (
-        "order of epochs",
+        "shuffling",
         [],
         "shuffle=True",
         "",
         DATA[DATA.index("def fetch") :].replace('split == "train"', "False"),
         {},
     ),
-    "noise that no seed governs": (
-        "two runs of one seed",
+    "images that get darker": (
+        "reproducibility",
         [],
-        "batch 1 differs",
+        "the data depends on what was loaded before",
+        "",
+        item("self.count = getattr(self, 'count', 0) + 1; return x * (1 + self.count / 1e4), y"),
+        {},
+    ),
+    "noise that no seed governs": (
+        "reproducibility",
+        [],
+        "batches differ if loading starts with the second one",
         "",
         item("return x + os.urandom(1)[0] / 2550, y"),
         {},
     ),
     "a net that no seed governs": (
-        "two runs of one seed",
+        "reproducibility",
         [],
-        "no seed governs",
+        "no seed controls a value",
         forward("return super().forward(x + int.from_bytes(os.urandom(4)) / 2**29 * self.training)"),
         "",
         {},
     ),
-    "far too large steps": ("learning rate", [], "the loss rises from", "", "", {"learning_rate": 100.0}),
+    "far too large steps": ("learning rate", ["dead units"], "the loss rises from", "", "", {"learning_rate": 100.0}),
     "far too small steps": ("learning rate", [], "take a larger one", "", "", {"learning_rate": 1e-6}),
     "blind": (
-        "16 samples by heart",
-        [],
+        "overfit 16 samples",
+        ["dead units"],
         "do outputs depend on inputs",
         forward("return super().forward(torch.ones_like(x))"),
         "",
         {},
     ),
     "blind to each pixel": (
-        "16 samples by heart",
-        [],
+        "overfit 16 samples",
+        ["dead units"],
         "do outputs depend on inputs",
         forward("return self.head(self.body(torch.ones_like(x))).view(-1, 3, 8, 8)")
         + made("self.head = nn.Linear(32, 192)").replace("class Net(Plain)", "class Net(Net)")
@@ -412,7 +435,7 @@ FAULTS = {  # name: (check that fails, others that have to, words of the message
         {},
     ),
     "weights that are not saved": (
-        "checkpoint",
+        "reproducibility",
         [],
         "mix is in no state_dict",
         made("self.mix = torch.randn(64, 64) / 8", OWN_MEANS),
@@ -420,7 +443,7 @@ FAULTS = {  # name: (check that fails, others that have to, words of the message
         {},
     ),
     "a count that is not saved": (
-        "checkpoint",
+        "reproducibility",
         [],
         "calls is in no state_dict",
         made(
@@ -481,7 +504,7 @@ def test_a_model_for_which_steps_are_slow_is_checked_on_fewer_samples(call, smal
     slow = "def loss_fn(outputs, labels):\n    time.sleep(0.02 * len(labels))\n    return F.cross_entropy(outputs, labels)\n"
     code, results, out = small.check(call, slow, batch_size=32)
     assert code == 0, out
-    assert "take 16 samples of a batch" in results["speed of loading"]["message"]
+    assert "use 16 samples per batch" in results["loading speed"]["message"]
 
 
 @pytest.mark.slow
@@ -654,7 +677,7 @@ def test_healthy_projects_of_other_kinds_pass(call, small, kind):
     code, results, out = small.check(call, *HEALTHY[kind])
     assert code == 0, out
     left_out = {name for name, result in results.items() if not result["ok"]}
-    may_be = {"Embedding": "scale of the inputs", "embeddings": "loss at the start"}
+    may_be = {"Embedding": "input scale", "embeddings": "initial loss"}
     assert left_out <= {check for word, check in may_be.items() if word in kind + HEALTHY[kind][0]}, out
 
 
@@ -675,23 +698,23 @@ def test_what_a_mode_could_change_but_does_not_is_no_difference(call, small):
         "    def forward(self, x):\n        return self.head(self.body(x.view(-1, 8, 8))[0][:, -1])\n",
     )
     _, results, _ = small.check(call, net)
-    assert results["train and eval mode"]["message"] == "they give the same"
+    assert results["train and eval mode"]["message"] == "both give the same outputs"
 
 
 def test_an_epoch_of_one_batch_has_no_order(call, small):
     code, results, out = small.check(call, batch_size=300)
-    assert (code, results["order of epochs"]["message"]) == (0, "an epoch is one batch"), out
-    assert results["memory"]["message"].startswith("the largest batch, of 1 looked at, takes")
+    assert (code, results["shuffling"]["message"]) == (0, "an epoch is one batch"), out
+    assert results["memory"]["message"].startswith("the largest of 1 batches takes")
 
 
 def test_samples_of_one_label_are_no_proof_that_labels_can_be_learned(call, small):
     data = loaded("y = (torch.arange(len(y)) == 0).long()")
     _, results, _ = small.check(call, forward("return super().forward(torch.ones_like(x))"), data)
-    assert results["16 samples by heart"]["ok"] is None, results["16 samples by heart"]["message"]
+    assert results["overfit 16 samples"]["ok"] is None, results["overfit 16 samples"]["message"]
 
 
 def test_too_little_time_to_learn_samples_by_heart_is_no_fault(call, small, monkeypatch):
-    monkeypatch.setattr("toolkit.preflight.checks.SECONDS", 0.001)
+    monkeypatch.setattr("toolkit.preflight.training_checks.SECONDS", 0.001)
     _, results, _ = small.check(call)
-    assert results["16 samples by heart"]["ok"] is None
-    assert "there was no time for more" in results["16 samples by heart"]["message"]
+    assert results["overfit 16 samples"]["ok"] is None
+    assert "there was no time for more" in results["overfit 16 samples"]["message"]

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import optuna
@@ -16,8 +17,9 @@ from processes import Script, wait_for
 from project_kinds import differences, outcome
 
 import search_hyperparams
-import toolkit.sweep.pool
+import toolkit.sweep.trial_process
 import train
+from toolkit.core.lock import ExperimentLock
 from toolkit.sweep.storage import open_storage
 from utils import Params
 
@@ -77,7 +79,7 @@ def test_without_a_space_the_learning_rates_of_cs230_are_tried_and_every_trial_i
     assert call(train.main, *experiment.arguments)[0] == 0
     assert not differences(outcome(experiment.folder), outcome(sweep.folder / "learning_rate=0.001"))
     assert (sweep.folder / "learning_rate=0.001" / "curves.png").exists()
-    assert not (sweep.folder / ".sweep").exists()
+    assert not list(sweep.folder.glob(".owner-*"))
 
 
 @pytest.mark.slow
@@ -161,13 +163,11 @@ def test_failures_do_not_end_the_sweep_and_are_retried_by_the_same_command(call,
 
 
 def own_model(sweep, change):
-    """The sweep with a model/ of its own, in which `change` is done at the beginning of Net."""
+    """Give the sweep a model/ of its own, whose Net runs the indented lines `change` first."""
     model = sweep.folder / "model"
     shutil.copytree(IMAGES / "model", model, dirs_exist_ok=True)
-    code = (model / "net.py").read_text(encoding="utf-8")
-    head = 'def Net(params):\n    """The network that `params.architecture` names."""\n'
-    assert head in code
-    (model / "net.py").write_text(code.replace(head, f"{head}{change}"), encoding="utf-8")
+    with open(model / "net.py", "a", encoding="utf-8") as file:
+        file.write(f"\n\nUnchangedNet = Net\n\n\ndef Net(params):{change or ''}\n    return UnchangedNet(params)\n")
 
 
 @POSIX
@@ -188,17 +188,17 @@ def test_a_worker_that_dies_costs_an_attempt_and_its_trial_is_gone_on_with(call,
     code, out, err = search(call, sweep, "--retries", 2)
     assert (code, err) == (1, "")
     assert "2 finished, 1 failed" in out
-    assert "learning_rate=0.01: its process was ended by SIGKILL (out of memory?); going on with it" in out
-    assert out.count("learning_rate=0.02: its process was ended by SIGSEGV; going on with it") == 2
-    assert "learning_rate=0.02: failed: its process was ended by SIGSEGV" in out
-    assert sweep.trials()["learning_rate=0.02"]["sessions"][-1]["error"] == "its process was ended by SIGSEGV"
+    assert "learning_rate=0.01: its process was killed by SIGKILL (out of memory?); resuming it" in out
+    assert out.count("learning_rate=0.02: its process was killed by SIGSEGV; resuming it") == 2
+    assert "learning_rate=0.02: failed: its process was killed by SIGSEGV" in out
+    assert sweep.trials()["learning_rate=0.02"]["sessions"][-1]["error"] == "its process was killed by SIGSEGV"
     assert sweep.how("learning_rate=0.01") == {"finished"}
 
 
 @pytest.mark.slow
 def test_workers_that_are_spawned_train_like_those_that_are_forked(call, sweep, monkeypatch):
     """As they are on macOS and Windows."""
-    monkeypatch.setattr(toolkit.sweep.pool, "METHOD", "spawn")
+    monkeypatch.setattr(toolkit.sweep.trial_process, "METHOD", "spawn")
     sweep.write({"learning_rate": [0.01, 0.02, 0.03]}, num_epochs=1)
     code, out, err = search(call, sweep, "--pruner", "median")
     assert (code, err) == (0, "")
@@ -234,7 +234,7 @@ def test_ctrl_c_saves_the_trials_and_the_same_command_goes_on_with_them(call, sw
     process.send_signal(signal.SIGINT)
     out, err = process.communicate()
     assert process.returncode == 130, (out, err)
-    assert "Stopping 2 trials, which save what they have. The same command goes on." in out
+    assert "Stopping 2 trials, which save their state. Run the same command to resume." in out
     done = {name: run["epochs"] for name, run in sweep.trials().items()}
     assert sorted(done) == ["learning_rate=0.01", "learning_rate=0.02"]
     assert all(sweep.how(name) == {"stopped"} for name in done)
@@ -276,6 +276,55 @@ def test_a_sweep_that_is_killed_with_its_workers_ends_as_if_it_had_not_been(call
         assert not differences(outcome(sweep.folder / name), outcome(undisturbed.folder / name))
     finished = [trial.user_attrs["experiment"] for trial in sweep.study() if trial.state.name == "COMPLETE"]
     assert sorted(finished) == sorted(undisturbed.trials())
+
+
+@pytest.mark.slow
+def test_trials_of_the_previous_version_and_half_drawn_ones_are_continued(call, sweep, tmp_path, digits_dir):
+    """It queued trials to be retried, did not note the place of a new one, and could die before it noted an owner."""
+    space = {"learning_rate": {"low": 1e-4, "high": 1e-1, "log": True}, "num_channels": {"low": 1, "high": 9}}
+    command = ["--method", "random", "--trials", 4]
+    undisturbed = SmallSweep(tmp_path / "undisturbed" / "sweep", digits_dir).write(space, num_epochs=1)
+    assert search(call, undisturbed, *command)[0] == 0
+    sweep.write(space, num_epochs=1)
+    (summary,) = optuna.get_all_study_summaries(open_storage(None, undisturbed.folder))
+    trials = {trial.user_attrs["place"]: trial for trial in undisturbed.study()}
+    study = optuna.create_study(
+        storage=open_storage(None, sweep.folder), study_name=summary.study_name, direction="maximize"
+    )
+
+    def add(of, state, names=("learning_rate", "num_channels"), **attributes):
+        params, distributions = (
+            {n: values[n] for n in names} for values in (trials[of].params, trials[of].distributions)
+        )
+        study.add_trial(
+            optuna.trial.create_trial(state=state, params=params, distributions=distributions, user_attrs=attributes)
+        )
+
+    running, waiting = optuna.trial.TrialState.RUNNING, optuna.trial.TrialState.WAITING
+    add(0, running, owner="a process that was killed", experiment=trials[0].user_attrs["experiment"])
+    add(1, running, names=["learning_rate"])
+    add(2, running, names=[], owner="a process that was killed")
+    add(2, waiting, place=2)
+    add(3, running, names=["learning_rate"], owner="a process that was killed", place=3)
+    code, out, err = search(call, sweep, *command)
+    assert (code, err) == (0, "")
+    assert "4 finished" in out
+    assert sorted(sweep.trials()) == sorted(undisturbed.trials())
+    for name in sweep.trials():
+        assert not differences(outcome(sweep.folder / name), outcome(undisturbed.folder / name))
+
+
+@pytest.mark.slow
+def test_a_trial_waits_for_another_process_that_trains_the_same_configuration(call, sweep):
+    sweep.write({"num_channels": {"low": 1, "high": 1}}, num_epochs=1)
+    (sweep.folder / "num_channels=1").mkdir()
+    lock = ExperimentLock(sweep.folder / "num_channels=1")
+    lock.acquire()
+    threading.Timer(4, lock.release).start()
+    code, out, err = search(call, sweep, "--method", "random", "--trials", 2)
+    assert (code, err) == (0, "")
+    assert "2 finished" in out
+    assert len(sweep.trials()["num_channels=1"]["sessions"]) == 1
 
 
 @POSIX
@@ -363,7 +412,7 @@ def test_a_finished_trial_whose_folder_was_deleted_is_trained_again(call, sweep)
     for said in (1, 0):
         code, out, err = search(call, sweep)
         assert (code, err) == (0, "")
-        assert out.count("learning_rate=0.01: was finished, and its folder is gone; it is trained again") == said
+        assert out.count("learning_rate=0.01: finished before, but its folder was deleted; training it again") == said
         assert "2 finished" in out
     assert not differences(outcome(sweep.folder / "learning_rate=0.01"), before)
     assert len(sweep.trials()["learning_rate=0.02"]["sessions"]) == 1
@@ -401,44 +450,32 @@ def test_a_signal_to_all_processes_of_the_sweep_saves_the_trials(sweep, name):
         assert "Stopped by SIGTERM; saved " in (sweep.folder / trial / "train.log").read_text()
 
 
-def test_the_classic_single_launch(tmp_path, experiment):
-    params = Params(experiment.folder / "params.json")
-    params.num_epochs = 1
-    search_hyperparams.launch_training_job(tmp_path / "parent dir", experiment.data_dir, "a job; it's one", params)
-    history = (tmp_path / "parent dir" / "a job; it's one" / "history.csv").read_text()
-    assert len(history.splitlines()) == 2
-    experiment.write(no_such_key=1, num_epochs=0)
-    (tmp_path / "parent dir" / "bad").mkdir()
-    with pytest.raises(subprocess.CalledProcessError):
-        search_hyperparams.launch_training_job(tmp_path, tmp_path / "no data", "job", params)
-
-
 SPACES = {
     '{"learning_rate": [0.01}': "search_space.json: not valid JSON at line 1",
-    "{}": 'search_space.json: nothing is searched; for example {"learning_rate": [1e-4, 1e-3, 1e-2]}',
-    '{"_note": [1]}': "nothing is searched",
+    "{}": 'search_space.json: no hyperparameters; give one, such as {"learning_rate": [1e-4, 1e-3, 1e-2]}',
+    '{"_note": [1]}': "no hyperparameters",
     '{"learning_rate": []}': "learning_rate: values should have at least 1 item",
-    '{"learning_rate": 0.01}': "learning_rate: values should be a valid list; it should be a list of values, or {",
+    '{"learning_rate": 0.01}': "learning_rate: values should be a valid list; expected a list of values, or {",
     '{"learning_rate": [0.01, "0.1"]}': "learning_rate is '0.1', should be a valid number",
-    '{"learning_rate": {"low": 0.1}}': "learning_rate: high Field required; it should be a list of values, or {",
+    '{"learning_rate": {"low": 0.1}}': "learning_rate: high Field required; expected a list of values, or {",
     '{"learning_rate": {"low": "a", "high": 1}}': "learning_rate: low should be a valid number",
-    '{"loss": [NaN, 1]}': "loss: NaN is no value to search",
-    '{"monitor": ["accuracy", "loss"]}': "monitor is not searched; it says what trials are compared by",
+    '{"loss": [NaN, 1]}': "loss is NaN; give numbers",
+    '{"monitor": ["accuracy", "loss"]}': "monitor cannot be searched: trials are compared by it",
     '{"hidden_size": {"values": [9], "when": {"architecture": []}}}': "hidden_size is searched when architecture is nothing",
     json.dumps(
         {name: list(range(1, 41)) for name in ("seed", "batch_size", "num_channels", "hidden_size")}
-    ): "a grid of more than 100,000 configurations; list fewer values",
-    '{"learning_rate": {"low": 0.1, "high": 0.01}}': "learning_rate: low is at most as large as high",
-    '{"learning_rate": {"low": 0, "high": 1, "log": true}}': "learning_rate: low is at most as large as high, and with log above 0",
+    ): "more than 100,000 combinations; list fewer, or use --method tpe",
+    '{"learning_rate": {"low": 0.1, "high": 0.01}}': "learning_rate: low must be at most high",
+    '{"learning_rate": {"low": 0, "high": 1, "log": true}}': "learning_rate: low must be at most high, and above 0 with log",
     '{"learning_rate": {"low": -1, "high": 1}}': "learning_rate is -1.0, should be greater than 0",
-    '{"learning_rate": {"low": 0.1, "high": 1, "lgo": true}}': "learning_rate: lgo Extra inputs are not permitted; it should be a list of values",
+    '{"learning_rate": {"low": 0.1, "high": 1, "lgo": true}}': "learning_rate: lgo Extra inputs are not permitted; expected a list of values",
     '{"learning_rate": {"low": 0.1, "high": 1, "log": 1}}': "learning_rate: log should be a valid boolean",
-    '{"learning_rate": {"low": 0.1, "high": 1, "step": 2}}': "learning_rate: a step is at most as large as the range",
-    '{"num_channels": {"low": 4, "high": 8.5}}': "num_channels is an integer; low, high and step should be, too",
+    '{"learning_rate": {"low": 0.1, "high": 1, "step": 2}}': "learning_rate: step must be at most high - low",
+    '{"num_channels": {"low": 4, "high": 8.5}}': "num_channels is an integer; give integers for low, high and step",
     '{"num_channels": [4, 0]}': "num_channels is 0, should be greater than or equal to 1",
-    '{"num_channles": [4, 8]}': "unknown key num_channles (did you mean num_channels?)",
+    '{"num_channles": [4, 8]}': "unknown key num_channles; did you mean num_channels?",
     '{"num_classes": [4, 8]}': "num_classes is a fact of the dataset, not a hyperparameter; remove it",
-    '{"fold": [0, 1]}': "fold is not searched; --folds does that",
+    '{"fold": [0, 1]}': "fold cannot be searched: use --folds",
     '{"hidden_size": {"values": [9], "when": {"architecture": "TwoLayerNet"}}}': "hidden_size is searched when "
     'architecture is "TwoLayerNet", which it never is',
     '{"hidden_size": {"values": [9], "when": {"no_key": 1}}}': 'hidden_size has "when" no_key, which is neither a list of values',
@@ -459,7 +496,7 @@ def test_a_space_that_cannot_be_searched(call, sweep, space):
     ("arguments", "message"),
     [
         (["--trials", 4], "--trials is 4, but the grid of .*search_space.json has 3 configurations"),
-        (["--folds", 1], "--folds is 1, should be 2 or more"),
+        (["--folds", 1], "--folds is 1; give 2 or more"),
         (["--devices", "7"], "--device cuda:7: not there; this machine has .*cpu"),
         (["--devices", "tpu"], "--device tpu: not there; this machine has .*cpu"),
         (
@@ -485,7 +522,7 @@ def test_what_cannot_be_asked_for(call, sweep, arguments, message):
 def test_what_the_sweep_lacks(call, sweep):
     code, _, err = search(call, sweep)
     assert (code, err.count("\n")) == (2, 1)
-    assert "sweep/params.json: no such file; it holds what all trials of a sweep share" in err
+    assert "sweep/params.json: no such file; it holds what all trials of the sweep share" in err
     sweep.write(monitor="f2")
     code, _, err = search(call, sweep)
     assert (code, err.count("\n")) == (2, 1)
@@ -493,7 +530,7 @@ def test_what_the_sweep_lacks(call, sweep):
     sweep.write({"seed": [1, 2]})
     code, _, err = search(call, sweep, "--seeds", 2)
     assert (code, err.count("\n")) == (2, 1)
-    assert "search_space.json searches seed already; leave one of the two off" in err
+    assert "search_space.json already searches seed; remove one of the two" in err
     (sweep.folder / "search_space.json").unlink()
     sweep.write()
     shutil.copytree(ROOT / "tests" / "projects" / "classic" / "model", sweep.folder / "model")

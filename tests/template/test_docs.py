@@ -205,4 +205,4 @@ def test_the_space_and_the_slurm_script_of_sweeps(tmp_path):
         assert job.returncode == 143
         ended = [json.loads(path.read_text())["sessions"][-1] for path in sweep.glob("*/run.json")]
         assert all({"finished", "pruned", "stopped"} & session.keys() for session in ended), out
-        assert "The same command goes on." in out
+        assert "Run the same command to resume." in out

@@ -1,7 +1,4 @@
-"""Tensors that FSDP shards over the processes (DTensor): the local shard, the full tensor, and sharding it again.
-
-A file of its own, because utils.py uses it and toolkit/core/processes.py imports utils.
-"""
+"""Tensors that FSDP shards over the processes (DTensor): the local shard, the full tensor, and sharding it again."""
 
 from torch import distributed
 

@@ -26,21 +26,20 @@ def bootstrap_intervals(collected, results, metrics, loss_fn, params):
 
     Args:
         collected: the CollectedOutputs of the split.
-        results: dict from name to float, as `evaluate` returned it.
-        metrics, loss_fn, params: as `evaluate` got them.
+        results: dict from name to float, as `evaluate` returned it for `metrics`, `loss_fn` and `params`.
 
     Returns:
-        intervals: dict from name to [low, high]. A result has none if all resamples give the same value, or if it is
-            another value when it is computed from all samples at once (a loss that is not a mean over samples).
+        intervals: dict from name to [low, high]. A result has none if all resamples give the same value, or if all
+            samples at once give another value (a loss that is not a mean over samples).
         resamples: int, less than RESAMPLES if the time limit was reached.
     """
-    functions, names = {}, []
+    count, functions, names, drawn = len(collected.lengths), {}, [], []
     for name, metric in {"loss": loss_fn, **metrics}.items():
         whole = values_of(name, metric, (collected.outputs, collected.labels), params)
         same = [k for k, v in whole.items() if math.isclose(v, results.get(k, math.nan), rel_tol=CLOSE, abs_tol=1e-9)]
         names += same
         functions |= {name: metric} if same else {}
-    count, drawn, started, random = len(collected.lengths), [], time.monotonic(), np.random.default_rng(0)
+    started, random = time.monotonic(), np.random.default_rng(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         while names and count > 1 and len(drawn) < RESAMPLES and time.monotonic() - started < SECONDS:

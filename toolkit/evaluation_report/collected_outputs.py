@@ -42,7 +42,8 @@ class CollectedOutputs:
         elif any(rows is None for rows in lengths):
             self.problem = "it is not clear which rows of the outputs and labels belong to one sample"
         elif lengths:
-            if not same_shapes(labels) and all(map(is_flat, outputs, labels)):
+            shapes = {tuple(t.shape[1:] for t in tensors(label)) for label in labels}
+            if len(shapes) > 1 and all(map(is_flat, outputs, labels)):
                 labels = [label.reshape(-1) for label in labels]
             try:
                 self.outputs, self.labels, self.lengths = tree_cat(outputs), tree_cat(labels), torch.cat(lengths)
@@ -59,22 +60,14 @@ class CollectedOutputs:
         return tree_map(lambda t: t[indices] if len(t) == count else t[rows], (self.outputs, self.labels))
 
 
-def same_shapes(trees):
-    """Return True if the tensors of all trees agree in every dimension except the first."""
-    return len({tuple(t.shape[1:] for t in tensors(tree)) for tree in trees}) == 1
-
-
 def rows_per_sample(outputs, labels):
-    """Return the number of output rows of each sample of a batch, int64 (B,), or None if that is not clear.
-
-    It is 1 if all tensors have the same length. It is more if there is one row for each entry of a table of labels
-    (CS230's named-entity recognition), or if one label tensor holds lengths that add up to the length of the others.
-    """
+    """Return the number of output rows of each sample of a batch, int64 (B,), or None if that is not clear."""
     sizes = {len(t) if t.ndim else 0 for t in tensors((outputs, labels))}
     if len(sizes) == 1:
         return torch.ones(sizes.pop(), dtype=torch.int64)
-    if is_flat(outputs, labels):
+    if is_flat(outputs, labels):  # one row for each entry of a table of labels, as in CS230's NER
         return torch.full((len(labels),), labels.numel() // len(labels))
+    # one of the label tensors may hold lengths, which add up to the length of the others
     return next((t for t in tensors(labels) if may_be_lengths(t) and sizes == {len(t), int(t.sum())}), None)
 
 

@@ -51,12 +51,7 @@ def reliability(error, bins):
 
 
 def mistakes(rows, inputs):
-    """Draw the images of wrong predictions with their labels; return None if there are none or they are no images.
-
-    Args:
-        rows: list of dicts with "item", "label", "prediction" and "probability".
-        inputs: iterable of the model's inputs for each of them, as a batch of one.
-    """
+    """Draw wrong predictions, rows of Predictions, whose `inputs` are batches of one image; None without images."""
     images = [image_of(batch) for batch in inputs]
     if not images or any(image is None for image in images):
         return None
@@ -64,10 +59,9 @@ def mistakes(rows, inputs):
     lines = -(-len(images) // columns)
     figure = Figure(figsize=(2 * columns, 2.6 * lines))
     figure.subplots_adjust(0.02, 0.1 / lines, 0.98, 1 - 0.18 / lines, wspace=0.1, hspace=0.35)
-    panels = figure.subplots(lines, columns, squeeze=False).flatten()
-    for panel in panels:
+    for number, (image, row) in enumerate(zip(images, rows, strict=True), 1):
+        panel = figure.add_subplot(lines, columns, number)
         panel.set_axis_off()
-    for panel, image, row in zip(panels, images, rows, strict=False):
         panel.imshow(image, cmap="gray", interpolation="nearest" if max(image.shape) < 100 else None)
         prediction = f"{shorten(row['prediction'], 14)}, {row['probability']:.1%}"
         panel.set_title(f"label: {shorten(row['label'], 18)}\npredicted: {prediction}", fontsize=8)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -73,13 +74,10 @@ def find_predictions(collected, dataloader, params):
 
 
 def find_rows(collected, num_classes=None):
-    """Return the predictions in CollectedOutputs, found by shapes and dtypes, or None if these have another form.
+    """Return (kind, outputs, labels, samples), found by shapes and dtypes, or None if the outputs have another form.
 
-    Returns:
-        kind: see Predictions.
-        outputs: float (R, classes), for a regression (R, numbers); one row per sample or token, without padding.
-        labels: int64 (R,), for a regression float (R, numbers).
-        samples: int64 array (R,), the number of each row's sample.
+    They have one row per sample or token, without padding: outputs (R, classes or numbers), labels (R,), or for a
+    regression (R, numbers), and samples, an int64 array (R,) with the number of each row's sample.
     """
     outputs = next(iter(tensors(collected.outputs)), None)
     lengths, labels = collected.lengths, tensors(collected.labels)
@@ -112,14 +110,13 @@ def find_rows(collected, num_classes=None):
 def words_of(items, samples):
     """Return the word of each token, or its number in the sentence if the words are not known.
 
-    Args:
-        items: list with the sentence of each token, words separated by blanks, or something else.
-        samples: int array with the number of the sentence of each token.
+    `items` has the sentence of each token, words separated by blanks, and `samples` the number of that sentence.
     """
-    words, starts = [], np.flatnonzero(np.diff(samples, prepend=-1)).tolist()
-    for first, end in zip(starts, [*starts[1:], len(samples)], strict=True):
-        sentence = str(items[first]).split(" ")
-        words += sentence if len(sentence) == end - first else range(end - first)
+    words = []
+    for _, group in groupby(zip(samples, items, strict=True), key=lambda pair: pair[0]):
+        sentences = [sentence for _, sentence in group]
+        split = str(sentences[0]).split(" ")
+        words += split if len(split) == len(sentences) else range(len(sentences))
     return words
 
 
@@ -161,12 +158,9 @@ def inputs_at(dataloader, seed, positions):
 
 
 def class_scores(predictions):
-    """Return the scores of each class and the confusion matrix of Predictions.
+    """Return the scores of each class, a list of dicts, and the confusion matrix, with one row per true class.
 
-    Returns:
-        classes: list of dicts with "class", "precision", "recall", "f1" and "support"; None for an undefined score,
-            such as the precision of a class that is never predicted.
-        confusion: int array (classes, classes), one row per true class.
+    An undefined score, such as the precision of a class that is never predicted, is None.
     """
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
@@ -184,12 +178,10 @@ def calibration(probabilities, right):
     See Guo et al., "On Calibration of Modern Neural Networks" (2017), equation 3.
 
     Args:
-        probabilities: float array (R,), of the predicted classes.
-        right: bool array (R,), True where the prediction is right.
+        probabilities, right: arrays (R,), the probability of the predicted class and whether it is right.
 
     Returns:
-        error: float in [0, 1].
-        bins: three arrays (15,): the number of predictions, their accuracy, their mean probability; NaN if empty.
+        The error, and three arrays (15,): number of predictions, accuracy and mean probability (NaN in an empty bin).
     """
     bins = np.clip(np.ceil(probabilities * BINS).astype(np.int64) - 1, 0, BINS - 1)
     counts = np.bincount(bins, minlength=BINS)

@@ -38,9 +38,9 @@ class EvaluationReport:
         metrics, loss_fn, dataloader, params: as for `evaluate`.
 
     Attributes:
-        metrics: dict, the metrics and one that collects the outputs.
+        metrics: dict, the task's metrics and one that collects the outputs.
         content: dict, the content of report_<split>.json.
-        files: dict from the names in REPORT_FILES to the contents of the files, None for a file that is not written.
+        files: dict from a name in REPORT_FILES to the content of the file; None if there is nothing to show.
         lines: list of str, the report for the terminal.
     """
 
@@ -56,11 +56,11 @@ class EvaluationReport:
         Args:
             results: dict from name to float, as `evaluate` returned it.
             folder: the experiment folder.
-            split: name of the split, which ends the names of the files.
+            split: name of the split, for the names of the files.
             about: dict, further entries of report_<split>.json.
 
         Returns:
-            The paths of the files, a list.
+            list of the paths of the files.
         """
         self.compute(results, split, about)
         paths = {name: Path(folder) / name.format(split) for name in REPORT_FILES}
@@ -116,10 +116,12 @@ class EvaluationReport:
             classes, confusion = class_scores(predictions)
             self.content |= {"classes": classes, "confusion": confusion.tolist()}
             self.files["confusion_{}.png"] = pictures.confusion(confusion, predictions.class_names)
-            by_f1 = sorted(classes, key=lambda row: 1 if row["f1"] is None else row["f1"])[:MOST_CLASSES_SHOWN]
-            is_short = len(classes) <= MOST_CLASSES_SHOWN
-            self.lines += ["", pipe_table(classes if is_short else by_f1)]
-            self.lines += [] if is_short else [f"(the {len(by_f1)} of {len(classes)} classes with the lowest f1)"]
+            if len(classes) <= MOST_CLASSES_SHOWN:
+                self.lines += ["", pipe_table(classes)]
+            else:
+                by_f1 = sorted(classes, key=lambda row: 1 if row["f1"] is None else row["f1"])
+                self.lines += [f"\nThe {MOST_CLASSES_SHOWN} of {len(classes)} classes with the lowest f1:\n"]
+                self.lines += [pipe_table(by_f1[:MOST_CLASSES_SHOWN])]
         about = "mean gap between predicted probability and accuracy"
         self.lines += ["", f"expected calibration error: {error:.4f} ({about})"]
         if predictions.kind == "classification" and predictions.positions is not None:
@@ -149,17 +151,10 @@ def results_table(results, intervals, split):
 
 
 def count_look(folder, checkpoint, dataset):
-    """Record that a checkpoint of an experiment was evaluated on a dataset's test split, and return how often that was.
-
-    Args:
-        folder: the experiment folder.
-        checkpoint, dataset: their names.
+    """Record in an experiment folder that a checkpoint was evaluated on a dataset's test split; both are names.
 
     Returns:
-        A sentence with the number of such evaluations, this one included.
-
-    Raises:
-        UserError: the file has another form.
+        A sentence with the number of such evaluations, for the terminal.
     """
     path = Path(folder) / LOOKS
     with FileLock(path.with_name(f".{path.name}.lock")):

@@ -1,1 +1,1 @@
-"""What preflight.py tries before the first long run."""
+"""Check an experiment before its first long run."""

@@ -1,1 +1,1 @@
-"""What search_hyperparams.py is made of: configurations, the study, the processes that train."""
+"""Hyperparameter sweeps: the search space, the Optuna study, and the scheduler with its training processes."""

@@ -1,126 +1,124 @@
-"""What Optuna works with: a journal in the sweep's folder or a database that many machines reach, and pruners."""
+"""Where a study is stored: a journal file in the sweep's folder, or a database that several machines share."""
 
 import contextlib
 import os
 import random
+import socket
 import time
-import warnings
-from pathlib import Path
+import uuid
 
 import optuna
+from filelock import FileLock, Timeout
 from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError, ProgrammingError, SQLAlchemyError
 
-from toolkit.core.lock import take
 from utils import UserError
 
 JOURNAL = "study.journal"
-HEARTBEAT, GRACE = 20, 120  # seconds between signs of life in a database; without one, until a process counts as gone
-ATTEMPTS = 10  # to open a database
-REDUCTION = 3  # asha goes on with one trial in so many, at each of its rungs
+OWNER = ".owner-"  # prefix of the files that owners of trials lock
+HEARTBEAT_SECONDS = 20  # between two heartbeats of a trial in a database
+GRACE_SECONDS = 120  # without a heartbeat, after which a trial counts as abandoned
+ATTEMPTS_TO_OPEN = 10
 
 
-class JournalLock:
-    """The lock of a journal, by the operating system: a killed process does not keep it. Made as Optuna asks for.
+class JournalLock(JournalFileOpenLock):
+    """The lock that Optuna holds while it appends to a journal; the operating system frees it if its holder dies.
+
+    Optuna's own lock is freed when its holder has been dead for half a minute.
 
     Args:
-        path: the journal. A line that a full disk or a power failure left half written is cut off.
+        path: path of the journal. An incomplete last line, left by a full disk or a crash, is removed.
     """
 
     def __init__(self, path):
-        self.path, self.file = Path(path), None
+        self.path, self.lock = path, FileLock(path.with_name(f".{path.name}.lock"))
 
     def acquire(self):
-        """Wait for the lock."""
-        self.file = open(self.path.with_name(f".{self.path.name}.lock"), "a")  # noqa: SIM115 (open while it is held)
-        while True:
-            try:
-                take(self.file)
-                break
-            except BlockingIOError:
-                time.sleep(0.002)
+        """Wait for the lock. Return True, as Optuna expects."""
+        self.lock.acquire(poll_interval=0.002)
         with contextlib.suppress(FileNotFoundError), open(self.path, "rb+") as journal:
-            end = journal.seek(0, os.SEEK_END)
-            journal.seek(max(0, end - 1))
+            journal.seek(max(0, journal.seek(0, os.SEEK_END) - 1))
             if journal.read() not in (b"", b"\n"):
                 journal.seek(0)
                 journal.truncate(journal.read().rfind(b"\n") + 1)
         return True
 
     def release(self):
-        """Give the lock back."""
-        assert self.file is not None
-        self.file.close()
+        """Release the lock."""
+        self.lock.release()
+
+
+class Owner:
+    """This process as the owner of trials: while it lives, it locks a file in the sweep's folder.
+
+    Args:
+        folder: the sweep's folder.
+
+    Attributes:
+        name: name of this owner, unique among all machines.
+        lock: the FileLock.
+    """
+
+    def __init__(self, folder):
+        self.folder, self.name = folder, f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self.lock = FileLock(folder / f"{OWNER}{self.name}")
+
+    def has_ended(self, name, if_unknown=True):
+        """Return True if the process of that name has ended; `if_unknown` if it has no file in this folder."""
+        path = self.folder / f"{OWNER}{name}"
+        if name == self.name or not path.exists():
+            return name != self.name and if_unknown
+        try:
+            with FileLock(path, timeout=0):
+                return True
+        except Timeout:
+            return False
+
+    def delete_files(self):
+        """Delete the files of this owner, which must have released its lock, and of all others that have ended."""
+        for path in self.folder.glob(f"{OWNER}*"):
+            name = path.name.removeprefix(OWNER)
+            if name == self.name or self.has_ended(name):
+                path.unlink(missing_ok=True)
 
 
 def open_storage(url, folder):
-    """The Optuna storage at a URL, or where that is None a journal in `folder`.
+    """Return the Optuna storage at a database URL, or the journal in `folder` if the URL is None.
 
     Raises:
-        UserError: it cannot be reached, or its driver is not installed.
+        UserError: the storage cannot be reached, or its driver is not installed.
     """
-    with reaching(url, opening=True), quiet():
+    with storage_errors(url):
         if url is None:
             path = folder / JOURNAL
-            return JournalStorage(JournalFileBackend(str(path), lock_obj=journal_lock(path)))
-        for attempt in range(ATTEMPTS):
+            return JournalStorage(JournalFileBackend(str(path), lock_obj=JournalLock(path)))
+        options = {
+            "pool_pre_ping": True,
+            "connect_args": {"connect_timeout": 10} if url.startswith("postgresql") else {},
+        }
+        for attempt in range(1, ATTEMPTS_TO_OPEN + 1):
             try:
-                return database(url)
-            except (IntegrityError, ProgrammingError):  # another process makes the tables at the same moment
-                if attempt == ATTEMPTS - 1:
+                database = RDBStorage(url, options, heartbeat_interval=HEARTBEAT_SECONDS, grace_period=GRACE_SECONDS)
+                return optuna.storages.get_storage(database)  # with Optuna's cache
+            except (IntegrityError, ProgrammingError):  # another process creates the tables at the same moment
+                if attempt == ATTEMPTS_TO_OPEN:
                     raise
                 time.sleep(random.uniform(0, 1))
 
 
-def database(url):
-    """The Optuna storage of a database, whose tables are made where they are missing."""
-    options = {"connect_args": {"connect_timeout": 10}} if url.startswith("postgresql") else {}
-    return RDBStorage(url, {"pool_pre_ping": True} | options, heartbeat_interval=HEARTBEAT, grace_period=GRACE)
-
-
-def journal_lock(path):
-    """What keeps two processes from writing to a journal at the same time."""
-    lock = JournalLock(path)
-    try:
-        lock.acquire()
-    except OSError:  # a disk without such locks
-        return JournalFileOpenLock(str(path))
-    lock.release()
-    return lock
-
-
-def make_pruner(name, num_epochs):
-    """The Optuna pruner called "asha", "median" or "none", for trials of `num_epochs`."""
-    if name == "asha":  # a ninth of the epochs, a third, all
-        return optuna.pruners.SuccessiveHalvingPruner(max(1, num_epochs // REDUCTION**2), REDUCTION)
-    return {"median": optuna.pruners.MedianPruner, "none": optuna.pruners.NopPruner}[name]()
-
-
 @contextlib.contextmanager
-def reaching(url, opening=False):
-    """Turn what goes wrong with a storage into one line; when it is opened, that may be more."""
-    errors: tuple[type[Exception], ...] = (OSError, SQLAlchemyError, optuna.exceptions.StorageInternalError)
-    if opening:
-        errors += (ImportError, ValueError, optuna.exceptions.OptunaError)
+def storage_errors(url):
+    """Raise errors of the storage at a URL (None for the journal) as a UserError."""
     try:
         yield
-    except errors as error:
-        install = "; pip install it" if isinstance(error, ImportError) else ""
+    except (OSError, SQLAlchemyError, ImportError, optuna.exceptions.StorageInternalError) as error:
         with contextlib.suppress(ArgumentError):
             url = make_url(url).render_as_string() if url else url  # without the password
-        reason = str(getattr(error, "orig", None) or error.__cause__ or error).strip().splitlines()
-        why = " ".join(reason[:2]) or type(error).__name__
+        lines = str(getattr(error, "orig", None) or error.__cause__ or error).strip().splitlines()
+        reason = " ".join(lines[:2]) or type(error).__name__
+        install = "; install it with pip" if isinstance(error, ImportError) else ""
         raise UserError(
-            f"--storage {url or JOURNAL}: cannot be used: {why}{install}; the same command goes on once it can be"
+            f"--storage {url or JOURNAL}: cannot be used: {reason}{install} (the same command resumes once it works)"
         ) from error
-
-
-@contextlib.contextmanager
-def quiet():
-    """Without Optuna's warnings: an interface may change, is for `optimize` alone, a range has no whole steps."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-        warnings.filterwarnings("ignore", message="Heartbeat of storage|The reported value is ignored|.*divisible by")
-        yield

@@ -1,12 +1,11 @@
-"""The Optuna study of a sweep: which experiment is next, and what became of each, for any number of machines.
+"""The Optuna study of a sweep: the experiment to train next and the result of each, for any number of processes.
 
 Every experiment of a sweep has a place, a number from 0. Its configuration is a function of the seed and the place
-(with TPE, of the results so far as well), so that a sweep which was interrupted is the one that was not. It is one
-trial of the study; where its process died, or it failed and is retried, one more each time that it is begun again.
+(with TPE also of the results so far), so an interrupted sweep tries the same configurations as an uninterrupted one.
+An experiment has one trial in the study, plus one for each time that it is retried.
 """
 
 import contextlib
-import copy
 import hashlib
 import itertools
 import json
@@ -14,286 +13,238 @@ import logging
 import math
 import random
 import time
+import warnings
 from dataclasses import dataclass
-from pathlib import Path
 
 import optuna
+from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
+from optuna.pruners import MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import PartialFixedSampler, RandomSampler, TPESampler
-from optuna.storages import RDBStorage
-from optuna.trial import TrialState, create_trial
+from optuna.study import StudyDirection
+from optuna.trial import Trial, TrialState, create_trial
 
-from toolkit.core.lock import Presence
 from toolkit.core.seeds import mix
-from toolkit.sweep.space import as_choice, name_of
-from toolkit.sweep.storage import HEARTBEAT, make_pruner, open_storage, quiet, reaching
+from toolkit.sweep.search_space import as_choice, name_of
+from toolkit.sweep.storage import HEARTBEAT_SECONDS, Owner, open_storage, storage_errors
 from utils import UserError
 
-SWEEPERS = ".sweep"  # the folder that shows which processes run the sweep
-WITHOUT_OWNER = 10  # seconds after which a trial that nobody has claimed belongs to a process that was killed
-BETWEEN_LOOKS = 5  # seconds, for trials whose process is gone
-STARTUP = 10  # configurations that TPE draws at random before it learns from them
-ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
-KEPT = ("params", "distributions", "system_attrs", "intermediate_values")  # of a trial that is begun again
-
-optuna.logging.set_verbosity(optuna.logging.ERROR)
+SECONDS_TO_DRAW = 10  # that another process may take to draw the configuration of a trial
+SECONDS_BETWEEN_LOOKS = 5  # for abandoned trials
+TPE_STARTUP = 10  # random configurations before TPE learns from the results
+REDUCTION = 3  # asha continues one of three trials after a ninth and after a third of the epochs
+ENDED = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned"}
+STATES = ENDED | {TrialState.RUNNING: "running", TrialState.FAIL: "failed"}
+KEPT = ("params", "distributions", "system_attrs", "intermediate_values")  # of a trial that is retried
+WARNINGS = "Heartbeat of storage|The reported value is ignored|.*divisible by"  # of Optuna, which are expected here
 
 
 @dataclass
 class Experiment:
-    """An experiment for this process to train: its Optuna trial, its folder's name, and the values that it sets."""
+    """An experiment for this process to train: its Optuna trial, its folder's name, its own hyperparameters."""
 
-    trial: optuna.Trial
+    trial: Trial
     name: str
     values: dict
 
 
 class Study:
-    """A sweep's study, which any number of processes work on at the same time.
+    """The study of a sweep. Any number of processes, on any number of machines, may work on it at the same time.
 
     Args:
-        parent_dir: the sweep's folder.
-        space: its Space.
-        params: Params of its reference.
-        metric, mode: what is searched for, "max" or "min" of a metric.
-        method: "grid", "random" or "tpe".
-        trials: number of configurations; None: all of the grid.
-        seeds, folds: replicates of each: so many seeds, and folds of a cross-validation (0: none).
-        pruner: "asha", "median" or "none".
-        storage: URL of a database; None: a journal in the sweep's folder.
+        folder: the sweep's folder.
+        space: its SearchSpace.
+        params: Params of the sweep's folder.
+        metric, mode: name of the metric to optimize, and "max" or "min".
+        options: `method`, `trials` (None for the whole grid), `seeds`, `folds`, `pruner` and `storage` (None for a
+            journal file in the sweep's folder), as on the command line.
 
     Raises:
-        UserError: the storage cannot be used, or there are fewer configurations than `trials`.
+        UserError: the storage cannot be used, or the grid has fewer configurations than `trials`.
     """
 
-    def __init__(self, parent_dir, space, params, metric, mode, *, method, trials, seeds, folds, pruner, storage):
-        self.folder, self.space, self.params, self.metric, self.pruner = Path(parent_dir), space, params, metric, pruner
-        self.mode, self.seeds, self.folds = mode, seeds, folds
+    def __init__(self, folder, space, params, metric, mode, options):
+        self.folder, self.space, self.params, self.metric, self.mode = folder, space, params, metric, mode
+        self.options, method, trials, storage = options, options.method, options.trials, options.storage
         self.grid = space.grid() if method == "grid" or (method == "random" and space.is_grid) else None
         if method == "random" and self.grid is not None:
             random.Random(params.seed).shuffle(self.grid)
         if self.grid is not None and (trials or 0) > len(self.grid):
             raise UserError(f"--trials is {trials}, but the grid of {space.source} has {len(self.grid)} configurations")
-        self.replicates = seeds * max(folds, 1)
-        self.configurations = trials or len(self.grid or [])
+        self.configurations, self.replicates = trials or len(self.grid or []), options.seeds * max(options.folds, 1)
         self.total = self.configurations * self.replicates
-        self.method = method
-        self.presence = Presence(self.folder / SWEEPERS)
-        self.twins = []  # experiments that another trial, which is under way, is of, too: its result will be theirs
-        self.seen, self.looked_at, self.beaten_at = {}, -math.inf, 0.0
+        self.owner, self.is_database = Owner(folder), storage is not None
+        self.deleted, self.failed_before = set(), set()  # numbers of trials from before this process, to be retried
+        self.looked_at = self.heartbeat_at = -math.inf
         reference = {k: v for k, v in params.given.items() if not k.startswith(("$", "_"))}
         dimensions = {name: dimension.model_dump() for name, dimension in space.dimensions.items()}
-        definition = json.dumps([dimensions, reference, metric, mode, method, seeds, folds])
-        where = self.folder.resolve().name if storage else "sweep"  # so that the folder may be renamed
-        name = f"{where}-{hashlib.sha256(definition.encode()).hexdigest()[:8]}"
-        self.storage = open_storage(storage, self.folder)
-        self.has_heartbeats = isinstance(self.storage, RDBStorage)
-        with reaching(storage, opening=True), quiet():
-            self.study = optuna.create_study(
-                storage=self.storage,
-                study_name=name,
-                direction="maximize" if mode == "max" else "minimize",
-                pruner=make_pruner(pruner, params.num_epochs),
-                sampler=RandomSampler(),
-                load_if_exists=True,
-            )
+        definition = json.dumps([dimensions, reference, metric, mode, method, options.seeds, options.folds])
+        prefix = folder.resolve().name if storage else "sweep"  # a folder with a journal may be renamed
+        self.name = f"{prefix}-{hashlib.sha256(definition.encode()).hexdigest()[:8]}"
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        warnings.filterwarnings("ignore", category=ExperimentalWarning)
+        warnings.filterwarnings("ignore", message=WARNINGS)
+        self.storage = open_storage(storage, folder)
+        with storage_errors(storage):
+            direction = StudyDirection.MAXIMIZE if mode == "max" else StudyDirection.MINIMIZE
+            optuna.create_study(study_name=self.name, storage=self.storage, direction=direction, load_if_exists=True)
+            self.study = self._load(RandomSampler())
+
+    def _load(self, sampler):
+        """Return the Optuna study with a sampler, and without the trials that Optuna has cached."""
+        asha = SuccessiveHalvingPruner(max(1, self.params.num_epochs // REDUCTION**2), REDUCTION)
+        pruner = {"asha": asha, "median": MedianPruner(), "none": NopPruner()}[self.options.pruner]
+        return optuna.load_study(study_name=self.name, storage=self.storage, sampler=sampler, pruner=pruner)
 
     def __enter__(self):
-        """Begin to work on it: what other processes left, and what failed before, is to be done again."""
-        self.presence.begin(tidy=not self.has_heartbeats)
-        if not self.has_heartbeats:  # else it may be in the folder of another machine
-            self.note_deleted()
-        self.take_back(failed_too=True)
+        """Start to work on the study: trials that failed, and those whose folder was deleted, are retried."""
+        self.owner.lock.acquire()
+        for trial in self.study.get_trials(deepcopy=False):
+            name = trial.user_attrs.get("experiment")
+            if trial.state == TrialState.FAIL:
+                self.failed_before.add(trial.number)
+            elif trial.state in ENDED and not self.is_database and not (self.folder / name / "run.json").exists():
+                logging.info("%s: finished before, but its folder was deleted; training it again", name)
+                self.deleted.add(trial.number)
         return self
 
     def __exit__(self, kind, error, trace):
-        try:
-            for experiment in self.twins:
-                self.release(experiment)
-        finally:  # after an error it may not have given back what it trained; that it is gone can then be seen
-            self.presence.end(keep=isinstance(error, Exception))
+        self.owner.lock.release()
+        if not isinstance(error, Exception):  # else its trials may still be running in the storage; the file says why
+            self.owner.delete_files()
 
     def next(self):
-        """The Experiment to train next, now this process's own; None where all are done or taken."""
-        if time.monotonic() - self.looked_at > BETWEEN_LOOKS:
-            self.take_back()
-        waiting, self.twins = self.twins, []
-        alone = [experiment for experiment in waiting if not self._has_twin(experiment)]
-        self.twins += alone[1:]
-        if alone:  # the other one failed
-            return alone[0]
-        while True:
-            trials = self.study.get_trials(deepcopy=False)
-            begun = sum("place" not in trial.user_attrs for trial in trials)
-            if begun >= self.total and not any(trial.state == TrialState.WAITING for trial in trials):
-                return None
-            with quiet():
-                trial = self.study.ask()
-            attempts = self.attempts()
-            place = next(place for place, tried in attempts.items() if any(t.number == trial.number for t in tried))
-            if place >= self.total:  # other processes were faster
-                self._end(trial.number, TrialState.FAIL)
-            elif any(t.number < trial.number and t.state != TrialState.FAIL for t in attempts[place]):
-                trial.set_user_attr("superseded", True)
-                self._end(trial.number, TrialState.FAIL)
-            else:
-                experiment = self._claim(trial, place)
-                if not self._has_twin(experiment):
-                    return experiment
+        """Return the Experiment that this process trains next, or None if all are done or taken."""
+        if time.monotonic() - self.looked_at > SECONDS_BETWEEN_LOOKS:
+            self._end_abandoned()
+        while (place := self._free_place()) is not None:
+            if (experiment := self._claim(place)) is not None:
+                return experiment
+        return None
 
-    def _claim(self, trial, place):
-        trial.set_user_attr("owner", self.presence.name)
-        self.heartbeat([trial], now=True)
+    def _free_place(self):
+        """Return the first place that no process is training or has finished, or None."""
+        attempts = self.attempts()
+        for place in range(self.total):
+            tried = attempts.get(place, [])
+            failed_now = any("failed" in t.user_attrs and t.number not in self.failed_before for t in tried)
+            if not failed_now and all(self._state(trial) == TrialState.FAIL for trial in tried):
+                return place
+        return None
+
+    def _claim(self, place):
+        """Return the Experiment at a place as this process's own, or None if there is nothing to train."""
+        before = self._drawn(place)
+        kept = {name: getattr(before, name) for name in KEPT} if before else {}
+        own = {"place": place, "owner": self.owner.name}
+        self.study.add_trial(create_trial(state=TrialState.RUNNING, user_attrs=own, **kept))
+        tried = self.attempts()[place]
+        created = next(trial for trial in reversed(tried) if trial.user_attrs.get("owner") == self.owner.name)
         configuration, replicate = divmod(place, self.replicates)
-        seed_number, fold = divmod(replicate, max(self.folds, 1))
-        with quiet():
-            fixed = self._drawn(place - replicate) if replicate else {}
-            self.study.sampler = self._sampler(configuration, fixed)
-            values = self.space.suggest(trial)
-        own = {"seed": self.params.seed + seed_number} if seed_number else {}
-        own |= {"fold": fold} if self.folds else {}
-        name = name_of(values, own)
+        first = self._drawn(place - replicate, SECONDS_TO_DRAW) if replicate else None
+        sampler = self._sampler(configuration, first.params if first else {})
+        trial = Trial(self._load(sampler), created._trial_id)
+        if any(t.number < trial.number and self._state(t) != TrialState.FAIL for t in tried):
+            self._tell(trial.number, TrialState.FAIL)
+            return None  # another process was faster
+        values = self.space.suggest(trial)
+        seed_number, fold = divmod(replicate, max(self.options.folds, 1))
+        own_values = {"seed": self.params.seed + seed_number} if seed_number else {}
+        own_values |= {"fold": fold} if self.options.folds else {}
+        name = name_of(values, own_values)
         trial.set_user_attr("experiment", name)
-        return Experiment(trial, name, values | own | ({"num_folds": self.folds} if self.folds else {}))
+        for twin in self.study.get_trials(deepcopy=False):  # if the same configuration was drawn and trained before
+            if twin.user_attrs.get("experiment") == name and self._state(twin) in ENDED:
+                self._tell(trial.number, twin.state, twin.value if twin.state == TrialState.COMPLETE else None)
+                return None
+        self.heartbeat_at = -math.inf  # the next one is due at once
+        own_values |= {"num_folds": self.options.folds} if self.options.folds else {}
+        return Experiment(trial, name, values | own_values)
 
-    def _has_twin(self, experiment):
-        """Whether an earlier trial is of the same folder, as that configuration was drawn twice. If so, sees to it."""
-        deleted = self.study.user_attrs.get("deleted", [])
-        for trial in self.study.get_trials(deepcopy=False):
-            if trial.number in deleted:
-                continue
-            same = trial.user_attrs.get("experiment") == experiment.name and trial.number < experiment.trial.number
-            if same and trial.state in ENDED:
-                self._end(experiment.trial.number, trial.state, trial.value if trial.state == ENDED[0] else None)
-                return True
-            if same and trial.state != TrialState.FAIL:
-                self.twins.append(experiment)
-                return True
-        return False
-
-    def _drawn(self, place):
-        """What was drawn for an experiment, which another process may be about to do: a dict of Optuna's parameters."""
-        deadline = time.monotonic() + WITHOUT_OWNER
+    def _drawn(self, place, seconds=0):
+        """Return the last trial at a place whose configuration has been drawn, or None after some seconds."""
+        deadline = time.monotonic() + seconds
         while True:
-            trial = self.attempts()[place][-1]
-            if "experiment" in trial.user_attrs or time.monotonic() > deadline:
-                return trial.params
+            drawn = [trial for trial in self.attempts().get(place, []) if "experiment" in trial.user_attrs]
+            if drawn or time.monotonic() > deadline:
+                return drawn[-1] if drawn else None
             time.sleep(0.1)
 
     def _sampler(self, configuration, fixed):
-        """What draws a configuration, with the values of those that are `fixed`, a dict by name."""
+        """Return the sampler of a configuration, in which the parameters of the dict `fixed` have given values."""
         seed = mix(self.params.seed, configuration) % 2**32
         if self.grid is not None:
             fixed = {name: as_choice(value) for name, value in self.grid[configuration].items()}
-        startup = STARTUP * self.replicates
-        tpe = TPESampler(seed=seed, constant_liar=True, n_startup_trials=startup)
-        return PartialFixedSampler(fixed, tpe if self.method == "tpe" else RandomSampler(seed))
+        tpe = TPESampler(seed=seed, constant_liar=True, n_startup_trials=TPE_STARTUP * self.replicates)
+        return PartialFixedSampler(fixed, tpe if self.options.method == "tpe" else RandomSampler(seed))
+
+    def _state(self, trial):
+        """Return the state of a trial; it counts as failed if its folder was deleted, or if it waits to be retried."""
+        is_lost = trial.number in self.deleted or trial.state == TrialState.WAITING
+        return TrialState.FAIL if is_lost else trial.state
 
     def attempts(self):
-        """The trials of each experiment, oldest first, as Optuna's FrozenTrials: a dict from its place."""
-        count, attempts, deleted = itertools.count(), {}, self.study.user_attrs.get("deleted", [])
-        for trial in sorted(self.study.get_trials(deepcopy=False), key=lambda trial: trial.number):
-            if trial.number in deleted:
-                trial = copy.copy(trial)
-                trial.state = TrialState.FAIL
-            attributes = trial.user_attrs
-            place = attributes["place"] if "place" in attributes else next(count)
-            if "superseded" not in attributes:
-                attempts.setdefault(place, []).append(trial)
+        """Return the trials of each experiment, oldest first, as FrozenTrials: a dict by place."""
+        count, attempts = itertools.count(), {}
+        for trial in self.study.get_trials(deepcopy=False):
+            place = trial.user_attrs["place"] if "place" in trial.user_attrs else next(count)  # in earlier versions
+            attempts.setdefault(place, []).append(trial)
         return attempts
 
-    def note_deleted(self):
-        """Have those experiments trained again that were finished, and whose folder was deleted since."""
-        deleted = self.study.user_attrs.get("deleted", [])
-        for trial in self.study.get_trials(deepcopy=False, states=ENDED):
-            name = trial.user_attrs["experiment"]
-            if trial.number not in deleted and not (self.folder / name / "run.json").exists():
-                logging.info("%s: was finished, and its folder is gone; it is trained again", name)
-                deleted.append(trial.number)
-        if deleted != self.study.user_attrs.get("deleted", []):
-            self.study.set_user_attr("deleted", deleted)
-
-    def take_back(self, failed_too=False):
-        """Have those experiments begun again whose process is gone; with `failed_too`, also those that failed."""
+    def _end_abandoned(self):
+        """Record trials as failed whose process has ended, so that they are retried."""
         self.looked_at = time.monotonic()
-        if self.has_heartbeats:
-            with quiet():
-                optuna.storages.fail_stale_trials(self.study)
+        if self.is_database:
+            optuna.storages.fail_stale_trials(self.study)
         for trial in self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
-            if self._is_abandoned(trial):
-                self._end(trial.number, TrialState.FAIL)
-        for place, tried in self.attempts().items():
-            again = failed_too or "failed" not in tried[-1].user_attrs
-            if place < self.total and again and all(trial.state == TrialState.FAIL for trial in tried):
-                kept = {name: getattr(tried[-1], name) for name in KEPT}
-                self.study.add_trial(create_trial(state=TrialState.WAITING, user_attrs={"place": place}, **kept))
+            owner, if_unknown = trial.user_attrs.get("owner"), not self.is_database  # where heartbeats decide
+            if owner is None or self.owner.has_ended(owner, if_unknown):
+                self._tell(trial.number, TrialState.FAIL)
 
-    def _is_abandoned(self, trial):
-        owner = trial.user_attrs.get("owner")
-        if owner is None:  # created just now, or by a process that was killed in that moment
-            return time.monotonic() - self.seen.setdefault(trial.number, time.monotonic()) > WITHOUT_OWNER
-        if self.has_heartbeats and not self.presence.is_known(owner):
-            return False  # of a machine with a disk of its own, which heartbeats tell of
-        return self.presence.has_left(owner)
-
-    @property
-    def is_undecided(self):
-        """Whether there may be something to train soon, though nothing is now."""
-        trials = self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
-        return bool(self.twins) or any("owner" not in trial.user_attrs for trial in trials)
-
-    def heartbeat(self, trials, now=False):
-        """Tell a database that the processes of `trials`, which are this one's, live; when it is time, or `now`."""
-        if self.has_heartbeats and (now or time.monotonic() - self.beaten_at > HEARTBEAT):
-            self.beaten_at = self.beaten_at if now else time.monotonic()
-            for trial in trials:
-                self.storage.record_heartbeat(trial._trial_id)  # which Optuna does in `optimize` alone
+    def heartbeat(self, experiments):
+        """Record in a database, if it is due, that this process still trains `experiments`."""
+        if self.is_database and time.monotonic() - self.heartbeat_at > HEARTBEAT_SECONDS:
+            self.heartbeat_at = time.monotonic()
+            for experiment in experiments:
+                self.storage.record_heartbeat(experiment.trial._trial_id)  # which Optuna only does in `optimize`
 
     def report(self, experiment, epoch, value):
-        """Note what an epoch gave. Returns why the experiment is to be stopped, in words, or None."""
-        with quiet(), contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):  # another process has taken it
+        """Record the result of an epoch. Return the reason for which the experiment is to be pruned, or None."""
+        with contextlib.suppress(UpdateFinishedTrialError):  # another process has taken it over
             experiment.trial.report(value, epoch)
             if experiment.trial.should_prune():
-                return f"{self.metric} {value:.4g} after epoch {epoch} is too far behind other trials ({self.pruner})"
+                how = f"too far behind other trials ({self.options.pruner})"
+                return f"{self.metric} {value:.4g} after epoch {epoch} is {how}"
         return None
 
-    def finish(self, experiment, value):
-        """Note the result of an experiment; None: it was pruned."""
-        self._end(experiment.trial.number, TrialState.PRUNED if value is None else TrialState.COMPLETE, value)
+    def end(self, experiment, outcome, result=None):
+        """Record that an experiment is "finished" with a value, "failed" for a reason, "pruned", or "interrupted"."""
+        if outcome == "failed":
+            with contextlib.suppress(UpdateFinishedTrialError):
+                experiment.trial.set_user_attr("failed", result)
+        state = next((state for state, name in STATES.items() if name == outcome), TrialState.FAIL)
+        self._tell(experiment.trial.number, state, result if outcome == "finished" else None)
 
-    def fail(self, experiment, error):
-        """Note that an experiment failed, and why; the same command retries it."""
-        with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
-            experiment.trial.set_user_attr("failed", error)
-        self._end(experiment.trial.number, TrialState.FAIL)
-
-    def release(self, experiment):
-        """Note that an experiment was stopped on the way: another process, or the same command, goes on with it."""
-        self._end(experiment.trial.number, TrialState.FAIL)
-
-    def _end(self, number, state, value=None):
-        with contextlib.suppress(ValueError, optuna.exceptions.UpdateFinishedTrialError):  # another process has done so
+    def _tell(self, number, state, value=None):
+        with contextlib.suppress(ValueError, UpdateFinishedTrialError):  # another process has done so
             self.study.tell(number, value, state)
 
     def standing(self):
-        """How far the sweep is: (counts, best).
+        """Return how far the sweep is.
 
-        counts: how many experiments are "finished", "pruned", "failed", and "running" (here or elsewhere), a dict.
-        best: of the configurations whose replicates are all finished the best one's mean and first folder, or None.
+        Returns:
+            (counts, best): how many experiments are "finished", "pruned", "running" and "failed", a dict; the best
+            mean over all replicates of a configuration and the name of its first folder, or None.
         """
-        attempts, means = self.attempts(), []
-        counts = dict.fromkeys(("finished", "pruned", "failed", "running"), 0)
-        for tried in (tried for place, tried in attempts.items() if place < self.total):
-            states = {trial.state for trial in tried}
-            if states.intersection(ENDED):
-                counts["finished" if TrialState.COMPLETE in states else "pruned"] += 1
-            else:
-                counts["failed" if states == {TrialState.FAIL} else "running"] += 1
+        counts, results, means = dict.fromkeys(STATES.values(), 0), {}, []
+        for place, tried in self.attempts().items():
+            if place < self.total:
+                states = [self._state(trial) for trial in tried]
+                counts[next(name for state, name in STATES.items() if state in states)] += 1
+                results[place] = [trial for trial in tried if self._state(trial) == TrialState.COMPLETE]
         for first in range(0, self.total, self.replicates):
-            group = [attempts[place][-1] for place in range(first, first + self.replicates) if place in attempts]
-            if len(group) == self.replicates and all(trial.state == TrialState.COMPLETE for trial in group):
-                means.append((math.fsum(trial.value for trial in group) / len(group), first))
-        if not means:
-            return counts, None
-        best = (max if self.mode == "max" else min)(mean for mean, _ in means)
-        names = [attempts[place][-1].user_attrs["experiment"] for mean, place in means if mean == best]
-        return counts, (best, min(names))  # of equals the first by name, as in the table of results
+            group = [results.get(place, []) for place in range(first, first + self.replicates)]
+            if all(group):
+                mean = math.fsum(trials[-1].value for trials in group) / len(group)
+                means.append((mean, group[0][-1].user_attrs["experiment"]))
+        sign = -1 if self.mode == "max" else 1  # of equals the first by name, as in the table of results
+        return counts, min(means, key=lambda mean: (sign * mean[0], mean[1]), default=None)

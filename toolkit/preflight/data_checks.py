@@ -1,0 +1,90 @@
+"""Checks of the data: it can be loaded, fits the model, holds no invalid or constant values, and is shuffled."""
+
+import itertools
+import math
+import time
+import warnings
+
+import torch
+
+from toolkit.core.setup import refuse_misspelled
+from toolkit.core.smoke_test import smoke_test
+from toolkit.core.trees import batch_size, tensors, tree_map
+from toolkit.preflight.experiment import FIRST, SECONDS, Failed, NotApplicable, identical, within
+
+TIMED_STEPS = 20
+SLOW_STEP, FEWEST_SAMPLES = 0.3, 16  # seconds of a step above which batches are cut, and their smallest size
+
+
+def check_parts(experiment):
+    """Fails if data loaders, model, loss or optimizer cannot be made."""
+    trainer = experiment.new_trainer()
+    counts = [f"{len(loader)} {split} batches" for split, loader in experiment.dataloaders.items()]
+    weights = sum(parameter.numel() for parameter in trainer.model.parameters())
+    return f"{weights:,} weights, {type(trainer.optimizer).__name__}, {', '.join(counts)}"
+
+
+def check_batches(experiment):
+    """Finds NaN, labels that are no class, constant inputs or labels, and shapes that broadcast in the loss."""
+    trainer, counts = experiment.new_trainer(), []
+    outputs = tree_map(torch.Tensor.cpu, trainer.outputs(next(experiment.batches())))
+    for split in experiment.dataloaders:
+        found = {"inputs": set(), "labels": set()}  # (place in the batch, smallest or largest value) of each tensor
+        for number, batch in enumerate(within(SECONDS / 2, experiment.batches(split)), 1):
+            for name, tree in zip(found, batch, strict=True):
+                for place, tensor in enumerate(t for t in tensors(tree) if t.numel() and not t.is_complex()):
+                    ends = tensor.min().item(), tensor.max().item()
+                    if not all(map(math.isfinite, ends)):
+                        raise Failed(
+                            f"batch {number} of {split} contains NaN or infinity; correct or remove its source"
+                        )
+                    found[name] |= {(place, end) for end in ends}
+            try:
+                trainer.loss_fn(outputs, batch[1])  # on the CPU: on a GPU, an invalid class would end the process
+            except Exception as error:  # mostly another batch size; what else fails is found below
+                if "out of bounds" in str(error):
+                    raise Failed(f"batch {number} of {split} has a class without output: {error}") from None
+        counts.append(f"{number} {split}")
+        for name, values in found.items() if split == "train" and number * batch_size(batch[1]) > 1 else ():
+            if values and len(values) == len({place for place, _ in values}):
+                raise Failed(f"all {name} of train are {min(values)[1] + 0.0:g}; a model cannot learn from constants")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        smoke_test(trainer.model, trainer.loss_fn, experiment.dataloaders, experiment.task.metrics, experiment.params)
+    refuse_misspelled(experiment.params)  # as train.py does, now that the code has read its keys
+    for warning in [str(warning.message) for warning in caught if "broadcast" in str(warning.message)]:
+        raise Failed(f"{warning.split('. ')[0]}: each output is compared to all labels; squeeze one of the two")
+    return f"examined {' and '.join(counts)} batches"
+
+
+def check_speed(experiment):
+    """Finds data loading that is slower than training steps."""
+    load = seconds_each(itertools.chain(experiment.batches(epoch=2), experiment.batches(epoch=3)))
+    some = itertools.islice(itertools.cycle(experiment.first_batches()), TIMED_STEPS)
+    step = seconds_each(loss.item() for *_, loss in experiment.new_trainer().train(some))  # item() waits for the GPU
+    message = f"{1 / load:.3g} batches per second are loaded, {1 / step:.3g} trained on"
+    if step > SLOW_STEP:
+        size = batch_size(experiment.first_batches()[0][1])
+        experiment.max_samples = max(FEWEST_SAMPLES, int(size * SLOW_STEP / step))
+        message += f"; the checks below use {experiment.max_samples} samples per batch"
+    if load > step and load * len(experiment.dataloaders["train"]) > 1:
+        raise Failed(f"{message}: training waits for data; raise num_workers, or keep decoded data in memory")
+    return message
+
+
+def seconds_each(things):
+    """Return the seconds between two things that are generated; the first one takes longer and does not count."""
+    times = [time.monotonic() for _ in within(SECONDS / 3, things)]
+    return (times[-1] - times[0]) / (len(times) - 1)
+
+
+def check_shuffling(experiment):
+    """Finds training data that has the same order in every epoch."""
+    first, second = (list(itertools.islice(experiment.batches(epoch=epoch), FIRST)) for epoch in (1, 2))
+    if len(first) == 1:
+        raise NotApplicable("an epoch is one batch")
+    if identical(first, second):
+        raise Failed(
+            "the second epoch has the order of the first; use shuffle=True, or a sampler that draws from torch"
+        )
+    return "the second epoch has another order than the first"

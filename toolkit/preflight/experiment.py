@@ -1,0 +1,148 @@
+"""The data of an experiment and new models to train on it, as train.py makes them; the checks keep nothing of it."""
+
+import functools
+import itertools
+import time
+
+import torch
+from torch.nn.modules.batchnorm import _BatchNorm
+
+import utils
+from toolkit.core.device_batches import batches_on_device
+from toolkit.core.forward_pass import forward_pass
+from toolkit.core.resumable_batches import resumable_batches
+from toolkit.core.seeds import MODEL, generators_of, seed_all
+from toolkit.core.trees import batch_size, tensors, tree_map
+
+SECONDS = 8  # for a check that can do with fewer steps or batches
+FIRST = 8  # batches of the first epoch that most checks use
+
+
+class Failed(Exception):
+    """A check failed; the message says what was found and what to do."""
+
+
+class NotApplicable(Exception):
+    """A check cannot be made for this experiment; the message says why."""
+
+
+class Experiment:
+    """An experiment as train.py would start it.
+
+    Args:
+        task, params, data_dir: as `set_up` returns them.
+
+    Attributes:
+        max_samples: number of samples to which training batches are cut because steps are slow; None: no limit.
+        range_test: the result of the learning-rate range test, a dict, empty before that test.
+    """
+
+    def __init__(self, task, params, data_dir):
+        self.task, self.params, self.data_dir = task, params, data_dir
+        self.max_samples, self.range_test = None, {}
+        params.compile = False  # compiling each of the models would take longer than all checks
+
+    @functools.cached_property
+    def dataloaders(self):
+        """The data loaders of train and val, a dict."""
+        utils.set_seed(self.params.seed)
+        return self.task.fetch_dataloader(["train", "val"], self.data_dir, self.params)
+
+    def batches(self, split="train", epoch=1, start=0):
+        """Return an iterator over the batches of an epoch, as train.py loads them."""
+        return resumable_batches(self.dataloaders[split], self.params.seed).batches(epoch, start)
+
+    def training_batches(self, epoch=1):
+        """Yield the batches of a training epoch, cut to `max_samples`, without a last batch of a single sample."""
+        for number, batch in enumerate(self.batches(epoch=epoch)):
+            if number == 0 or batch_size(batch[1]) > 1 or self.params.batch_size == 1:
+                yield select(batch, slice(self.max_samples))
+
+    def first_batches(self):
+        """Return the first batches of the first epoch, a list."""
+        return list(itertools.islice(self.training_batches(), FIRST))
+
+    def new_trainer(self, seed=None):
+        """Return a Trainer whose weights are those with which a run of this seed (default: the experiment's) starts."""
+        return Trainer(self, self.params.seed if seed is None else seed)
+
+
+class Trainer:
+    """A new model with its loss and optimizer."""
+
+    def __init__(self, experiment, seed):
+        task, self.params = experiment.task, experiment.params
+        assert experiment.dataloaders  # made first, as they may add facts to params that the model needs
+        utils.set_seed(seed)
+        self.model = task.make_model(self.params)
+        task.load_pretrained(self.model, self.params)
+        self.optimizer = task.make_optimizer(self.model, self.params)
+        self.loss_fn, self.generators = task.loss_fn(self.params), generators_of(self.model)
+        self.initial_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
+
+    def set_learning_rate(self, rate):
+        """Set the learning rate; the rates of parameter groups stay in proportion."""
+        for group, initial in zip(self.optimizer.param_groups, self.initial_rates, strict=True):
+            group["lr"] = initial * rate / self.params.learning_rate
+
+    def forward(self, batches):
+        """Yield (outputs, labels, loss) of each batch in training mode."""
+        self.model.train()
+        for number, (inputs, labels) in enumerate(batches_on_device(batches, self.model)):
+            seed_all(self.params.seed, 1, number, MODEL, self.generators)
+            outputs, loss = forward_pass(self.model, self.loss_fn, inputs, labels, self.params)
+            yield outputs, labels, loss
+
+    def train(self, batches):
+        """Train on each batch; yield (outputs, labels, loss) when gradients are computed, before the weights change."""
+        for outputs, labels, loss in self.forward(batches):
+            self.optimizer.zero_grad()
+            loss.backward()
+            yield outputs, labels, loss
+            self.optimizer.step()
+
+    def outputs(self, batch, training=False, gradients=False, batch_norm=True, seed=0):
+        """Return the model's outputs for a batch, with the random numbers of step `seed`.
+
+        `training` sets the mode, without `batch_norm` not that of batch normalisation; `gradients` records operations
+        in evaluation mode, too.
+        """
+        for module in self.model.train(training).modules():
+            if isinstance(module, _BatchNorm) and not batch_norm:
+                module.eval()
+        seed_all(self.params.seed, 1, seed, MODEL, self.generators)
+        ((inputs, _),) = batches_on_device([batch], self.model)
+        with torch.set_grad_enabled(training or gradients):
+            return tree_map(torch.Tensor.detach, self.model(inputs))
+
+
+def within(seconds, things, least=2):
+    """Yield `things` until the time is over, but at least `least` of them."""
+    end = time.monotonic() + seconds
+    for number, thing in enumerate(things, 1):
+        yield thing
+        if number >= least and time.monotonic() > end:
+            return
+
+
+def select(batch, samples):
+    """Return a batch (inputs, labels) of some of its samples, a slice or a list of indices."""
+    size = batch_size(batch[1])
+    return tree_map(lambda t: t[samples] if t.ndim and len(t) == size else t, tuple(batch))
+
+
+def shuffled(labels):
+    """Return the labels of a batch, each moved to another sample."""
+    size = batch_size(labels)
+    return select((labels, labels), [(i + size // 2) % size for i in range(size)])[1]
+
+
+def numbers_in(batch):
+    """Return how many numbers a batch holds."""
+    return sum(tensor.numel() for tensor in tensors(tuple(batch)))
+
+
+def identical(one, other):
+    """Return whether two trees hold the same tensors."""
+    one, other = tensors(one), tensors(other)
+    return len(one) == len(other) and all(map(torch.equal, one, other))

@@ -1,0 +1,67 @@
+"""The learning-rate range test: train while the learning rate rises, and see at which rates the loss falls."""
+
+import io
+import itertools
+import math
+import time
+
+LOWEST, HIGHEST, STEPS = 1e-6, 100, 120  # learning rates, and steps from the lowest to the highest
+SMOOTHING = 0.9  # weight of the earlier losses
+DIVERGED = 3  # times the first loss, at which the test ends
+
+
+def range_test(experiment, seconds):
+    """Train while the learning rate rises exponentially.
+
+    After L. N. Smith, "Cyclical Learning Rates for Training Neural Networks" (2017), https://arxiv.org/abs/1506.01186,
+    section 3.3. The suggested rate is a tenth of the one at which the smoothed loss is lowest, as in J. Howard and S.
+    Gugger, "fastai: A Layered API for Deep Learning" (2020).
+
+    Args:
+        experiment: the Experiment.
+        seconds: duration; if steps are slow, there are fewer of them.
+
+    Returns:
+        dict with "rates" and "losses" (smoothed), lists of floats, and two rates or None: "suggested", and "diverges",
+        from which on the loss is not below its start.
+    """
+    trainer, rate, smoothed, rates, losses, started = experiment.new_trainer(), LOWEST, 0.0, [], [], None
+    trainer.set_learning_rate(rate)
+    batches = itertools.chain.from_iterable(map(experiment.training_batches, itertools.count(1)))
+    for step, (_, _, loss) in enumerate(trainer.train(batches)):
+        smoothed = SMOOTHING * smoothed + (1 - SMOOTHING) * loss.item()
+        losses.append(smoothed / (1 - SMOOTHING ** (step + 1)))
+        rates.append(rate)
+        started = started or time.monotonic()  # the first step takes longer and does not count
+        if rate > HIGHEST or not losses[-1] <= losses[0] + (DIVERGED - 1) * abs(losses[0]):
+            break
+        step_time = (time.monotonic() - started) / max(step, 1)
+        rate *= (HIGHEST / LOWEST) ** max(1 / STEPS, min(step_time / seconds, 1 / 24))
+        trainer.set_learning_rate(rate)
+    lowest = losses.index(min((loss for loss in losses if math.isfinite(loss)), default=losses[0]))
+    above = [rate for rate, loss in zip(rates[lowest:], losses[lowest:], strict=True) if not loss < losses[0]]
+    falls = losses[lowest] < losses[0] - 0.01 * abs(losses[0]) and lowest < len(losses) - 1  # and rises again
+    return {
+        "rates": rates,
+        "losses": losses,
+        "suggested": rates[lowest] / 10 if falls else None,
+        "diverges": above[0] if above else None,
+    }
+
+
+def plot_range_test(result, own_rate):
+    """Return a picture of a range test with the suggested rate and the experiment's own, the bytes of a PNG file."""
+    from matplotlib.figure import Figure
+
+    figure, file = Figure(figsize=(6, 3.8), layout="constrained"), io.BytesIO()
+    axes = figure.subplots()
+    top = result["losses"][0] + DIVERGED * abs(result["losses"][0])  # the last loss may be many times that
+    axes.plot(result["rates"], [min(loss, top) for loss in result["losses"]], color="tab:blue")
+    axes.axvline(own_rate, color="tab:gray", linestyle="--", label=f"params.json: {own_rate:.2g}")
+    if result["suggested"]:
+        axes.axvline(result["suggested"], color="tab:green", label=f"suggested: {result['suggested']:.2g}")
+    axes.set(xscale="log", xlabel="learning rate", ylabel="training loss, smoothed", title="Learning-rate range test")
+    axes.legend()
+    axes.grid(alpha=0.3)
+    figure.savefig(file, format="png", dpi=120)
+    return file.getvalue()

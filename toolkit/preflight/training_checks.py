@@ -1,0 +1,138 @@
+"""Checks of some training steps: they can be repeated and resumed, the loss falls, and they fit into memory."""
+
+import itertools
+import math
+import tempfile
+from pathlib import Path
+
+import torch
+
+import utils
+from toolkit.core.memory import total_memory
+from toolkit.preflight.experiment import (
+    SECONDS,
+    Experiment,
+    Failed,
+    NotApplicable,
+    identical,
+    numbers_in,
+    select,
+    shuffled,
+    within,
+)
+from toolkit.preflight.learning_rate_range import range_test
+
+STEPS = 3  # that are repeated and compared
+SAMPLES, MOST_STEPS, ENOUGH_STEPS = 16, 500, 100  # to overfit; after ENOUGH_STEPS, time was not the reason
+FAR = 100  # times the suggested learning rate
+OWN_GENERATOR = """the data depends on what was loaded before, or no seed controls it; draw random numbers from torch, \
+numpy or random"""
+NO_SEED = "an operation is not deterministic on this device, or no seed controls a value, such as the time"
+NOT_SAVED = "model, loss or optimizer keep a value that is in no state_dict"
+
+
+def check_reproducibility(experiment):
+    """Finds training that differs between two runs of one seed, or after a checkpoint is loaded."""
+    task, params = experiment.task, experiment.params
+    whole, resumed = (
+        list(itertools.islice(Experiment(task, params, experiment.data_dir).batches(start=start), STEPS - start))
+        for start in (0, 1)
+    )
+    if not identical(whole[1:], resumed):
+        raise Failed(f"batches differ if loading starts with the second one: {OWN_GENERATOR}")
+    batches = experiment.first_batches()[:STEPS]
+    trainer, again, other = (experiment.new_trainer(seed) for seed in (params.seed, params.seed, params.seed + 1))
+    first, second = ([loss.item() for *_, loss in each.train(batches)] for each in (trainer, again))
+    if str(first) != str(second):  # as text, in which NaN equals NaN
+        if params.cuda and not params.deterministic:
+            raise NotApplicable('two runs differ, as they may on a GPU without "deterministic": true')
+        raise Failed(f"two runs of one seed have the losses {first} and {second}: {NO_SEED}")
+    with tempfile.TemporaryDirectory() as folder:
+        state = {"epoch": 0, "state_dict": trainer.model.state_dict(), "optim_dict": trainer.optimizer.state_dict()}
+        utils.save_checkpoint(state, False, folder)
+        utils.load_checkpoint(Path(folder) / "last.pth.tar", other.model, other.optimizer)
+    if trainer.loss_fn.module is not None:
+        other.loss_fn.module.load_state_dict(trainer.loss_fn.module.state_dict())
+    unsaved = unsaved_attribute(trainer.model, other.model)
+    first, second = ([loss.item() for *_, loss in each.train(batches)] for each in (trainer, other))
+    if str(first) != str(second):
+        cause = f"{unsaved} is in no state_dict; make it a buffer (register_buffer)" if unsaved else NOT_SAVED
+        raise Failed(f"the losses are {second} instead of {first} after a checkpoint is loaded: {cause}")
+    return f"{STEPS} steps are identical in two runs, and after a checkpoint is loaded"
+
+
+def unsaved_attribute(model, other):
+    """Return the name of a number or tensor that differs between two models and is in no state_dict, or None."""
+    for (prefix, module), twin in zip(model.named_modules(), other.modules(), strict=True):
+        for name, value in {**vars(module), **dict(module.named_buffers(recurse=False))}.items():
+            if isinstance(value, int | float | str | torch.Tensor) and not name.startswith("_"):
+                twins = getattr(twin, name, None)
+                same = torch.equal(value, twins) if isinstance(value, torch.Tensor) else value == twins
+                if not same:
+                    return f"{prefix}.{name}".strip(".")
+    return None
+
+
+def check_learning_rate(experiment):
+    """Finds a learning rate at which the loss rises, or hardly falls."""
+    experiment.range_test, own = range_test(experiment, 2 * SECONDS), experiment.params.learning_rate
+    suggested, diverges = experiment.range_test["suggested"], experiment.range_test["diverges"]
+    if suggested is None:
+        raise NotApplicable("in so few steps the loss falls at no learning rate; there is nothing to suggest")
+    message = f"{own:.2g} in params.json; the range test suggests {suggested:.2g}"
+    rises = diverges is not None and own >= diverges
+    if (rises or own > FAR * suggested) and not experiment.max_samples:  # with fewer samples it rises earlier
+        raise Failed(f"{message}{f', and the loss rises from {diverges:.2g} on' * rises}; take a smaller one")
+    if own * FAR < suggested and diverges is not None:  # otherwise steps are normalised, and no rate is too large
+        raise Failed(f"{message}, at least {FAR} times as much; take a larger one")
+    return message
+
+
+def check_overfitting(experiment):
+    """Finds models that cannot fit a few samples, with the experiment's learning rate or the suggested one."""
+    batch = select(experiment.first_batches()[0], slice(SAMPLES))
+    if identical(batch[1], shuffled(batch[1])):
+        raise NotApplicable("their labels are all the same, which a constant output fits")
+    for rate in filter(None, dict.fromkeys([experiment.params.learning_rate, experiment.range_test.get("suggested")])):
+        trainer, losses = experiment.new_trainer(), []
+        trainer.set_learning_rate(rate)
+        for outputs, labels, loss in within(SECONDS, trainer.train(itertools.repeat(batch, MOST_STEPS))):
+            losses.append(loss.item())
+            with torch.no_grad():
+                of_others = trainer.loss_fn(outputs, shuffled(labels)).item()  # as large if inputs have no influence
+            if of_others - losses[-1] > abs(of_others) / 2:
+                return f"learned in {len(losses)} steps with learning rate {rate:.2g}"
+            if not math.isfinite(losses[-1]):
+                break
+    message = f"in {len(losses)} steps the loss went from {losses[0]:.3g} to {losses[-1]:.3g}"
+    if len(losses) < ENOUGH_STEPS and losses[-1] < losses[0]:
+        raise NotApplicable(f"{message}; there was no time for more")
+    raise Failed(f"{message}; do outputs depend on inputs, is the sign of loss_fn right, is softmax applied once?")
+
+
+def check_memory(experiment):
+    """Finds batches whose training step does not fit into memory."""
+    sizes, largest = [], None
+    for batch in within(SECONDS / 2, experiment.batches()):
+        sizes.append(numbers_in(batch))
+        largest = batch if sizes[-1] == max(sizes) else largest
+    needed, available = step_memory(experiment, largest), total_memory(experiment.params.device)
+    message = f"the largest of {len(sizes)} batches takes {needed / 2**20:.0f} MiB"
+    message += f" of {available / 2**30:.0f} GiB" if available is not None else ""
+    if available is not None and needed > 0.9 * available:
+        raise Failed(f"{message}; take a smaller batch_size, with more accumulation_steps")
+    return message
+
+
+def step_memory(experiment, batch):
+    """Return the bytes that a training step keeps: activations, weights, gradients and two numbers of the optimizer."""
+    trainer, kept = experiment.new_trainer(), {}
+
+    def keep(tensor):
+        storage = (tensor.coalesce().values() if tensor.is_sparse else tensor).untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        list(trainer.train([batch]))
+    return sum(kept.values()) + 4 * sum(parameter.nbytes for parameter in trainer.model.parameters())

@@ -1,0 +1,213 @@
+"""The search space of a sweep: search_space.json, checked, and the configurations in it."""
+
+import hashlib
+import itertools
+import json
+import math
+import re
+from copy import deepcopy
+
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from utils import UserError, read_json, similar
+
+SPACE = "search_space.json"
+CLASSIC = {"learning_rate": [1e-4, 1e-3, 1e-2]}  # what CS230's template searches
+LARGEST_GRID = 100_000  # configurations
+LONGEST_NAME = 100  # characters of a trial's folder
+NOT_SEARCHED = dict.fromkeys(["fold", "num_folds"], "use --folds")
+NOT_SEARCHED |= dict.fromkeys(["monitor", "monitor_mode"], "trials are compared by it")
+EXPECTED = 'a list of values, or {"low": 1e-4, "high": 1e-1, "log": true}, or {"values": [...], "when": {...}}'
+
+
+class Dimension(BaseModel, extra="forbid", strict=True, allow_inf_nan=False):
+    """A hyperparameter that is searched if others have the values in `when`; else it keeps its value of params.json."""
+
+    when: dict = {}
+
+
+class Values(Dimension):
+    """A hyperparameter that is one of several values."""
+
+    values: list = Field(min_length=1)
+
+    def suggest(self, name, trial):
+        """Return its value in an Optuna trial."""
+        choices = [as_choice(value) for value in self.values]
+        return self.values[choices.index(trial.suggest_categorical(name, choices))]
+
+
+class Range(Dimension):
+    """A number from `low` to `high`, both included; an integer if both are.
+
+    `log`: draw uniformly on a logarithmic scale; `step`: distance between the values that can be drawn.
+    """
+
+    low: int | float
+    high: int | float
+    log: bool = False
+    step: int | float | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _check(self):
+        if self.low > self.high or (self.log and self.low <= 0):
+            raise ValueError("low must be at most high, and above 0 with log")
+        if self.step is not None and (self.log or self.step > self.high - self.low):
+            raise ValueError("step must be at most high - low, and cannot be combined with log")
+        return self
+
+    @property
+    def values(self):
+        """The smallest and the largest value, as a list."""
+        return [self.low, self.high]
+
+    @property
+    def is_integer(self):
+        """True if integers are drawn."""
+        return all(isinstance(number, int | None) for number in (self.low, self.high, self.step))
+
+    def suggest(self, name, trial):
+        """Return its value in an Optuna trial."""
+        if self.is_integer:
+            return trial.suggest_int(name, self.low, self.high, step=self.step or 1, log=self.log)
+        return trial.suggest_float(name, self.low, self.high, step=self.step, log=self.log)
+
+
+class SearchSpace:
+    """The hyperparameters that a sweep searches, in the order of the file.
+
+    Args:
+        folder: the sweep's folder; without a search_space.json in it, the learning rates of CS230 are searched.
+        params: Params of that folder, with the facts of the dataset.
+        declared: pydantic model of the declared hyperparameters.
+
+    Attributes:
+        source: path of the file.
+        dimensions: dict from name to Values or Range.
+
+    Raises:
+        UserError: nothing is searched, or a name, a type, a bound or a condition is wrong.
+    """
+
+    def __init__(self, folder, params, declared):
+        self.source, self.reference, self.dimensions = folder / SPACE, params.hyperparameters, {}
+        types = {name: field.annotation for name, field in declared.model_fields.items()}
+        content = read_json(self.source, what="search space") if self.source.exists() else CLASSIC
+        for name, description in content.items():
+            if name.startswith(("$", "_")):  # notes
+                continue
+            if name in NOT_SEARCHED:
+                raise UserError(f"{self.source}: {name} cannot be searched: {NOT_SEARCHED[name]}")
+            if name in params.dataset_facts:
+                raise UserError(f"{self.source}: {name} is a fact of the dataset, not a hyperparameter; remove it")
+            if name not in self.reference and (meant := similar(name, types)):
+                way_out = f"did you mean {meant}? Add a key of your own to params.json, too"
+                raise UserError(f"{self.source}: unknown key {name}; {way_out}")
+            self.dimensions[name] = self._read(name, description, params, types.get(name))
+        if not self.dimensions:
+            raise UserError(
+                f'{self.source}: no hyperparameters; give one, such as {{"learning_rate": [1e-4, 1e-3, 1e-2]}}'
+            )
+
+    def _read(self, name, description, params, declared_type):
+        """Return the Values or Range that the file describes for a hyperparameter."""
+        content = description if isinstance(description, dict) else {"values": description}
+        try:
+            dimension = (Values if "values" in content else Range).model_validate(content)
+        except ValidationError as error:
+            *_, wrong = error.errors()
+            reason = " ".join([*map(str, wrong["loc"][:1]), re.sub("^(Input|List|Value error,) ", "", wrong["msg"])])
+            raise UserError(f"{self.source}: {name}: {reason}; expected {EXPECTED}") from None
+        if isinstance(dimension, Range) and declared_type is int and not dimension.is_integer:
+            raise UserError(f"{self.source}: {name} is an integer; give integers for low, high and step")
+        if isinstance(dimension, Range) and declared_type is float:
+            dimension.low = float(dimension.low)
+        for value in dimension.values:
+            if value != value:
+                raise UserError(f"{self.source}: {name} is NaN; give numbers")
+            deepcopy(params).take({name: value}, self.source)
+        for other, allowed in dimension.when.items():
+            allowed = dimension.when[other] = allowed if isinstance(allowed, list) else [allowed]
+            known = self.dimensions.get(other, Values(values=[self.reference.get(other)]))
+            if isinstance(known, Range) or other not in self.dimensions.keys() | self.reference.keys():
+                where = "neither a list of values above it nor a key of params.json"
+                raise UserError(f'{self.source}: {name} has "when" {other}, which is {where}')
+            never = [json.dumps(value) for value in allowed if value not in known.values]
+            if never or not allowed:
+                condition = f"when {other} is {' or '.join(never) or 'nothing'}"
+                raise UserError(f"{self.source}: {name} is searched {condition}, which it never is")
+        return dimension
+
+    @property
+    def is_grid(self):
+        """True if all hyperparameters have lists of values."""
+        return all(isinstance(dimension, Values) for dimension in self.dimensions.values())
+
+    def grid(self):
+        """Return all configurations of a space of lists, each once, as dicts.
+
+        Raises:
+            UserError: the space has a range, or the grid is too large.
+        """
+        for name, dimension in self.dimensions.items():
+            if isinstance(dimension, Range):
+                raise UserError(f"{self.source}: {name} is a range; for a grid list its values, or use --method tpe")
+        lists = [dimension.values for dimension in self.dimensions.values()]
+        if math.prod(map(len, lists)) > LARGEST_GRID:
+            raise UserError(f"{self.source}: more than {LARGEST_GRID:,} combinations; list fewer, or use --method tpe")
+        found = {}
+        for values in itertools.product(*lists):
+            configuration = self._configuration(dict(zip(self.dimensions, values, strict=True)).get)
+            found[json.dumps(configuration)] = configuration
+        return list(found.values())
+
+    def suggest(self, trial):
+        """Return the configuration of an Optuna trial, a dict from name to value."""
+        return self._configuration(lambda name: self.dimensions[name].suggest(name, trial))
+
+    def _configuration(self, value_of):
+        values = {}
+        for name, dimension in self.dimensions.items():
+            known = self.reference | values
+            if all(known.get(other) in allowed for other, allowed in dimension.when.items()):
+                values[name] = value_of(name)
+        return values
+
+
+def as_choice(value):
+    """Return a value as Optuna stores it: lists and dicts become JSON text."""
+    return json.dumps(value) if isinstance(value, list | dict) else value
+
+
+def name_of(configuration, replicate):
+    """Return the name of a trial's folder, such as `learning_rate=0.001,num_channels=32`.
+
+    Numbers are rounded to four digits. If the name does not show the exact values, or would be too long, eight
+    hexadecimal digits of a hash of the values follow.
+
+    Args:
+        configuration: dict from name to value.
+        replicate: dict of what distinguishes it from others of the same configuration, such as {"seed": 231}.
+    """
+    name = ",".join(f"{name}={as_word(value)}" for name, value in configuration.items())
+    if len(name) > LONGEST_NAME:
+        name = "trial"
+    if name == "trial" or not all(is_exact(value) for value in configuration.values()):
+        name += "-" + hashlib.sha256(json.dumps(configuration, sort_keys=True).encode()).hexdigest()[:8]
+    return ",".join([name, *(f"{key}={value}" for key, value in replicate.items())])
+
+
+def as_word(value):
+    """Return a value as part of a file name: `0.001`, `ConvNet`, `256-128` for a list."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return re.sub(r"[^\w.+-]+", "-", value if isinstance(value, str) else json.dumps(value)).strip("-")
+
+
+def is_exact(value):
+    """Return True if the word for a value shows all of it."""
+    if isinstance(value, list):
+        return all(isinstance(item, int) and item >= 0 for item in value)
+    if isinstance(value, str):
+        return as_word(value) == value and not re.match(r"[\d.+-]|(true|false|null)$", value)
+    return not isinstance(value, dict) and json.loads(as_word(value)) == value
