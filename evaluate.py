@@ -11,34 +11,33 @@ import argparse
 import logging
 from pathlib import Path
 
-import toolkit.core  # noqa: F401  # isort: skip (before torch, for which it sets how threads wait)
-
-import torch
-
 import utils
 from toolkit.core import processes
-from toolkit.core.device_batches import batches_on_device
+from toolkit.core.checkpoint import restore_loss
+from toolkit.core.device_batches import DeviceBatches
 from toolkit.core.experiment_folder import check_same_data, find_checkpoint, name_of, version_of
+from toolkit.core.forward_pass import forward_pass, inference_mode
 from toolkit.core.memory import memory_errors_in_a_line
-from toolkit.core.precision import autocast
 from toolkit.core.provenance import name_of_device
-from toolkit.core.restore import restore_loss
+from toolkit.core.resumable_batches import resumable_batches
 from toolkit.core.script import run_script
+from toolkit.core.seeds import MODEL, seed_all
 from toolkit.core.setup import add_common_arguments, refuse_misspelled, set_up
 from toolkit.core.sharded_tensors import divided_like
+from toolkit.core.stop_signals import stop_if_requested
 from toolkit.core.text import pipe_table
 from toolkit.core.tools import find_tool
 from toolkit.core.totals import Totals
 from utils import UserError
 
 
-@torch.inference_mode()
+@inference_mode()
 def evaluate(model, loss_fn, dataloader, metrics, params):
     """Evaluate a model on a split.
 
     Args:
         model: the network, an nn.Module.
-        loss_fn: function of (outputs, labels) of a batch that gives a scalar tensor.
+        loss_fn: function of (outputs, labels) of a batch that returns a scalar tensor.
         dataloader: the split, batches of (inputs, labels).
         metrics: dict from name to a function of all outputs and labels of the split.
         params: hyperparameters.
@@ -47,14 +46,14 @@ def evaluate(model, loss_fn, dataloader, metrics, params):
         dict from name to float: "loss", the mean over all samples, and the metrics.
     """
     model.eval()
-    precision = autocast(params, model)
-    tally = Totals("evaluation", metrics, dataloader, params)
-    for inputs, labels in batches_on_device(dataloader, model, tally=tally, seed=params.seed):
-        with precision:
-            outputs = model(inputs)
-            loss = loss_fn(outputs, labels)
-        tally.update(outputs, labels, loss)
-    return tally.compute()
+    totals = Totals("evaluation", metrics, len(dataloader), params)
+    batches = resumable_batches(dataloader, params.seed).batches(epoch=0)  # random numbers depend on the seed alone
+    for inputs, labels, num_samples in DeviceBatches(batches, model):
+        outputs, loss = forward_pass(model, loss_fn, inputs, labels, params)
+        totals.update(outputs, labels, loss, num_samples)
+        stop_if_requested()  # by Ctrl-C, if this is part of a training
+    processes.reshard(model)
+    return totals.compute()
 
 
 def parse_arguments(argv):
@@ -80,23 +79,16 @@ def main(argv=None):
     is_same = check_same_data(state.get("dataset"), params, checkpoint, way_out, args.other_data)
 
     utils.set_seed(params.seed)
-    dataloader = processes.local_rank_zero_first(lambda: task.fetch_dataloader([args.split], data_dir, params))[
-        args.split
-    ]
+    loaders = processes.local_rank_zero_first(lambda: task.fetch_dataloader([args.split], data_dir, params))
+    dataloader = loaders[args.split]
     model = processes.prepare_model(task.make_model(params), params)
     utils.load_weights(state, checkpoint, model, shard_like=divided_like)
     loss_fn = task.loss_fn(params)
     restore_loss(state, checkpoint, loss_fn)
-    logging.info(
-        "Evaluating %s (epoch %s) on the %s split of %s, on %s\n",
-        checkpoint,
-        state.get("epoch"),
-        args.split,
-        data_dir,
-        name_of_device(params.device),
-    )
-    utils.set_seed(params.seed)  # as train.py does before it evaluates
+    where = f"the {args.split} split of {data_dir}, on {name_of_device(params.device)}"
+    logging.info("Evaluating %s (epoch %s) on %s\n", checkpoint, state.get("epoch"), where)
     report = reporting.EvaluationReport(task.metrics, loss_fn, dataloader, params) if reporting else None
+    seed_all(params.seed, 0, 0, MODEL)  # as train.py does before it evaluates
     with memory_errors_in_a_line(params):
         results = evaluate(model, loss_fn, dataloader, report.metrics if report else task.metrics, params)
     refuse_misspelled(params, known=state.get("params") or ())

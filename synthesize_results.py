@@ -13,6 +13,7 @@ results.html, a single file that opens in any browser and needs no network.
 """
 
 import argparse
+import contextlib
 import logging
 import math
 import os
@@ -36,10 +37,7 @@ def __getattr__(name):  # aggregate_metrics and metrics_to_table, for scripts wr
 
 
 def make_table(parent_dir, metric=None, mode=None, baseline=None, no_fold=False):
-    """Read the experiments below a folder, merge replicates, compare them and sort them.
-
-    Returns:
-        (table, mode): the ResultsTable, and "max" if higher values of its metric are better, else "min".
+    """Return the ResultsTable of the experiments below a folder.
 
     Raises:
         UserError: the folder, metric or baseline does not exist.
@@ -52,7 +50,8 @@ def make_table(parent_dir, metric=None, mode=None, baseline=None, no_fold=False)
         notes += more_notes
     if baseline is not None:
         notes += compare(rows, baseline, metric)
-    return ResultsTable(rank(rows, metric, mode), results, metric, notes, not no_fold, baseline is not None), mode
+    ranked = rank(rows, metric, mode)
+    return ResultsTable(ranked, results, metric, mode, notes, merged=not no_fold, compared=baseline is not None)
 
 
 def show(table, parent_dir):
@@ -64,7 +63,7 @@ def show(table, parent_dir):
     print("", *table.below(), sep="\n", flush=True)
 
 
-def write(table, mode, parent_dir, pictures, html):
+def write(table, parent_dir, pictures, html):
     """Write the files and log their names."""
     folder = Path(parent_dir)
     markdown = table.as_pipe() + "\n\n" + "\n".join(table.below(longest=1000)) + "\n"
@@ -72,11 +71,11 @@ def write(table, mode, parent_dir, pictures, html):
     if pictures and table.metric is not None:
         from toolkit.results.pictures import plot_results
 
-        files["results.png"] = plot_results(table, mode)
+        files["results.png"] = plot_results(table)
     if html:
         from toolkit.results.page import make_page
 
-        files["results.html"], left_out = make_page(table, mode, parent_dir)
+        files["results.html"], left_out = make_page(table, parent_dir)
     for name, content in files.items():
         content = content if isinstance(content, bytes) else content.encode(errors="backslashreplace")  # odd file names
         utils.write_whole(folder / name, content)
@@ -89,31 +88,28 @@ def write(table, mode, parent_dir, pictures, html):
 def watch(args, options):
     """Show the table again whenever it changes, and write the files, until Ctrl-C."""
     before, drawn_at = None, -math.inf
-    try:
-        while True:
-            try:
-                table, mode = make_table(args.parent_dir, **options)
-                content = table.as_csv() + "\n".join(table.below())
-            except UserError as error:
-                if not os.path.isdir(args.parent_dir):
-                    raise
-                table, content = None, f"{error} (so far)"  # the metric or the baseline may still appear
-            if content != before:
-                before = content
-                if sys.stdout.isatty():
-                    print("\033[H\033[J", end="")  # clear the terminal
-                if table is None:
-                    print(content, flush=True)
-                else:
-                    show(table, args.parent_dir)
-                if table is not None and table.rows:
-                    running = any(row.status == "running" for row in table.results.rows)
-                    due = not running or time.monotonic() - drawn_at >= SECONDS_BETWEEN_PICTURES
-                    drawn_at = time.monotonic() if due else drawn_at
-                    write(table, mode, args.parent_dir, due and not args.no_plots, due and args.html)
-            time.sleep(args.watch)
-    except KeyboardInterrupt:
-        print()
+    while True:
+        try:
+            table = make_table(args.parent_dir, **options)
+            content = table.as_csv() + "\n".join(table.below())
+        except UserError as error:
+            if not os.path.isdir(args.parent_dir):
+                raise
+            table, content = None, f"{error} (so far)"  # the metric or the baseline may still appear
+        if content != before:
+            before = content
+            if sys.stdout.isatty():
+                print("\033[H\033[J", end="")  # clear the terminal
+            if table is None:
+                print(content, flush=True)
+            else:
+                show(table, args.parent_dir)
+            if table is not None and table.rows:
+                running = any(row.status == "running" for row in table.results.rows)
+                due = not running or time.monotonic() - drawn_at >= SECONDS_BETWEEN_PICTURES
+                drawn_at = time.monotonic() if due else drawn_at
+                write(table, args.parent_dir, due and not args.no_plots, due and args.html)
+        time.sleep(args.watch)
 
 
 def parse_arguments(argv):
@@ -141,13 +137,14 @@ def main(argv=None):
     if args.watch is not None:
         if not 0 < args.watch < 1e6:
             raise UserError(f"--watch {args.watch:g}: give a number of seconds above 0, such as 5")
-        watch(args, options)
+        with contextlib.suppress(KeyboardInterrupt):
+            watch(args, options)
         return
-    table, mode = make_table(args.parent_dir, **options)
+    table = make_table(args.parent_dir, **options)
     show(table, args.parent_dir)
     if not table.rows:
         raise UserError(f"{args.parent_dir}: no trained experiment; train one with python train.py --model_dir ...")
-    write(table, mode, args.parent_dir, not args.no_plots, args.html)
+    write(table, args.parent_dir, not args.no_plots, args.html)
 
 
 if __name__ == "__main__":

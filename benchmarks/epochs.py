@@ -1,4 +1,4 @@
-"""Epochs to be timed: as train.py does them, and of the bare five lines."""
+"""Training epochs to be timed: those of train.py, and those of a bare loop."""
 
 import contextlib
 import time
@@ -12,9 +12,9 @@ from train import train
 
 @contextlib.contextmanager
 def epochs_of(ours):
-    """A function that trains an epoch of an experiment in a run, as train.py does, and returns train()'s seconds.
+    """Yield a function that trains an epoch of an experiment in a Run, as train.py does, and returns its seconds.
 
-    Its attribute `run` is the run.
+    Its attribute `run` is the Run.
     """
     with Run(ours.model, ours.optimizer, ours.params, ours.folder, restart=True) as run:
         numbers = run.epochs()
@@ -27,7 +27,7 @@ def epochs_of(ours):
             )
             seconds = time.perf_counter() - started
             run.record(number, results, results)
-            run.checkpoints.wait()  # not in the other side's time
+            run.checkpoints.wait()  # its time is not to count for the other side
             return seconds
 
         epoch.run = run
@@ -35,7 +35,7 @@ def epochs_of(ours):
 
 
 def bare_epoch(model, optimizer, images, labels, batch_size):
-    """The five lines over tensors in memory."""
+    """Train one epoch with five plain lines, over tensors in memory."""
     model.train()
     for indices in torch.randperm(len(labels), device=labels.device).split(batch_size):
         outputs = model(images[indices])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from processes import Script
 
 import utils
-from toolkit.core.state import TrainState
+from toolkit.core.checkpoint import TrainState
 from utils import Hyperparameters
 
 NUMBERS = st.sampled_from([-1, 0, 1, 2, 3, 2**31, 2**63, 10**30, -0.5, 0.5, 1e-30, 1e30])
@@ -104,7 +104,7 @@ def mutated_checkpoints(project, folder, total, seed_number):
     edits = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 3000), st.binary(max_size=50)), min_size=1, max_size=3)
     paths = st.lists(st.integers(0, 30), max_size=4)
     structure = st.tuples(
-        st.sampled_from([*TrainState.model_fields, "state_dict", "optim_dict"]),
+        st.sampled_from([*TrainState.__dataclass_fields__, "state_dict", "optim_dict"]),
         paths,
         st.one_of(VALUES, st.just("delete"), st.just(torch.ones(2))),
     )

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from toolkit.core.script import run_script
-from toolkit.core.task import import_model_package
+from toolkit.core.task import find_model, import_model_package
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECTS = ROOT / "tests" / "projects"  # frozen projects; only tests/starter/ reads the clone's own model/
@@ -23,6 +23,7 @@ for number in [getattr(signal, name) for name in ("SIGINT", "SIGHUP") if hasattr
         signal.signal(number, lambda *_: None)
 SMALL = {"num_channels": 4, "num_epochs": 2, "batch_size": 64, "learning_rate": 0.01}
 TEMPLATE = ROOT / "tests" / "template"
+import_model_package(IMAGES / "model")  # for test files that import it at the top
 
 
 def pytest_ignore_collect(collection_path, config):
@@ -70,6 +71,8 @@ class Experiment:
 
     def __init__(self, folder, data_dir):
         self.folder, self.data_dir = folder, data_dir
+        if find_model(folder) == ROOT / "model":  # a fixture that several tests share
+            copy_of(IMAGES / "model", folder.parent / "model")
         folder.mkdir()
         self.write()
 

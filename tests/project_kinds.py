@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,8 @@ def own_model(experiment, net=NET, loader=LOADER):
     folder.mkdir(exist_ok=True)
     (folder / "net.py").write_text(net, encoding="utf-8")
     (folder / "data_loader.py").write_text(loader, encoding="utf-8")
+    for name in [name for name in sys.modules if name == "model" or name.startswith("model.")]:
+        del sys.modules[name]  # so that what was written is imported
 
 
 def wine_project(folder, hook=None):

@@ -84,7 +84,7 @@ MISTAKES = {
         [],
         "has no key 'net_width', which model/net.py:",
     ),
-    "no step": (NO_CHANGE, ["--max_steps", "0"], "--max_steps is 0, should be 1 or more"),
+    "no step": (NO_CHANGE, ["--max_steps", "0"], "--max_steps is 0; it should be 1 or more"),
     "no length": (
         loader(
             "return dataloaders",
@@ -178,7 +178,7 @@ MISTAKES = {
     "batches of three": (
         loader("self.labels[indices]\n", "self.labels[indices], indices\n"),
         [],
-        "a batch of the data loader should be a pair (inputs, labels), not a list of 3; batches of another form need a function unpack_batch",
+        "a batch of the data loader is a list of 3; it should be a pair (inputs, labels), or net.py should have a function unpack_batch",
     ),
     "key missing in a metric": (
         net(
@@ -294,9 +294,9 @@ def test_going_on_with_other_hyperparameters_is_refused(call, trained, tmp_path,
     was = ({"seed": 230, "monitor": None} | values)[name]  # what the file did not give is the default
     was = "(none)" if was is None else json.dumps(was)
     assert f"{name} {was} -> {json.dumps(value)} would be another run" in " ".join(out.split())
-    assert "num_epochs 2 -> 3 so many epochs in all" in " ".join(out.split())
+    assert "num_epochs 2 -> 3 epochs in all" in " ".join(out.split())
     assert (
-        f"last.pth.tar: is of a run with another {name}: put back what params.json had, begin anew with --restart"
+        f"last.pth.tar: is of a run with another {name}: put back what params.json had, start over with --restart"
         in err
     )
     assert (code, err.count("\n"), snapshot(folder)) == (2, 1, before)
@@ -336,7 +336,7 @@ def test_going_on_with_other_data_is_refused(call, trained, tmp_path):
     (data / "dataset.json").write_text(json.dumps(content | {"fingerprint": "of other images"}))
     before = snapshot(folder)
     code, _, err = call(train.main, "--model_dir", folder, "--data_dir", data)
-    assert "was trained on another dataset (of the same kind, other samples); --restart begins anew" in err
+    assert "was trained on another dataset (of the same kind, other samples); --restart starts over" in err
     assert (code, err.count("\n"), snapshot(folder)) == (2, 1, before)
 
 
@@ -351,8 +351,8 @@ def test_a_last_checkpoint_that_cannot_be_read_is_set_aside_and_the_one_before_i
     code, out, err = call(train.main, "--model_dir", folder, "--data_dir", trained.data_dir)
     assert (code, err) == (0, "")
     assert "last.pth.tar: cannot be read; it is damaged or truncated" in out
-    assert "it is now unreadable-1-last.pth.tar; going on from the one before it" in out
-    assert "Going on after epoch 1" in out
+    assert "it is now unreadable-1-last.pth.tar; resuming from the checkpoint before it" in out
+    assert "Resuming after epoch 1" in out
     assert len((folder / "unreadable-1-last.pth.tar").read_bytes()) == 3000
     assert not differences(outcome(folder), outcome(trained.folder))
 
@@ -364,7 +364,7 @@ def test_where_no_checkpoint_can_be_read_nothing_is_touched(call, trained, tmp_p
     before = snapshot(folder)
     code, _, err = call(train.main, "--model_dir", folder, "--data_dir", trained.data_dir)
     assert "last.pth.tar: cannot be read; it is damaged or truncated" in err
-    assert "--restart begins anew" in err
+    assert "--restart starts over" in err
     assert (code, err.count("\n"), snapshot(folder)) == (2, 1, before)
     code, _, _ = call(train.main, "--model_dir", folder, "--data_dir", trained.data_dir, "--restart")
     assert code == 0
@@ -415,7 +415,7 @@ def test_an_experiment_that_vanishes_while_it_is_trained(experiment, tmp_path):
     elsewhere = ["--model_dir", tmp_path / "elsewhere", "--data_dir", experiment.data_dir]
     code, out, err = finished(*elsewhere, "--max_steps", 1)
     assert code == 0, err
-    assert "Going on" in out
+    assert "Resuming" in out
 
 
 def test_partial_takes_what_fits_and_lists_the_rest(call, trained, tmp_path):
@@ -432,7 +432,7 @@ def test_partial_takes_what_fits_and_lists_the_rest(call, trained, tmp_path):
     assert "  head.5.weight is (10, 16) there and (50, 16) in the model" in out
     assert "  head.6.weight is missing there" in out
     code, _, err = call(train.main, *other.arguments, "--partial")
-    assert "--partial is of the checkpoint that --restore_file names" in err
+    assert "--partial needs --restore_file, which names the checkpoint" in err
 
 
 @pytest.mark.parametrize(

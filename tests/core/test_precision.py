@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import ROOT, run_process
 
-from toolkit.core.precision import autocast, scaler_of, set_arithmetic
+from toolkit.core.precision import autocast, gradient_scaler, set_arithmetic
 from utils import Params
 
 
@@ -28,7 +28,7 @@ def test_matrix_products_are_of_the_precision_and_weights_stay_float32(params, p
     with autocast(chosen, model):
         assert model(torch.ones(1, 3)).dtype == dtype  # auto: a CPU is not a GPU that is fast in bf16
     assert model.weight.dtype == torch.float32
-    assert scaler_of(chosen, model).is_enabled() is (precision == "fp16")
+    assert gradient_scaler(chosen, model).is_enabled() is (precision == "fp16")
 
 
 def test_deterministic_is_of_a_run_and_not_of_the_next_one_in_the_process(params):

@@ -160,7 +160,7 @@ def test_stopped_and_gone_on_with_by_as_many_it_gives_the_same_bits(twin, kind):
     processes[1].send_signal(signal.SIGTERM)  # one of them is told, all stop
     texts = [process.communicate() for process in processes]
     assert [process.returncode for process in processes] == [143, 143], texts
-    assert "Stopped by" in texts[0][0] and "The same command goes on." in texts[0][0]
+    assert "Stopped by" in texts[0][0] and "To resume, run the same command again." in texts[0][0]
     assert group_finished("train", 2, *stopped.arguments)[0] == [0, 0]
     assert not differences(outcome(stopped.folder), outcome(straight.folder))
 
@@ -192,7 +192,7 @@ def Net(params):
     done = run_process(*torchrun, ROOT / "train.py", *killed.arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "died").exists() and "exitcode: -9" in done.stderr
-    assert "Going on in epoch 2 after batch" in done.stdout
+    assert "Resuming in epoch 2 after batch" in done.stdout
     assert "Traceback" not in done.stderr
     assert not differences(outcome(killed.folder), outcome(straight.folder))
     sessions = utils.read_json(killed.folder / "run.json")["sessions"]

@@ -46,7 +46,7 @@ def test_a_run_stopped_anywhere_goes_on_to_the_same_bits(call, tmp_path, digits_
     experiment.write(**values | {"num_workers": workers})
     code, out, err = call(train.main, *arguments)
     assert (code, err) == (0, "")
-    assert "Going on in epoch 2 after batch 2" in out
+    assert "Resuming in epoch 2 after batch 2" in out
     assert outcome(experiment.folder) == outcome(straight)
 
 
@@ -63,6 +63,7 @@ OPTIONS = {
 }
 PLATEAU = {
     "lr_schedule": "plateau",
+    "architecture": "DenseNet",
     "lr_decay_epochs": 1,
     "early_stopping_patience": 2,
     "learning_rate": 0.1,
@@ -84,7 +85,7 @@ def test_options_go_on_to_the_same_bits(call, tmp_path, experiment, values):
     code, out, _ = call(train.main, *experiment.arguments)
     assert code == 0 and "is finished" in out
     if values is PLATEAU:
-        assert len(rows) < 9 and "early_stopping_patience goes on" in out
+        assert len(rows) < 9 and "increase early_stopping_patience to train longer" in out
         assert len({row["learning_rate"] for row in rows}) > 1
     else:
         assert {"gradient_norm", "learning_rate"} <= rows[0].keys() and total == 2 * -(-23 // 3)
@@ -259,8 +260,8 @@ def test_a_new_learning_rate_holds_from_there_on_and_the_schedule_follows(tmp_pa
     caplog.set_level("INFO")
     session(tmp_path / "run", loader, 10, learning_rate=0.2, num_epochs=4)
     second = utils.read_checkpoint(tmp_path / "run" / "last.pth.tar")
-    assert "learning_rate  0.1  ->  0.2  the new value holds from here on" in caplog.text
-    assert "num_epochs     3    ->  4    so many epochs in all" in caplog.text
+    assert "learning_rate  0.1  ->  0.2  the new value is used from here on" in caplog.text
+    assert "num_epochs     3    ->  4    epochs in all" in caplog.text
     assert second["stateful"]["schedule"]["base_lrs"] == [0.2]
     ratio = second["optim_dict"]["param_groups"][0]["lr"] / first["optim_dict"]["param_groups"][0]["lr"]
     assert 1.8 < ratio < 2  # twice as much, and a step further on the way down
@@ -308,7 +309,9 @@ def test_a_crash_in_the_users_code_keeps_what_was_done(tmp_path):
     loader.broken = True
     with pytest.raises(RuntimeError, match="a corrupt file"):
         session(tmp_path / "run", loader, checkpoint_minutes=1e9)
-    assert utils.read_checkpoint(tmp_path / "run" / "last.pth.tar")["batches_done"] == 4
+    assert (
+        utils.read_checkpoint(tmp_path / "run" / "last.pth.tar")["batches_done"] == 5
+    )  # all that were loaded before the error
     session(tmp_path / "run", good, checkpoint_minutes=1e9)
     session(tmp_path / "straight", good, checkpoint_minutes=1e9)
     assert outcome(tmp_path / "run") == outcome(tmp_path / "straight")
@@ -326,7 +329,7 @@ metrics = {"""
     assert call(train.main, *experiment.arguments, "--max_steps", 5)[0] == 0
     code, out, err = call(train.main, *experiment.arguments)
     assert (code, err) == (0, "")
-    assert "Going on in epoch 1 after batch 5" in out
+    assert "Resuming in epoch 1 after batch 5" in out
 
 
 @pytest.mark.parametrize(
@@ -343,8 +346,8 @@ metrics = {"""
     ],
 )
 def test_all_optimizers_are_gone_on_with(make, tmp_path):
-    from toolkit.core.restore import collect, restore
-    from toolkit.core.state import TrainState, read_state
+    from toolkit.core.checkpoint import Checkpoint, TrainState, pack, read_state, restore
+    from toolkit.core.history import History
 
     def built():
         torch.manual_seed(0)
@@ -362,10 +365,13 @@ def test_all_optimizers_are_gone_on_with(make, tmp_path):
 
     model, optimizer = built()
     step(model, optimizer)
-    utils.save_checkpoint(collect(TrainState(), model, optimizer, {}, False), False, tmp_path)
+    utils.save_checkpoint(
+        pack(TrainState(), model, optimizer, {}, History([], tmp_path / "history.csv")), False, tmp_path
+    )
     other, other_optimizer = built()
     file = tmp_path / "last.pth.tar"
-    restore(read_state(utils.read_checkpoint(file), file), file, other, other_optimizer, {})
+    content = utils.read_checkpoint(file)
+    restore(Checkpoint(file, content, read_state(content, file)), other, other_optimizer, {})
     for pair in ((model, optimizer), (other, other_optimizer)):
         step(*pair)
     assert torch.equal(model.weight, other.weight)
@@ -388,18 +394,17 @@ def test_a_signal_while_a_checkpoint_is_written_waits_for_it(tmp_path, monkeypat
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 def test_a_signal_at_the_very_beginning_of_a_session_leaves_it_with_an_end(tmp_path, monkeypatch):
-    begin = RunRecord.begin_session
+    start = RunRecord.start_session
 
-    def interrupted(journal, *arguments):
-        begin(journal, *arguments)
+    def interrupted(record, *arguments):
+        start(record, *arguments)
         signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(RunRecord, "begin_session", interrupted)
+    monkeypatch.setattr(RunRecord, "start_session", interrupted)
     with pytest.raises(SystemExit):
         session(tmp_path / "run", LOADERS["tensors"]())
     (noted,) = utils.read_json(tmp_path / "run" / "run.json")["sessions"]
-    assert (noted["last_step"], "stopped" in noted) == (1, True)  # the step that comes next is done, and saved
-    assert utils.read_checkpoint(tmp_path / "run" / "last.pth.tar")["step"] == 1
+    assert (noted["last_step"], "stopped" in noted) == (0, True)
 
 
 def test_an_experiment_that_was_replaced_by_another_is_not_written_to(tmp_path, monkeypatch):
@@ -415,7 +420,7 @@ def test_an_experiment_that_was_replaced_by_another_is_not_written_to(tmp_path, 
                     (run / ".lock").write_text("of another process")
                 yield batch
 
-    with pytest.raises(utils.UserError, match="run: was moved or replaced while it was trained"):
+    with pytest.raises(utils.UserError, match="run: was moved or replaced during training"):
         session(run, Moved())
     assert [file.name for file in run.iterdir()] == [".lock"]
     done = utils.read_checkpoint(tmp_path / "moved" / "last.pth.tar")["batches_done"]
@@ -461,7 +466,7 @@ def test_another_number_of_workers_is_refused_where_it_would_be_other_batches(tm
     loader = LOADERS["batches of one's own"]()
     session(tmp_path / "run", loader, 4, num_workers=0)
     with pytest.raises(
-        utils.UserError, match="num_workers: a data loader that is not a plain DataLoader cannot go on with another"
+        utils.UserError, match="num_workers: a data loader that is not a plain DataLoader cannot resume in the middle"
     ):
         session(tmp_path / "run", loader, num_workers=2)
     session(tmp_path / "run", loader, 9, num_workers=0)
@@ -489,7 +494,7 @@ def test_naming_the_monitor_that_was_the_default_is_no_change(tmp_path):
     ],
 )
 def test_schedules_follow_a_new_learning_rate(make):
-    from toolkit.core.restore import change_learning_rate
+    from toolkit.core.checkpoint import change_learning_rate
 
     rates = []
     for change in (False, True):

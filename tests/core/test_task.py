@@ -224,7 +224,7 @@ def test_pretrained_weights_are_loaded_when_a_run_begins_and_only_then(project):
     assert (weights == 100).all()
     (code, out, _), _, _ = project(NET + PRETRAINED, num_epochs=3, learning_rate=1e-9)
     assert (code, out.count("pretrained weights")) == (0, 0)
-    assert "Going on after epoch 2" in out
+    assert "Resuming after epoch 2" in out
     (code, out, _), _, _ = project(NET + PRETRAINED, script=evaluate, num_epochs=3, learning_rate=1e-9)
     assert (code, out.count("pretrained weights")) == (0, 0)
 

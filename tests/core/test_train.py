@@ -61,7 +61,7 @@ def test_run_json_holds_what_reproduces_the_run(call, experiment):
     assert (run["seed"], run["params"]["dropout_rate"], run["facts"]["num_classes"]) == (230, 0.5, 10)
     session = run["sessions"][0]
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    assert (session["code"] or {}).get("commit", "") == commit
+    assert session["template"] == commit
     assert session["versions"]["torch"].startswith(torch.__version__.split("+")[0])
     assert session["started"] <= session["finished"]
 
@@ -96,7 +96,7 @@ def test_net_is_picked_by_name(call, experiment, architecture):
     experiment.write(architecture=architecture)
     code, out, _ = call(train.main, *experiment.arguments)
     assert code == 0
-    assert f"{architecture} of" in out
+    assert f"{architecture} with" in out
     assert "num_channels has no effect" in out
 
 
@@ -121,7 +121,7 @@ def test_a_run_with_more_epochs_goes_on_and_equals_the_one_that_had_them_all_alo
     experiment.write(num_epochs=3, random_shift=1)
     code, out, _ = call(train.main, *experiment.arguments)
     assert code == 0
-    assert "Going on after epoch 1" in out
+    assert "Resuming after epoch 1" in out
     assert history(experiment.folder) == straight[0]
     state = utils.read_checkpoint(experiment.folder / "last.pth.tar")["state_dict"]
     assert all(torch.equal(state[name], straight[1][name]) for name in state)
@@ -137,7 +137,7 @@ def test_what_code_sets_and_defaults_that_are_spelt_out_are_no_change_of_the_hyp
     experiment.write(num_epochs=3, dropout_rate=0.5, seed=230)
     code, out, err = call(train.main, *experiment.arguments)
     assert (code, err) == (0, "")
-    assert "Going on after epoch 2" in out
+    assert "Resuming after epoch 2" in out
 
 
 def test_restart_moves_the_old_results_aside(call, experiment):
@@ -147,7 +147,7 @@ def test_restart_moves_the_old_results_aside(call, experiment):
     old = snapshot(experiment.folder)
     code, _, _ = call(train.main, *experiment.arguments, "--restart")
     assert code == 0
-    kept, stays = snapshot(experiment.folder / "replaced-1"), ("params.json", "train.log", "test_looks.json")
+    kept, stays = snapshot(experiment.folder / "replaced-1"), ("params.json", "train.log", "test_looks.json", ".test_looks.json.lock")
     assert kept == {name: content for name, content in old.items() if name not in stays}
     assert len(history(experiment.folder)) == 2
 
@@ -158,7 +158,7 @@ def test_restore_file_begins_a_new_run_with_old_weights(call, experiment, tmp_pa
     other.write(learning_rate=1e-9, num_epochs=1)
     code, out, _ = call(train.main, *other.arguments, "--restore_file", experiment.folder / "best.pth.tar")
     assert code == 0
-    assert "The weights to begin with are those of" in out
+    assert "Starting with the weights of" in out
     assert len(history(other.folder)) == 1
     began = utils.read_checkpoint(experiment.folder / "best.pth.tar")["state_dict"]
     ended = utils.read_checkpoint(other.folder / "last.pth.tar")["state_dict"]
@@ -239,7 +239,7 @@ def test_restart_with_the_weights_of_the_run_that_it_replaces(call, experiment):
     call(train.main, *experiment.arguments)
     code, out, err = call(train.main, *experiment.arguments, "--restart", "--restore_file", "best")
     assert (code, err) == (0, "")
-    assert "The weights to begin with are those of best" in out
+    assert "Starting with the weights of best" in out
     assert utils.read_checkpoint(experiment.folder / "last.pth.tar")["restored_from"] == "best"
 
 

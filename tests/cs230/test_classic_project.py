@@ -74,7 +74,7 @@ def test_it_goes_on_from_weights_that_the_original_wrote(project, tmp_path, new_
 
     done = run(folder, "train.py", "--restore_file", "best")
     assert done.returncode == 0, done.stderr
-    assert "The weights to begin with are those of best" in done.stdout
+    assert "Starting with the weights of best" in done.stdout
     # the training loss of its first epoch: it did not begin from scratch
     assert first_loss(folder) < 0.7 * first_loss(project)
 
@@ -98,7 +98,7 @@ def test_an_original_last_checkpoint_is_gone_on_from(project, tmp_path):
     (experiment / "params.json").write_text(json.dumps(params))
     done = run(folder, "train.py")
     assert done.returncode == 0, done.stderr
-    assert "Going on after epoch 2" in done.stdout
+    assert "Resuming after epoch 2" in done.stdout
     assert first_loss(folder) < 0.7 * first_loss(project)
     assert (experiment / "best.pth.tar").exists()
     assert (experiment / "replaced-1" / "best.pth.tar").read_bytes() == best  # nobody knows how good it was

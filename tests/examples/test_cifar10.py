@@ -8,13 +8,14 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, optional
 
 import evaluate
 import train
 from toolkit.core.setup import set_up
-from toolkit.datasets.builder import build
-from toolkit.datasets.sources import digits
+
+build = optional("toolkit.datasets.builder").build
+digits = optional("toolkit.datasets.sources").digits
 
 EXAMPLE = ROOT / "examples" / "cifar10"
 SHIPPED = sorted(path.parent.name for path in EXAMPLE.glob("experiments/*/params.json"))

@@ -10,20 +10,21 @@ import sys
 import numpy as np
 import onnxruntime
 import pytest
-from conftest import ROOT, copy_of, run_process
+from conftest import ROOT, copy_of, optional, run_process
 from project_kinds import copied_experiment, predictions, train_and_evaluate
 from seqeval.metrics.sequence_labeling import get_entities
 
 import evaluate
-import export
-import predict
-import preflight
-import search_hyperparams
-import synthesize_results
 import train
 import utils
 from toolkit.core.task import import_model_package
-from toolkit.verify.comparison import first_difference
+
+export = optional("export")
+predict = optional("predict")
+preflight = optional("preflight")
+search_hyperparams = optional("search_hyperparams")
+synthesize_results = optional("synthesize_results")
+first_difference = optional("toolkit.verify.comparison").first_difference
 
 TAKES_LONG = ["transfer-base_model", "cifar10-ten_thousand"]  # their sisters are quicker
 EXAMPLES = [

@@ -3,13 +3,14 @@
 import json
 
 import numpy as np
-from conftest import IMAGES
+from conftest import IMAGES, optional
 from PIL import Image
 from sklearn.datasets import load_digits
 
-import build_dataset
 import evaluate
 import train
+
+build_dataset = optional("build_dataset")
 
 
 def signs_as_downloaded(folder):

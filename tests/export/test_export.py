@@ -92,6 +92,19 @@ def test_a_difference_in_a_small_output_is_found_beside_a_large_one():
     assert compare(model, model, [torch.ones(3, 2)], "x") == (0, 1)
 
 
+def test_infinite_and_boolean_outputs_are_compared():
+    def model(x):
+        return {"logits": x.log(), "is_large": x > 1}
+
+    def other(x):
+        return {"logits": x.log(), "is_large": x > 0}
+
+    zeros_and_ones = [torch.tensor([[0.0, 1.0], [0.0, 0.0]])]
+    assert compare(model, model, zeros_and_ones, "x") == (0, 1)
+    with pytest.raises(UserError, match="x: not kept"):
+        compare(model, other, zeros_and_ones, "x")
+
+
 @pytest.mark.parametrize(
     ("network", "kind", "message"),
     [

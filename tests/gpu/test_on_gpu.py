@@ -21,6 +21,7 @@ import train
 import utils
 from toolkit.core.device_batches import batches_on_device
 from toolkit.core.memory import memory_errors_in_a_line, peak_memory
+from toolkit.core.resumable_batches import join_last_sample
 from toolkit.core.run import Run
 from toolkit.core.setup import set_up
 from toolkit.core.task import import_model_package
@@ -91,7 +92,7 @@ def epochs_of(ours, around=contextlib.nullcontext):
         for epoch in run.epochs():
             with around():
                 trained = train.train(ours.model, ours.optimizer, ours.loss_fn, ours.loaders["train"], *rest, run=run)
-                with run.averaged_weights():
+                with run.evaluation():
                     tested = evaluate.evaluate(ours.model, ours.loss_fn, ours.loaders["val"], *rest)
             run.record(epoch, trained, tested)
             results += [trained, tested]
@@ -192,7 +193,8 @@ def test_copies_beside_the_step_change_no_number(device):
 @everywhere
 def test_a_lone_last_sample_is_joined(device):
     loader = DataLoader(TensorDataset(torch.arange(9.0)[:, None], torch.arange(9)), 4, pin_memory=device == "cuda")
-    batches = [labels.tolist() for _, labels in batches_on_device(loader, nn.Linear(1, 1).to(device).train())]
+    batches = join_last_sample(loader)
+    batches = [labels.tolist() for _, labels in batches_on_device(batches, nn.Linear(1, 1).to(device))]
     assert batches == [[0, 1, 2, 3], [4, 5, 6, 7, 8]]
 
 
@@ -275,7 +277,7 @@ def test_a_gpu_is_named_by_its_number(call, experiment, device):
 def test_the_peak_is_logged(call, experiment, device):
     code, out, _ = call(train.main, *experiment.arguments, "--device", device)
     assert code == 0
-    said = float(re.search(r"Memory: ([\d.]+) GB at most", out)[1])
+    said = float(re.search(r"Peak memory: ([\d.]+) GB", out)[1])
     assert said <= peak_memory(device) / 1e9 + 0.01
     lines = (experiment.folder / "speed.csv").read_text().splitlines()
     assert lines[0] == "epoch,samples_per_second,peak_memory_mb"

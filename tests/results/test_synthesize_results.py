@@ -134,7 +134,7 @@ def test_cs230s_experiments_have_neither_run_nor_history(table, parent):
     assert [(row["name"], row["status"]) for row in rows] == [("b", "finished"), ("a", "finished")]
 
 
-def test_seeds_are_folded_into_their_mean(table, parent):
+def test_seeds_are_merged_into_their_mean(table, parent):
     for seed, accuracy in enumerate([0.80, 0.84, 0.82]):
         leave(parent / f"x=1,seed={seed}", {"x": 1, "seed": seed}, accuracy)
     leave(parent / "x=2", {"x": 2, "seed": 0}, 0.81)
@@ -170,7 +170,7 @@ def test_the_same_seed_twice_is_no_replicate(table, parent):
     assert {row["name"]: row["n"] for row in rows} == {"old_code": "2", "new_code": "2", "copy_1": "1", "copy_2": "1"}
 
 
-def test_folds_are_folded_with_the_wider_interval(table, parent):
+def test_folds_are_merged_with_the_wider_interval(table, parent):
     for fold, accuracy in enumerate([0.80, 0.84, 0.82]):
         leave(parent / f"x=1,fold={fold}", {"x": 1, "num_folds": 3, "fold": fold, "seed": 1}, accuracy)
     rows, _ = table()

@@ -1,4 +1,4 @@
-"""The folder of an experiment: its checkpoints, what data they are of, and making room for new ones."""
+"""The folder of an experiment: its checkpoints, the data they were trained on, and room for a new run."""
 
 import contextlib
 import json
@@ -10,56 +10,38 @@ from tabulate import tabulate
 
 import utils
 from toolkit.core import processes
-from toolkit.core.state import read_state
 from utils import UserError
 
-NO_KIND = ("fingerprint", "counts", "mean", "std")  # facts of the samples, not of what kind they are
-# of a run; first what a run that was not moved wholly would go on from
-RESULTS = (
-    "previous.pth.tar",
-    "last.pth.tar",
-    "*.pth.tar",
-    "history.csv",
-    "speed.csv",
-    "metrics_*.json",
-    "run.json",
-    "curves.png",
-    *utils.REPORTS,
-    "model.onnx",
-    "model.pt2",
-    "tensorboard",
-)
-MAY_CHANGE = {  # from one session of a run to the next
-    "num_epochs": "so many epochs in all",
-    "learning_rate": "the new value holds from here on",
-    "checkpoint_minutes": "the results stay the same",
-    "early_stopping_patience": "so many epochs without a better result",
-    "num_workers": "the results stay the same",
-    "save_summary_steps": "the results stay the same",
-    "cache_above_mb": "the results stay the same",
+SAMPLE_FACTS = ("fingerprint", "counts", "mean", "std")  # facts of the samples; the others say of what kind the data is
+RUN_FILES = ["previous.pth.tar", "last.pth.tar", "*.pth.tar", "history.csv", "speed.csv", "metrics_*.json", "run.json"]
+RESULTS = [*RUN_FILES, "curves.png", *utils.REPORTS, "model.onnx", "model.pt2", "tensorboard"]  # checkpoints come first
+SAME = "the results stay the same"
+MAY_CHANGE = {  # hyperparameters that may change when a run is resumed, and what that means
+    "num_epochs": "epochs in all",
+    "learning_rate": "the new value is used from here on",
+    "early_stopping_patience": "epochs without a better result",
     "dataset": "the data is the same, by its fingerprint",
-}
-REFUSED = "would be another run"
+} | dict.fromkeys(["checkpoint_minutes", "num_workers", "save_summary_steps", "cache_above_mb"], SAME)
 LOOKS = "test_looks.json"  # counts how often evaluate.py has evaluated the test split
 
 
 def dataset_of(params):
-    """What a checkpoint keeps of the data it was trained on, a dict (empty for data without a dataset.json)."""
+    """Return what a checkpoint says of the data it was trained on, a dict; empty for data without a dataset.json."""
     return {name: value for name, value in params.dataset_facts.items() if name != "counts"}
 
 
 def check_same_data(theirs, params, file, way_out, allow=False):
-    """Refuse a checkpoint that was trained on other data than the present; with `allow`, only say so.
+    """Refuse a checkpoint that was trained on other data; with `allow`, other samples of the same kind are accepted.
 
     Args:
-        theirs: what `dataset_of` gave when the checkpoint was written, a dict; None or empty: not known.
+        theirs: what `dataset_of` returned when the checkpoint was written, a dict; None or empty if unknown.
         params: hyperparameters, with the facts of the present data.
-        file: the checkpoint's name, for the message.
+        file: the checkpoint, for the message.
         way_out: what the user can do, for the message.
-        allow: whether other samples of the same kind will do.
+        allow: bool.
 
     Returns:
-        Whether it is the same data, as far as is known.
+        True if it is the same data, as far as is known.
 
     Raises:
         UserError: it is another dataset.
@@ -67,7 +49,7 @@ def check_same_data(theirs, params, file, way_out, allow=False):
     ours = dataset_of(params)
     if not isinstance(theirs, dict) or not theirs or not ours or theirs.get("fingerprint") == ours.get("fingerprint"):
         return True
-    names = [name for name in theirs | ours if name.split("_")[-1] not in NO_KIND]
+    names = [name for name in theirs | ours if name.split("_")[-1] not in SAMPLE_FACTS]
     changed = [f"{n} {theirs.get(n)}, now {ours.get(n)}" for n in names if theirs.get(n) != ours.get(n)]
     difference = "; ".join(changed) or "of the same kind, other samples"
     if changed or not allow:
@@ -76,58 +58,51 @@ def check_same_data(theirs, params, file, way_out, allow=False):
     return False
 
 
-def changed_params(theirs, params, file, best=None):
-    """What differs between the hyperparameters of a checkpoint and the present ones; said in the log, key by key.
-
-    Args:
-        theirs: the checkpoint's, a dict.
-        params: the present hyperparameters.
-        file: the checkpoint's name, for the message.
-        best: the Best of the checkpoint, or None.
-
-    Returns:
-        dict from name to [then, now].
+def changed_params(checkpoint, params):
+    """Return the hyperparameters that differ from those of a Checkpoint, a dict from name to [then, now]; log them.
 
     Raises:
-        UserError: it would be another run.
+        UserError: with one of the changes the result would not be the same run.
     """
-    ours = as_json(params.hyperparameters)
-    if theirs:  # keys that are younger than the checkpoint were at their defaults
-        theirs = as_json(params.defaults) | theirs
-    names = theirs.keys() | params.given.keys() if theirs else ()  # CS230's checkpoints say nothing of them
-    names = sorted(name for name in names if not name.startswith(("$", "_")))
+    file, _, state = checkpoint
+    theirs, ours, best = state.params, as_json(params.hyperparameters), state.best
+    if not theirs:  # CS230's checkpoints do not hold them
+        return {}
+    theirs = as_json(params.defaults) | theirs  # keys that are newer than the checkpoint had their defaults
+    names = sorted(name for name in theirs.keys() | params.given.keys() if not name.startswith(("$", "_")))
     differ = {name: [theirs.get(name), ours.get(name)] for name in names if theirs.get(name) != ours.get(name)}
-    allowed = {k: v for k, v in MAY_CHANGE.items() if k != "dataset" or hasattr(params, "fingerprint")}
+    allowed = {name: why for name, why in MAY_CHANGE.items() if name != "dataset" or hasattr(params, "fingerprint")}
     if best is not None and params.monitor == best.monitor and theirs.get("monitor") is None:
-        allowed["monitor"] = "as it was by default"
+        allowed["monitor"] = "the default until now"
     refused = [name for name in differ if name not in allowed]
     if differ:
-        rows = [[n, as_text(then), "->", as_text(now), allowed.get(n, REFUSED)] for n, (then, now) in differ.items()]
+        rows = [
+            [name, as_text(then), "->", as_text(now), allowed.get(name, "would be another run")]
+            for name, (then, now) in differ.items()
+        ]
         table = tabulate(rows, tablefmt="plain", disable_numparse=True)
-        say = (
-            print if refused and processes.is_rank_zero() else logging.info
-        )  # what is refused changes no file, nor the log
-        say(f"params.json has changed since this run was trained last:\n{table}")
+        show = print if refused and processes.is_rank_zero() else logging.info  # a refused run leaves no trace
+        show(f"params.json has changed since this run was last trained:\n{table}")
     if refused:
         raise UserError(
-            f"{file}: is of a run with another {', '.join(refused)}: put back what params.json had, begin anew "
+            f"{file}: is of a run with another {', '.join(refused)}: put back what params.json had, start over "
             f"with --restart, or make a new experiment with --from"
         )
     return differ
 
 
 def has_run(model_dir):
-    """Whether an experiment's folder holds a run that could be gone on with."""
+    """Return True if an experiment's folder holds a run that could be resumed."""
     return any((Path(model_dir) / f"{name}.pth.tar").exists() for name in ("last", "previous"))
 
 
 def starts_new_run(model_dir, restore_file=None, *, restart=False, partial=False, **_):
-    """Whether a run, with these arguments of `Run`, begins with weights that are not, or not all, a checkpoint's."""
+    """Return True if a run with these arguments of `Run` starts with weights that are not all from a checkpoint."""
     return partial or (restore_file is None and (restart or not processes.on_rank_zero(lambda: has_run(model_dir))))
 
 
 def version_of(file):
-    """What changes when another file takes the place of `file`; None where there is none."""
+    """Return a value that changes when another file takes the place of `file`; None if there is none."""
     try:
         status = os.stat(file)
         return status.st_ino, status.st_mtime_ns, status.st_size
@@ -136,47 +111,28 @@ def version_of(file):
 
 
 def as_text(value):
-    """A value of params.json as it stands there; "(none)" where the key is missing."""
+    """Return a value as it is written in params.json; "(none)" for a missing key."""
     return "(none)" if value is None else json.dumps(value)
 
 
-def read_last(folder):
-    """The latest checkpoint of a run that can be read: last, or else the one before it.
-
-    Args:
-        folder: the experiment's.
-
-    Returns:
-        (state, file, unreadable): the TrainState and its file, or None twice; the files that could not be read and why,
-        a list of pairs.
-
-    Raises:
-        UserError: there are some, and none can be read.
-    """
-    unreadable = []
-    for file in [file for file in (folder / "last.pth.tar", folder / "previous.pth.tar") if file.exists()]:
-        try:
-            state = read_state(utils.read_checkpoint(file), file)
-        except UserError as error:
-            unreadable.append((file, error))
-        else:
-            if file.name != "last.pth.tar" and not unreadable:
-                logging.warning("%s is missing; going on from the one before it", folder / "last.pth.tar")
-            return state, file, unreadable
-    if unreadable:
-        raise UserError(f"{unreadable[0][1]} (--restart begins anew, and moves it aside)")
-    return None, None, []
+def as_json(values):
+    """Return a dict as it would come back from a json file, without the values that json cannot hold."""
+    plain = {}
+    for name, value in values.items():
+        with contextlib.suppress(TypeError, ValueError):
+            plain[name] = json.loads(json.dumps(value))
+    return plain
 
 
 def free_name(folder, name, ending=""):
-    """The path `<name>-<n><ending>` in a folder, with the number after the highest that is there."""
+    """Return the path `<name>-<n><ending>` in a folder, with the number after the highest one that exists."""
     taken = [path.name.removeprefix(f"{name}-").removesuffix(ending) for path in folder.glob(f"{name}-*{ending}")]
     numbers = [int(number) for number in taken if number.isdecimal()]
     return folder / f"{name}-{max(numbers, default=0) + 1}{ending}"
 
 
 def find_checkpoint(model_dir, restore_file):
-    """The path of a checkpoint: a name in the experiment's folder ("best", with or without ending), or a path itself.
+    """Return the path of a checkpoint: a name in the experiment's folder ("best", "best.pth.tar"), or a path.
 
     Raises:
         UserError: there is no such file.
@@ -185,21 +141,21 @@ def find_checkpoint(model_dir, restore_file):
         if path.is_file():
             return path
     raise UserError(
-        f"{restore_file}: no such checkpoint, neither in {model_dir} nor as a path; train.py makes best and last"
+        f"{restore_file}: no such checkpoint, neither in {model_dir} nor as a path; train.py writes best and last"
     )
 
 
 def name_of(checkpoint, model_dir):
-    """What the results of a checkpoint are called: "best", or with its folder before it where that is another."""
+    """Return the name of a checkpoint's results: "best", or "<folder>_best" if it is in another experiment's folder."""
     name = checkpoint.name.removesuffix(".pth.tar")
     folder = checkpoint.resolve().parent
     return name if folder == Path(model_dir).resolve() else f"{folder.name}_{name}"
 
 
 def move_results_aside(model_dir, patterns=RESULTS):
-    """Move what an earlier run left in an experiment's folder to a folder `replaced-<n>` in it. Nothing is deleted.
+    """Move what an earlier run left in an experiment's folder to a folder `replaced-<n>` in it; nothing is deleted.
 
-    A run that has no checkpoint and no result left nothing that is worth it.
+    A run.json and TensorBoard events alone are left where they are: that run had no checkpoint and no result.
     """
     folder = Path(model_dir)
     results = list(dict.fromkeys(path for pattern in patterns for path in sorted(folder.glob(pattern))))
@@ -212,15 +168,14 @@ def move_results_aside(model_dir, patterns=RESULTS):
     logging.info("The results of the earlier run are now in %s", aside)
 
 
-def take_folder(folder, lock, goes_on, state, unreadable):
-    """Make the folder of an experiment, or make room in it, for a run that begins or goes on.
+def prepare_folder(folder, lock, resumed, unreadable):
+    """Create the folder of an experiment, or make room in it.
 
     Args:
-        folder: the folder.
-        lock: the ExperimentLock on it.
-        goes_on: whether the run goes on.
-        state: the TrainState that it goes on from.
-        unreadable: what `read_last` gave.
+        folder: Path.
+        lock: the ExperimentLock on it, which is acquired.
+        resumed: the Checkpoint that is resumed, or None for a new run.
+        unreadable: list of pairs (file, error), as `read_last` returns it.
 
     Raises:
         UserError: it cannot be written to, or another process trains there.
@@ -228,26 +183,17 @@ def take_folder(folder, lock, goes_on, state, unreadable):
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
-        for file in folder.glob(".*.tmp"):  # that a process left which was killed while it wrote
+        for file in folder.glob(".*.tmp"):  # left by a process that was killed while it wrote
             with contextlib.suppress(OSError):
-                if "_" not in file.name:  # as those have that evaluate.py may be writing
+                if "_" not in file.name:  # those with "_" may be written by evaluate.py just now
                     file.unlink()
-        for file, error in unreadable:
+        for file, error in unreadable if resumed else ():
             aside = free_name(folder, "unreadable", f"-{file.name}")
             file.rename(aside)
-            logging.warning("%s; it is now %s; going on from the one before it", error, aside.name)
-        if not goes_on:
+            logging.warning("%s; it is now %s; resuming from the checkpoint before it", error, aside.name)
+        if not resumed:
             move_results_aside(folder)
-        elif not state.params:  # of CS230's template: what it calls best is not known to be worse
+        elif not resumed.state.params:  # CS230's best checkpoint may have been selected by another metric
             move_results_aside(folder, ["best.pth.tar", "metrics_*_best*.json", *utils.REPORTS])
     except OSError as error:
         raise UserError(f"{folder}: cannot be written to: {error.strerror}") from None
-
-
-def as_json(values):
-    """A dict as it would come back from a json file, without the values that json cannot hold."""
-    plain = {}
-    for name, value in values.items():
-        with contextlib.suppress(TypeError, ValueError):
-            plain[name] = json.loads(json.dumps(value))
-    return plain

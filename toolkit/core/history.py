@@ -1,4 +1,4 @@
-"""The results of all epochs of a run: as a checkpoint holds them, and as history.csv."""
+"""The results of all epochs of a run: in its checkpoints, and as history.csv."""
 
 import contextlib
 import csv
@@ -13,7 +13,7 @@ from utils import UserError, write_whole
 
 
 class History:
-    """Results, a dict of numbers an epoch, of any number of epochs: to add one takes as long for the last as the first.
+    """Results, one dict of numbers per epoch. Adding one takes as long for the last epoch as for the first.
 
     Args:
         rows: list of dicts, those of earlier sessions.
@@ -21,9 +21,9 @@ class History:
     """
 
     def __init__(self, rows, file):
-        self.rows, self.blocks = [], []  # a block: the names of the columns, and the rows that have these, all in one
+        self.rows, self.blocks = [], []  # a block: names of columns, and the values of consecutive rows that have these
         self.file, self.columns = Path(file), []
-        self.size: int | None = None  # of the file as this one has written it, with these columns
+        self.size: int | None = None  # of the file, as this object has written it with these columns
         for row in rows:
             self.append(row)
 
@@ -35,14 +35,14 @@ class History:
         self.rows.append(row)
 
     def packed(self):
-        """All of it as a checkpoint holds it, a list of dicts: "columns" and "values", float64 (epochs, columns)."""
+        """Return all rows as a checkpoint holds them: dicts of "columns" and "values", float64 (epochs, columns)."""
         return [
             {"columns": columns, "values": torch.frombuffer(values, dtype=torch.float64).view(-1, len(columns)).clone()}
             for columns, values in self.blocks
         ]
 
     def write(self):
-        """Bring the csv file up to date: adds the last row where all before it is there, else writes all anew.
+        """Bring the csv file up to date: append the last row if all others are there, else write it completely.
 
         Raises:
             UserError: it cannot be written.
@@ -60,20 +60,20 @@ class History:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            with contextlib.suppress(OSError):  # no part of a row stays
+            with contextlib.suppress(OSError):  # remove an incomplete row
                 os.truncate(self.file, self.size)
             raise UserError(f"{self.file}: cannot be written: {error.strerror}") from error
         self.size += len(row)
 
 
 def unpacked(blocks):
-    """The rows that `History.packed` gave `blocks` of, a list of dicts."""
+    """Return the rows of what `History.packed` returned, a list of dicts."""
     rows = [dict(zip(b["columns"], values, strict=True)) for b in blocks for values in b["values"].tolist()]
     return [row | {"epoch": int(row["epoch"])} for row in rows]
 
 
 def as_csv(rows):
-    """Rows (dicts) as the text of a csv file. Floats have all their digits."""
+    """Return rows (dicts) as the text of a csv file. Floats keep all their digits."""
     text = io.StringIO()
     names = list(dict.fromkeys(name for row in rows for name in row))
     writer = csv.DictWriter(text, names, lineterminator="\n")
@@ -83,7 +83,7 @@ def as_csv(rows):
 
 
 def size_of(file):
-    """The size of a file in bytes, or None where there is none."""
+    """Return the size of a file in bytes, or None if there is none."""
     try:
         return os.stat(file).st_size
     except OSError:

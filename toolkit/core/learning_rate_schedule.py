@@ -1,72 +1,74 @@
-"""The learning rate over a run, and what depends on how the validation gets on: functions of what is done so far.
+"""Learning-rate schedules, plateau decay and early stopping, as functions of the position in the run and its history.
 
-Nothing here has a state that would have to be saved: the position in the run and its history say it all.
+None of them has a state that would have to be saved.
 """
 
 import math
 
-FIRST = 1 / 25  # of learning_rate, that one_cycle begins with
-LAST = FIRST / 1e4  # that it ends with
-RISING = 0.3  # of all steps, in one_cycle
+ONE_CYCLE_START = 1 / 25  # first learning rate of one_cycle, as a share of learning_rate
+ONE_CYCLE_END = ONE_CYCLE_START / 1e4  # its last one
+ONE_CYCLE_WARMUP = 0.3  # share of all steps during which it rises
 
 
 def learning_rate_factor(params, step, steps_per_epoch, decays):
-    """What the learning rates are multiplied by at a step.
+    """Return the factor by which the learning rates are multiplied at an optimizer step.
 
     Args:
         params: `lr_schedule`, `warmup_steps`, `lr_decay_epochs`, `lr_decay_factor`, `num_epochs`.
-        step: its number, from 0, in the whole run.
+        step: int, number of the step in the whole run, from 0.
         steps_per_epoch: int.
-        decays: how often the validation has stood still (`Progress.decays`), for "plateau".
+        decays: int, number of decays of the "plateau" schedule so far (`Progress.decays`).
 
-    The cosine is that of Loshchilov and Hutter, https://arxiv.org/abs/1608.03983, without restarts; one_cycle that of
-    Smith and Topin, https://arxiv.org/abs/1708.07120, with the numbers of torch's OneCycleLR.
+    The cosine schedule is that of Loshchilov and Hutter, https://arxiv.org/abs/1608.03983, without restarts; one_cycle
+    is that of Smith and Topin, https://arxiv.org/abs/1708.07120, with the constants of torch's OneCycleLR.
     """
     warmup, last = params.warmup_steps, params.num_epochs * steps_per_epoch - 1
     if params.lr_schedule == "one_cycle":
-        top = (warmup or RISING * (last + 1)) - 1
+        top = (warmup or ONE_CYCLE_WARMUP * (last + 1)) - 1
         if step <= top:
-            return between(FIRST, 1, step / top if top > 0 else 1)
-        return between(1, LAST, (step - top) / max(last - top, 1))
+            return half_cosine(ONE_CYCLE_START, 1, step / top if top > 0 else 1)
+        return half_cosine(1, ONE_CYCLE_END, (step - top) / max(last - top, 1))
     if step < warmup:
         return (step + 1) / (warmup + 1)
     if params.lr_schedule == "cosine":
-        return between(1, 0, (step - warmup) / max(last + 1 - warmup, 1))
+        return half_cosine(1, 0, (step - warmup) / max(last + 1 - warmup, 1))
     if params.lr_schedule == "step":
         decays = step // steps_per_epoch // params.lr_decay_epochs
     return 1 if params.lr_schedule == "constant" else params.lr_decay_factor**decays
 
 
-def between(start, end, share):
-    """The number on half a cosine from `start` to `end`, at a share of the way in [0, 1]."""
+def half_cosine(start, end, share):
+    """Return the value on half a cosine from `start` to `end`, at a share of the way in [0, 1]."""
     return end + (start - end) * (1 + math.cos(math.pi * min(share, 1))) / 2
 
 
 class Progress:
-    """How the monitored result of the validation gets on, epoch by epoch.
+    """Counts the epochs since the monitored metric improved, for plateau decay and early stopping.
 
     Args:
         params: `lr_decay_epochs`, `early_stopping_patience`.
 
     Attributes:
-        waited: epochs since the last that was better than all before it.
-        decays: how often `lr_decay_epochs` epochs have gone by without a better one.
+        epochs_without_improvement: int.
+        decays: int, how many times `lr_decay_epochs` epochs passed without an improvement.
     """
 
     def __init__(self, params):
         self.patience, self.decay_epochs = params.early_stopping_patience, params.lr_decay_epochs
-        self.best, self.waited, self.decays, self.still = None, 0, 0, 0
+        self.best, self.epochs_without_improvement, self.decays, self.epochs_since_decay = None, 0, 0, 0
 
     def update(self, value, mode):
-        """Take in the result of an epoch, of which more ("max") or less ("min") is better."""
+        """Add the monitored metric of an epoch; `mode` is "max" or "min", whichever is better."""
         is_first = self.best is None or math.isnan(self.best)
-        better = is_first or (value > self.best if mode == "max" else value < self.best)
-        self.waited, self.still = (0, 0) if better else (self.waited + 1, self.still + 1)
-        self.best = value if better else self.best
-        if self.still == self.decay_epochs:
-            self.decays, self.still = self.decays + 1, 0
+        if is_first or (value > self.best if mode == "max" else value < self.best):
+            self.best, self.epochs_without_improvement, self.epochs_since_decay = value, 0, 0
+        else:
+            self.epochs_without_improvement += 1
+            self.epochs_since_decay += 1
+        if self.epochs_since_decay == self.decay_epochs:
+            self.decays, self.epochs_since_decay = self.decays + 1, 0
 
     @property
     def is_over(self):
-        """Whether `params.early_stopping_patience` says that the run is to end here."""
-        return self.patience is not None and self.waited >= self.patience
+        """True if `params.early_stopping_patience` ends the run here."""
+        return self.patience is not None and self.epochs_without_improvement >= self.patience

@@ -1,15 +1,15 @@
-"""Which result of an evaluation selects the best checkpoint."""
+"""The monitored metric: the validation result that selects the best checkpoint."""
 
 import math
 
 from utils import UserError
 
 MODES = dict.fromkeys(["accuracy", "f1", "precision", "recall", "auroc", "r2"], "max")
-MODES |= dict.fromkeys(["loss", "rmse", "mae"], "min")  # where monitor_mode does not say which is better
+MODES |= dict.fromkeys(["loss", "rmse", "mae"], "min")  # for these names `monitor_mode` may be left out
 
 
 def is_better(value, best, mode):
-    """Whether `value` is at least as good as `best` (of equals the later is taken, as in CS230's template)."""
+    """Return True if `value` is at least as good as `best`: of equal ones the later wins, as in CS230's template."""
     if math.isnan(value):
         return best is None
     if best is None or math.isnan(best):
@@ -18,17 +18,17 @@ def is_better(value, best, mode):
 
 
 def monitored(params, results):
-    """Which of the results of an evaluation selects the best checkpoint, and in which direction.
+    """Return the name of the monitored metric, and its direction.
 
     Args:
-        params: hyperparameters: `monitor` and `monitor_mode`; where they are not given, accuracy, else loss.
+        params: hyperparameters: `monitor` (by default accuracy if there is one, else loss) and `monitor_mode`.
         results: the names of the results, "loss" and the metrics.
 
     Returns:
         (name, "max" or "min")
 
     Raises:
-        UserError: there is no such result, or its direction cannot be known.
+        UserError: there is no such result, or its direction is unknown.
     """
     name, mode = params.monitor, params.monitor_mode
     if name is None:
@@ -42,26 +42,26 @@ def monitored(params, results):
 
 
 def check_results(results, best, epoch, optimizer, params):
-    """Make sure that an epoch's results can be compared with those before.
+    """Check that the validation results of an epoch can be compared with those before.
 
     Args:
-        results: those of the validation, a dict from name to float.
+        results: dict from name to float.
         best: the Best so far, or None.
-        epoch: the epoch's number.
-        optimizer: for the learning rate, in the message.
+        epoch: int.
+        optimizer: for the learning rate in the message.
         params: hyperparameters.
 
     Raises:
-        UserError: the loss is NaN, or `params.monitor` is none of the results, or another one than before.
+        UserError: the loss is NaN, or the monitored metric is missing, or is not the one of the epochs before.
     """
     if math.isnan(results["loss"]):
         raise UserError(
             f"the validation loss became nan in epoch {epoch}, with learning rate {optimizer.param_groups[0]['lr']:g}; "
-            f"stopped (what was saved before is kept). Try a smaller learning_rate, and --restart"
+            f"stopped (checkpoints saved before are kept). Try a smaller learning_rate, and --restart"
         )
     monitor, _ = monitored(params, results)
     if best and best.monitor != monitor:
         raise UserError(
-            f"the best checkpoint so far was chosen by {best.monitor}, and now it would be by {monitor}: "
-            f'put "monitor" into params.json, or begin anew with --restart'
+            f"the best checkpoint so far was chosen by {best.monitor}, but now {monitor} is monitored: "
+            f'put "monitor" into params.json, or start over with --restart'
         )

@@ -1,4 +1,4 @@
-"""A moving average of a model's weights, which evaluates better than the weights that the last steps moved."""
+"""An exponential moving average (EMA) of a model's weights, which often evaluates better than the latest weights."""
 
 import contextlib
 
@@ -8,40 +8,43 @@ from toolkit.core.sharded_tensors import divided_like, local
 
 
 class MovingAverage:
-    """The exponential moving average of all that a model has in floating point, its parameters and buffers.
+    """The exponential moving average of all floating-point parameters and buffers of a model.
 
-    In the first steps it forgets faster, so that the random weights of the beginning do not stay in it: the decay is at
-    most (1 + step) / (10 + step), as in TensorFlow's ExponentialMovingAverage.
+    During the first steps it forgets faster, so that the random initial weights do not stay in it: the decay is at most
+    (1 + step) / (10 + step), as in TensorFlow's ExponentialMovingAverage.
 
     Args:
-        model: the nn.Module.
-        decay: what stays of the average at each step, in [0, 1); 0: there is none, and nothing is done.
+        model: nn.Module.
+        decay: share of the average that stays at each step, in [0, 1). With 0 there is no average, and nothing is done.
+
+    Attributes:
+        kept: dict from name to tensor, the average; while it is swapped into the model, the model's own weights.
     """
 
     def __init__(self, model, decay):
         self.decay = decay
         named = [*model.named_parameters(), *model.named_buffers()] if decay else []
         self.current = {name: tensor for name, tensor in named if tensor.is_floating_point()}
-        self.begin()
+        self.start()
 
-    def begin(self):
-        """Begin with the weights that the model has now."""
-        self.kept = {name: tensor.detach().clone() for name, tensor in self.current.items()}  # or, swapped, the weights
+    def start(self):
+        """Start with the weights that the model has now."""
+        self.kept = {name: tensor.detach().clone() for name, tensor in self.current.items()}
 
     @torch.no_grad()
     def update(self, step):
-        """Take in the weights after a step, the number of which is given, from 1."""
+        """Add the weights after optimizer step number `step` (from 1) of the run."""
         if self.current:
             weight = 1 - min(self.decay, (1 + step) / (10 + step))
-            torch._foreach_lerp_(self._here(self.kept), self._here(self.current), weight)
+            torch._foreach_lerp_(self._local(self.kept), self._local(self.current), weight)
 
     @staticmethod
-    def _here(tensors):
-        return [local(tensor.detach()) for tensor in tensors.values()]  # FSDP may replace them at any time
+    def _local(tensors):
+        return [local(tensor.detach()) for tensor in tensors.values()]  # each time, for FSDP may replace them
 
     @contextlib.contextmanager
     def in_place(self):
-        """Within this context the model has the averaged weights, and its own ones are kept here."""
+        """Give the model the averaged weights within this context."""
         self.swap()
         try:
             yield
@@ -50,17 +53,17 @@ class MovingAverage:
 
     @torch.no_grad()
     def swap(self):
-        """Exchange the weights of the model and those that are kept here."""
-        for one, other in zip(self._here(self.kept), self._here(self.current), strict=True):
-            own = one.clone()
-            one.copy_(other)
-            other.copy_(own)
+        """Exchange the model's weights and those in `kept`."""
+        for kept, current in zip(self._local(self.kept), self._local(self.current), strict=True):
+            own = kept.clone()
+            kept.copy_(current)
+            current.copy_(own)
 
     def state_dict(self):
-        """The weights that are kept here, by name."""
+        """Return the weights in `kept`, a dict from name to tensor."""
         return self.kept
 
     def load_state_dict(self, state):
-        """Take the weights that `state_dict` gave."""
+        """Load what `state_dict` returned."""
         for name, tensor in self.kept.items():
             tensor.copy_(divided_like(state[name], tensor))

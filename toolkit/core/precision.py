@@ -1,4 +1,4 @@
-"""The arithmetic that a model computes in."""
+"""The precision that a model computes in: float32, or mixed precision by torch's autocast."""
 
 import contextlib
 import os
@@ -6,34 +6,38 @@ import os
 import torch
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+FULL_PRECISION = contextlib.nullcontext()
 
 
 def autocast(params, model):
-    """A context, to be entered for each step, in which `model` computes as `params.precision` says.
+    """Return the context in which a forward pass of `model` is computed, as `params.precision` says.
 
-    "fp32": as the layers are. "bf16" and "fp16": matrix products and convolutions in bfloat16 (the range of float32,
-    8 bits of precision) or float16 (11 bits, a small range), the rest, the weights and the loss in float32 (torch's
-    autocast). "auto": bf16 on a GPU that computes in it, else fp32.
+    "fp32": everything in the precision of the weights. "bf16", "fp16": matrix products and convolutions in bfloat16
+    (the range of float32, 8 bits of precision) or float16 (11 bits, a small range), everything else in float32.
+    "auto": bf16 on a GPU that supports it, else fp32.
     """
-    device, precision = device_type(model), params.precision
+    precision = params.precision
+    if precision == "fp32":
+        return FULL_PRECISION
+    device = device_type(model)
     if precision == "auto":
         precision = "bf16" if device == "cuda" and torch.cuda.get_device_capability()[0] >= 8 else "fp32"
-    return torch.autocast(device, dtype=HALF[precision]) if precision in HALF else contextlib.nullcontext()
+    return torch.autocast(device, dtype=HALF[precision]) if precision in HALF else FULL_PRECISION
 
 
-def scaler_of(params, model):
-    """The gradient scaler that fp16 needs, whose small gradients would be zero; one that does nothing otherwise."""
+def gradient_scaler(params, model):
+    """Return the gradient scaler that fp16 needs, whose small gradients would become zero; disabled for the others."""
     return torch.amp.GradScaler(device_type(model), enabled=params.precision == "fp16")
 
 
 def device_type(model):
-    """The kind of device that a model is on: "cpu", "cuda", "mps"."""
+    """Return the type of device that a model is on: "cpu", "cuda" or "mps"."""
     return next((p.device.type for p in model.parameters()), "cpu")
 
 
 def set_arithmetic(params):
-    """Let torch take the fastest algorithms, or, as `params.deterministic` says, only those that repeat their bits."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs to repeat them
+    """Let torch choose the fastest algorithms or, if `params.deterministic` is set, only reproducible ones."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is reproducible only with this
     if params.deterministic != torch.are_deterministic_algorithms_enabled():  # newer torch imports its compiler for it
         torch.use_deterministic_algorithms(params.deterministic)
     torch.backends.cudnn.benchmark = not params.deterministic

@@ -1,16 +1,16 @@
-"""The batches of an epoch, each a function of (seed, epoch, number) alone, from any number on: what exact resuming is.
+"""The batches of an epoch, each a function of (seed, epoch, number), so that an epoch can be resumed at any batch.
 
-What a batch holds, and every random number that is drawn while it is loaded or trained on, depends on nothing that went
-before. So a run that begins in the middle of an epoch gets what it would have got, without luck and without loading
-again what is done; for any number of worker processes.
+The content of a batch, and every random number drawn while it is loaded, depend on nothing that happened before. So a
+run that resumes in the middle of an epoch gets the same batches, without loading the earlier ones again, and with any
+number of worker processes.
 """
 
 import contextlib
-import copy
+import inspect
 import itertools
 import logging
 import os
-from typing import Any
+import weakref
 
 import numpy as np
 import torch
@@ -21,27 +21,34 @@ from toolkit.core.seeds import LOADER, ORDER, generators_of, seed_all
 from toolkit.core.trees import batch_size, describe, tensors, tree_cat, tree_map
 from utils import UserError
 
+SAMPLING = {"dataset", "batch_size", "shuffle", "sampler", "batch_sampler", "drop_last"}  # arguments of a DataLoader
+
+_made = weakref.WeakKeyDictionary()  # DataLoader -> its ResumableBatches, whose worker processes may persist
+
 
 def resumable_batches(dataloader, seed):
-    """The ResumableBatches of a data loader: of a plain one always the same, whose worker processes may persist."""
-    order = getattr(dataloader, "_epoch_order", None) or ResumableBatches(dataloader, seed)
-    if order.can_skip and order.seed == seed:
-        dataloader._epoch_order = order
-        return order
-    return ResumableBatches(dataloader, seed)
+    """Return the ResumableBatches of a data loader; always the same object for a plain DataLoader and one seed."""
+    known = _made.get(dataloader) if isinstance(dataloader, DataLoader | UnpackedBatches) else None
+    if known is None or known.seed != seed:
+        known = ResumableBatches(dataloader, seed)
+        if known.can_skip:
+            _made[dataloader] = known
+    return known
 
 
 class ResumableBatches:
-    """The batches of a data loader in an order, and with random numbers, that are a function of (seed, epoch).
+    """The batches of a data loader, in an order and with random numbers that are a function of (seed, epoch).
 
-    A torch `DataLoader` is gone through from any batch on at no cost: its sampler gives the order of the whole epoch
-    when the epoch begins, and the random generators (torch, numpy, random, and those that dataset and sampler have of
-    their own) are seeded anew for each batch, in the process that loads it. Any other iterable of batches is gone
-    through from its beginning, what is done passed over.
+    A torch `DataLoader` starts at any batch at no cost: its sampler draws the order of the whole epoch when the epoch
+    starts, and all random generators (torch, numpy, random, and those that the dataset and the sampler own) are seeded
+    for each item in the process that loads it. Any other iterable of batches is replayed from its beginning.
 
     Args:
         dataloader: iterable of batches.
         seed: int.
+
+    Attributes:
+        can_skip: bool, True for a plain DataLoader with a map-style dataset.
     """
 
     def __init__(self, dataloader, seed):
@@ -50,66 +57,55 @@ class ResumableBatches:
         inner = dataloader.dataloader if isinstance(dataloader, UnpackedBatches) else dataloader
         self.can_skip = type(inner) is DataLoader and not isinstance(inner.dataset, IterableDataset)
         if self.can_skip:
-            self.sampler = NumberedBatches(inner._index_sampler, seed)
-            self.seeded = copy.copy(inner)  # with every option that it has
-            name = "sampler" if inner.batch_sampler is None else "batch_sampler"
-            vars(self.seeded).update({"dataset": SeededBatches(inner.dataset, seed), name: self.sampler})
-            self.seeded._iterator = None  # its own persistent workers
+            self.order = EpochOrder(inner.sampler if inner.batch_sampler is None else inner.batch_sampler, seed)
+            self.loader = rebuilt(inner, SeededDataset(inner.dataset, seed), self.order)
         else:
-            self.inner, self.generators = inner, generators_of(inner)
+            self.loader, self.generators = inner, generators_of(inner)
 
-    def batches(self, epoch, start=0, joins=False):
-        """Yield the batches of an epoch, an int, from number `start` on; of several processes, this one's part of each.
+    def batches(self, epoch, start=0, join_last=False):
+        """Yield the batches of an epoch from number `start` on; with several processes, this one's shard of each.
 
-        With `joins`, a last batch of one sample is made part of the one before it (where their shapes allow it): batch
-        normalisation has no variance of a single sample, and to drop it would leave that sample out.
+        With `join_last`, a last batch of one sample is joined to the one before it if their shapes allow it: batch
+        normalisation has no variance of a single sample, and dropping the batch would leave that sample out.
         """
         if self.can_skip:
-            self.sampler.draw(epoch, start, joins)
-            in_this_process = self.seeded.num_workers == 0 and not self.seeded.pin_memory
-            batches = self._loaded_here() if in_this_process else iter(self.seeded)
+            self.order.draw(epoch, start, join_last)
+            in_this_process = self.loader.num_workers == 0 and not self.loader.pin_memory
+            batches = self._load_here(self.order) if in_this_process else iter(self.loader)
         else:
-            batches = self._from_the_beginning(epoch)
+            batches = self._replay(epoch)
         if self.unpack_batch is not None:
             batches = unpacked(batches, self.unpack_batch)
         if not self.can_skip:
-            batches = itertools.islice(joined(batches) if joins else batches, start, None)
-        return batches if processes.world_size() == 1 else self._parts(batches, start)
+            batches = itertools.islice(join_last_sample(batches) if join_last else batches, start, None)
+        return batches if processes.world_size() == 1 else self._shards(batches, start)
 
-    def _parts(self, batches, start):
-        for number, batch in enumerate(batches, start):
-            if not (self.can_skip and is_divisible(self.sampler.order[number])):
-                yield shard_of_batch(batch)
-            else:
-                first, end = processes.shard_of(len(self.sampler.order[number]))
-                yield batch if first < end else ZeroWeightBatch(batch)
+    @property
+    def keys(self):
+        """What the sampler gave for each batch of the latest epoch, a list; empty if it cannot be known."""
+        return self.order.keys if self.can_skip else []
 
-    def _loaded_here(self):
-        """What `iter(self.seeded)` gives where there are no workers, in less time."""
-        dataset, collate = self.seeded.dataset, self.seeded.collate_fn
-        load = dataset.__getitem__ if self.seeded.batch_sampler is None else dataset.__getitems__
-        for key in self.sampler:
+    def load_batch(self, epoch, number, first, indices):
+        """Load the samples at `indices` in this process as they come at place `first` of batch `number` of an epoch.
+
+        Returns:
+            The batch, as `batches` yields it. Only if `can_skip`.
+        """
+        (batch,) = self._load_here([(epoch, number, first, indices)])
+        return batch if self.unpack_batch is None else self.unpack_batch(batch)
+
+    def _load_here(self, keys):
+        """Yield what `iter(self.loader)` gives without workers, in less time."""
+        dataset, collate = self.loader.dataset, self.loader.collate_fn
+        load = dataset.__getitem__ if self.loader.batch_sampler is None else dataset.__getitems__
+        for key in keys:
             yield collate(load(key))
 
-    @staticmethod
-    def check_replay(done, changed):
-        """Say that `done` batches will be gone over; with another number of workers they may not be those that were.
-
-        Raises:
-            UserError: num_workers is among `changed`, a dict by name of [then, now].
-        """
-        if "num_workers" in changed:
-            raise UserError(
-                f"num_workers: a data loader that is not a plain DataLoader cannot go on with another number in the "
-                f"middle of an epoch; put back {changed['num_workers'][0]} until the epoch is over"
-            )
-        logging.info("The data loader is not a plain DataLoader: going over %d batches that are done", done)
-
-    def _from_the_beginning(self, epoch):
+    def _replay(self, epoch):
         seed_all(self.seed, epoch, 0, ORDER, self.generators)
-        if getattr(self.inner, "_iterator", None) is not None:  # workers that persist remember their draws
-            self.inner._iterator = None
-        batches = iter(self.inner)
+        if getattr(self.loader, "persistent_workers", False):  # workers that persist have drawn random numbers already
+            self.loader = rebuilt(self.loader)
+        batches = iter(self.loader)
         for number in itertools.count():
             seed_all(self.seed, epoch, number, LOADER)
             try:
@@ -118,79 +114,119 @@ class ResumableBatches:
                 return
             yield batch
 
+    def _shards(self, batches, start):
+        for number, batch in enumerate(batches, start):
+            if self.can_skip and has_sample_indices(self.order.keys[number]):  # loaded as a shard already
+                first, end = processes.shard_of(len(self.order.keys[number]))
+                yield batch if first < end else ZeroWeightBatch(batch)
+            else:
+                yield shard_of_batch(batch)
+
+    @staticmethod
+    def check_replay(done, changed_params):
+        """Log that `done` batches are replayed.
+
+        Raises:
+            UserError: `num_workers` is among `changed_params`, a dict from name to [then, now]: other batches would
+                come.
+        """
+        if "num_workers" in changed_params:
+            raise UserError(
+                f"num_workers: a data loader that is not a plain DataLoader cannot resume in the middle of an epoch "
+                f"with another number of workers; put back {changed_params['num_workers'][0]} until the epoch is over"
+            )
+        logging.info("The data loader is not a plain DataLoader: replaying the %d batches of this epoch so far", done)
+
+
+def rebuilt(loader, dataset=None, order=None):
+    """Return a DataLoader with the options of `loader`, for `dataset` in the order of the sampler `order`.
+
+    Without these two, the dataset and sampler of `loader`; its persistent workers are started again.
+    """
+    parameters = inspect.signature(DataLoader).parameters
+    options = {name: getattr(loader, name, p.default) for name, p in parameters.items() if name not in SAMPLING}
+    options = {name: value for name, value in options.items() if value != parameters[name].default}
+    sampling = {"batch_sampler": order or loader.batch_sampler}
+    if loader.batch_sampler is None:
+        sampling = {"sampler": order or loader.sampler, "batch_size": None}
+    if isinstance(dataset or loader.dataset, IterableDataset):  # which takes no sampler
+        sampling = {"batch_size": loader.batch_size, "drop_last": loader.drop_last}
+    return DataLoader(loader.dataset if dataset is None else dataset, **sampling, **options)
+
 
 class ZeroWeightBatch(tuple):
-    """A batch that is not this process's, which has no part in it, but that it computes while the others do theirs."""
+    """A batch that this process computes only because the other processes have a part of the same batch."""
 
 
 def shard_of_batch(batch):
-    """The part of a batch, a pair of trees of tensors, that is this process's, a pair."""
+    """Return this process's shard of a batch (inputs, labels), a pair of trees of tensors."""
     if not isinstance(batch, tuple | list) or len(batch) != 2:
-        return batch  # which is refused
+        return batch  # refused later, with a message
     size = batch_size(batch[1]) if tensors(batch[1]) else batch_size(batch[0])
     first, end = processes.shard_of(size)
     chosen = slice(first, max(end, first + 1)) if first < size else slice(0, 1)
-    part = tree_map(lambda t: t[chosen] if t.ndim and len(t) == size else t, tuple(batch))
-    return part if first < end else ZeroWeightBatch(part)
+    shard = tree_map(lambda t: t[chosen] if t.ndim and len(t) == size else t, tuple(batch))
+    return shard if first < end else ZeroWeightBatch(shard)
 
 
-def joined(batches):
-    """Yield `batches`, the last one joined to the one before it if it has one sample, and the shapes fit."""
-    held: Any = None
-    batches = iter(batches)
+def join_last_sample(batches):
+    """Yield `batches`; a last batch of one sample is joined to the one before it if the shapes allow it."""
+    previous, batches = None, iter(batches)
     while True:
         try:
             batch = next(batches, None)
         except Exception:
-            if held is not None:
-                yield held  # what was loaded before is not lost
+            if previous is not None:
+                yield previous  # a batch that was loaded before the error is not lost
             raise
-        if held is not None and batch is not None:
-            pairs = all(isinstance(b, tuple | list) and len(b) == 2 for b in (held, batch))
-            if pairs and batch_size(batch[1]) == 1 < batch_size(held[1]):
+        if previous is not None and batch is not None:
+            are_pairs = all(isinstance(b, tuple | list) and len(b) == 2 for b in (previous, batch))
+            if are_pairs and batch_size(batch[1]) == 1 < batch_size(previous[1]):
                 with contextlib.suppress(RuntimeError):
-                    held, batch = None, tree_cat([tuple(held), tuple(batch)])
-        if held is not None:
-            yield held
+                    previous, batch = None, tree_cat([tuple(previous), tuple(batch)])
+        if previous is not None:
+            yield previous
         if batch is None:
             return
-        held = batch
+        previous = batch
 
 
-def is_divisible(key):
-    """Whether what a sampler gives for a batch is the indices of its samples, of which a part can be taken."""
+def has_sample_indices(key):
+    """Return True if a sampler's key is the indices of a batch's samples, so that a shard of it can be taken."""
     return isinstance(key, list) or (isinstance(key, torch.Tensor | np.ndarray) and key.ndim == 1)
 
 
-class NumberedBatches:
-    """A sampler that gives (epoch, number, first, indices) for each batch of the epoch that was drawn last.
+class EpochOrder:
+    """A sampler that yields (epoch, number, first, indices) for each batch of the epoch that was drawn last.
 
-    `indices` are those of this process's part of it, which begins with number `first` (0, alone) of the whole batch.
+    `indices` are those of this process's shard of the batch, which starts at place `first` (0 for a single process).
+
+    Attributes:
+        keys: list of what the wrapped sampler gives for each batch of the epoch.
     """
 
     def __init__(self, sampler, seed):
         self.sampler, self.seed = sampler, seed
         self.generators = generators_of(sampler)
-        self.epoch, self.start, self.order = 0, 0, []
+        self.epoch, self.start, self.keys = 0, 0, []
 
-    def draw(self, epoch, start, joins):
-        """Take the order of an epoch, from number `start` on; `joins` as for ResumableBatches.batches."""
+    def draw(self, epoch, start, join_last):
+        """Draw the order of an epoch, to be yielded from number `start` on; see `ResumableBatches.batches`."""
         self.epoch, self.start = epoch, start
         seed_all(self.seed, epoch, 0, ORDER, self.generators)
-        samplers: list[Any] = [self.sampler, getattr(self.sampler, "sampler", None)]
-        for sampler in samplers:
+        for sampler in (self.sampler, getattr(self.sampler, "sampler", None)):
             if hasattr(sampler, "set_epoch"):
                 sampler.set_epoch(epoch)
-        self.order = list(self.sampler)  # all of it now: what a sampler draws must not mix with what the steps draw
-        last = self.order[-2:]
-        if joins and len(last) == 2 and all(map(is_divisible, last)) and len(last[1]) == 1 < len(last[0]):
-            both = last[0] + last[1] if isinstance(last[0], list) else tree_cat(list(map(torch.as_tensor, last)))
-            self.order[-2:] = [both]
+        self.keys = list(self.sampler)  # at once: the sampler's draws must not mix with those of the training steps
+        last = self.keys[-2:]
+        if join_last and len(last) == 2 and all(map(has_sample_indices, last)) and len(last[1]) == 1 < len(last[0]):
+            joined = last[0] + last[1] if isinstance(last[0], list) else tree_cat(list(map(torch.as_tensor, last)))
+            self.keys[-2:] = [joined]
 
     def __iter__(self):
-        for number in range(self.start, len(self.order)):
-            indices, first = self.order[number], 0
-            if processes.world_size() > 1 and is_divisible(indices):
+        for number in range(self.start, len(self.keys)):
+            indices, first = self.keys[number], 0
+            if processes.world_size() > 1 and has_sample_indices(indices):
                 first, end = processes.shard_of(len(indices))
                 indices = indices[first:end] if first < end else indices[:1]
             yield self.epoch, number, first, indices
@@ -199,11 +235,10 @@ class NumberedBatches:
         return len(self.sampler)
 
 
-class SeededBatches(Dataset):
-    """A dataset that seeds all random generators before it loads an item, whichever process it does so in.
+class SeededDataset(Dataset):
+    """A dataset that seeds all random generators before each item or batch, in whichever process loads it."""
 
-    Where the dataset itself loads whole batches, before each of these.
-    """
+    OWN = ("dataset", "seed", "generators", "process")
 
     def __init__(self, dataset, seed):
         self.dataset, self.seed = dataset, seed
@@ -212,41 +247,41 @@ class SeededBatches(Dataset):
     def __len__(self):
         return len(self.dataset)
 
-    def __getitem__(self, key):  # of a loader with batch_size=None, where an item is a batch
+    def __getitem__(self, key):  # of a loader with batch_size=None, whose items are whole batches
         epoch, number, first, index = key
-        self._begin(epoch, number, first)
+        self._seed(epoch, number, first)
         return self.dataset[index]
 
     def __getitems__(self, key):
         epoch, number, first, indices = key
-        self._begin(epoch, number, first)
+        self._seed(epoch, number, first)
         if callable(getattr(self.dataset, "__getitems__", None)):
             return self.dataset.__getitems__(indices)
         items = []
         for place, index in enumerate(indices, first):
-            self._begin(epoch, number, place)
+            self._seed(epoch, number, place)
             items.append(self.dataset[index])
         return items
 
-    def _begin(self, epoch, number, place):
-        if self.process != os.getpid():  # a worker has its own ones
+    def _seed(self, epoch, number, place):
+        if self.process != os.getpid():  # a worker process has its own copy of the generators
             self.generators, self.process = generators_of(self.dataset), os.getpid()
         seed_all(self.seed, epoch, number, LOADER, self.generators, place)
 
-    def __getattr__(self, name):  # for a worker_init_fn, which reads and sets the dataset's attributes
+    def __getattr__(self, name):  # a worker_init_fn reads and sets attributes of the dataset
         if name.startswith("__") or "dataset" not in vars(self):
             raise AttributeError(name)
         return getattr(self.dataset, name)
 
     def __setattr__(self, name, value):
-        if name in ("dataset", "seed", "generators", "process"):
+        if name in self.OWN:
             self.__dict__[name] = value
         else:
             setattr(self.dataset, name, value)
 
 
 class UnpackedBatches:
-    """A data loader whose batches have gone through the task's `unpack_batch(batch) -> (inputs, labels)`."""
+    """A data loader whose batches go through the task's `unpack_batch(batch) -> (inputs, labels)`."""
 
     def __init__(self, dataloader, unpack_batch):
         self.dataloader = dataloader
@@ -264,9 +299,9 @@ class UnpackedBatches:
 
 
 def unpacked(batches, unpack_batch):
-    """Yield `unpack_batch(batch)` of each of `batches`."""
+    """Yield `unpack_batch(batch)` for each of `batches`."""
     for batch in batches:
         pair = unpack_batch(batch)
         if not isinstance(pair, tuple | list) or len(pair) != 2:
-            raise UserError(f"unpack_batch(batch) should give a pair (inputs, labels), not {describe(pair)}")
+            raise UserError(f"unpack_batch(batch) returned {describe(pair)}; it should return (inputs, labels)")
         yield pair

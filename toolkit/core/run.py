@@ -1,100 +1,103 @@
-"""A training run in an experiment's folder: where it stands, the epochs it still has to do, when it is saved."""
+"""A training run in an experiment's folder: its epochs and steps, when it is saved, and where it resumes."""
 
 import contextlib
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import utils
-from toolkit.core import experiment_folder as experiment
 from toolkit.core import processes
-from toolkit.core.checkpoints import Checkpoints
+from toolkit.core.checkpoint import Best, TrainState, errors_as_damage, pack, read_last, restore
+from toolkit.core.checkpoint import change_learning_rate as scale_learning_rate
+from toolkit.core.checkpoint_writer import CheckpointWriter
+from toolkit.core.device_batches import DeviceBatches
+from toolkit.core.experiment_folder import (
+    as_json,
+    changed_params,
+    check_same_data,
+    dataset_of,
+    find_checkpoint,
+    prepare_folder,
+)
 from toolkit.core.history import History
 from toolkit.core.lock import ExperimentLock
 from toolkit.core.monitor import check_results, is_better, monitored
-from toolkit.core.optimizer_steps import Steps
+from toolkit.core.optimizer_steps import OptimizerStep, Updates
 from toolkit.core.provenance import sha256
-from toolkit.core.restore import LARGE, change_learning_rate, collect, restore
-from toolkit.core.resumable_batches import resumable_batches
+from toolkit.core.resumable_batches import join_last_sample, resumable_batches
 from toolkit.core.run_record import RunRecord
 from toolkit.core.script import close_bars
-from toolkit.core.seeds import MODEL, generators_of, seed_all
-from toolkit.core.state import Best, TrainState, reading
+from toolkit.core.seeds import MODEL, seed_all
+from toolkit.core.sharded_tensors import divided_like
 from toolkit.core.stop_signals import EndOfSession, Pruned, StopSignals, way_of_ending
 from toolkit.core.totals import NonFiniteLoss
 from utils import UserError
 
-# whether what model and optimizer hold at this moment is a state that a run can go on from
-NOTHING_NEW, READY, NOT_READY = "nothing new", "ready", "not ready"
+
+@dataclass
+class RunOptions:
+    """How a run starts and ends."""
+
+    restore_file: str | None = None  # checkpoint whose weights a new run starts with: a name in the folder, or a path
+    restart: bool = False  # start over; the results of an earlier run are moved aside
+    partial: bool = False  # take only the weights of restore_file that fit
+    max_steps: int | None = None  # stop, as Ctrl-C does, after this number of steps in all
+    report: Any = None  # called with (epoch, monitored metric) after each epoch; returns why to stop there, or None
 
 
 class Run:
-    """A training run; one that was interrupted goes on where it was.
+    """A training run. If it was interrupted, it resumes where it was.
 
         with Run(model, optimizer, params, model_dir) as run:
             for epoch in run.epochs():
-                train_metrics = train(model, ..., run=run)      # takes its batches from `run.batches`
-                with run.averaged_weights():
+                train_metrics = train(model, ..., run=run)  # which loops over `run.steps`
+                with run.evaluation():
                     val_metrics = evaluate(model, ...)
                 run.record(epoch, train_metrics, val_metrics)
 
-    Of several processes each has one, and calls the same methods in the same order; the main one writes.
+    With several processes, each of them calls the same methods in the same order, and rank 0 writes.
 
     Args:
-        model, optimizer: what is trained; they get the state of the last checkpoint.
+        model, optimizer: what is trained; the state of the last checkpoint is loaded into them.
         params: hyperparameters.
-        model_dir: the experiment's folder.
-        restore_file: name in the folder, or path, of a checkpoint whose weights a new run begins with. A run that was
-            begun so goes on when it is named again.
-        restart, partial: begin anew, whatever is there; take from `restore_file` the weights that fit.
-        max_steps: stop, as if asked to, once so many steps are done in all.
-        stateful: dict from name to what else has a state_dict and a load_state_dict: a loss with weights, for one.
-        report: called after each epoch with its number and the value of the monitored metric; what it returns, if
-            anything, is why to stop here, in words.
+        model_dir: the experiment's folder. None: for a single epoch in a loop of your own, which saves nothing.
+        stateful: dict from name to what else has a state_dict and a load_state_dict, such as a loss with weights.
+        options: fields of RunOptions.
+
+    Attributes:
+        state: TrainState.
+        updates: Updates, what the optimizer steps share.
 
     Raises:
         UserError: another process trains there, or a checkpoint is damaged, does not fit, or is of another run.
     """
 
-    def __init__(
-        self,
-        model,
-        optimizer,
-        params,
-        model_dir,
-        restore_file=None,
-        *,
-        restart=False,
-        partial=False,
-        max_steps=None,
-        stateful=None,
-        report=None,
-    ):
-        self.model, self.optimizer, self.params, self.folder = model, optimizer, params, Path(model_dir)
-        self.restore_file = None if restore_file is None else str(restore_file)
-        self.restart, self.partial, self.max_steps = restart, partial, max_steps
-        self.steps = Steps(model, optimizer, params, run=self)
-        self.stateful = (stateful or {}) | self.steps.stateful
-        self.state, self.report, self.generators = TrainState(), report, generators_of(model)
-        self.goes_on, self.changed, self.unreadable = False, {}, []
-        self.phase, self.gradients_used = NOTHING_NEW, True
-        self.tally: Any = None  # the Totals of the epoch that is under way
-        self.signals, self.lock, self.journal = StopSignals(), ExperimentLock(model_dir), RunRecord(model_dir, params)
-        self.checkpoints, self.begun = Checkpoints(self.folder, self.lock, params.checkpoint_minutes), False
+    def __init__(self, model, optimizer, params, model_dir=None, *, stateful=None, **options):
+        self.model, self.optimizer, self.params, self.options = model, optimizer, params, RunOptions(**options)
+        if self.options.restore_file is not None:
+            self.options.restore_file = str(self.options.restore_file)
+        self.folder = None if model_dir is None else Path(model_dir)
+        self.state, self.updates = TrainState(), Updates(model, optimizer, params, is_scheduled=model_dir is not None)
+        self.stateful = (stateful or {}) | self.updates.stateful
+        self.totals: Any = None  # the Totals of the current epoch
+        self.is_saved, self.can_save, self.is_recording = True, False, False
+        if self.folder is not None:
+            self.signals, self.lock = StopSignals(), ExperimentLock(self.folder)
+            self.log = RunRecord(self.folder, params)
+            self.checkpoints = CheckpointWriter(self.folder, self.lock, params.checkpoint_minutes)
 
     def __enter__(self):
         with contextlib.ExitStack() as undo:
             undo.enter_context(self.signals)
             undo.callback(self.lock.release)
-            # a folder that is not there has nothing to read, and nothing is made before all is checked
+            # a folder that does not exist has nothing to read; it is created when everything is checked
             processes.on_rank_zero(lambda: self.lock.acquire() if self.folder.is_dir() else None)
             self._restore()
             self.history = History(self.state.history, self.folder / "history.csv")
             self.state.history = self.history.rows
-            collect(self.state, self.model, self.optimizer, self.stateful, False)  # what cannot be saved is said now
-            self.steps.trained = processes.wrap_in_ddp(self.model, self.params)
-            undo.callback(self.optimizer.register_step_post_hook(self._after_optimizer_step).remove)
-            undo.callback(self.journal.close)
+            pack(self.state, self.model, self.optimizer, self.stateful, self.history)  # raises if it cannot be saved
+            undo.callback(self.log.close)
             self.undo = undo.pop_all()
         return self
 
@@ -103,220 +106,226 @@ class Run:
             if kind is None:
                 self.signals.agreement.finish()
                 processes.on_rank_zero(self.checkpoints.wait)
-            elif self.begun and not self.signals.at_once:
-                self._leave(error)
-            if isinstance(error, Exception):
-                self.signals.stop(self.signals.code)  # it failed because a worker got the signal, too
+            elif self.is_recording and not self.signals.is_urgent:
+                self._save_and_say_why(error)
+            if isinstance(error, Exception) and not isinstance(error, EndOfSession):
+                self.signals.stop_if_received()  # a worker may have died of the same signal, which is then the reason
         return isinstance(error, EndOfSession)
 
-    def _leave(self, error):
-        """Save what is done, and say how to go on."""
-        close_bars()
-        self.signals.in_step = True  # what comes now is Ctrl-C for the second time, or has to wait
-        # of several processes, the others know nothing of an error in this one
-        together = processes.world_size() == 1 or isinstance(error, EndOfSession) or not isinstance(error, Exception)
-        try:
-            if self.phase == READY and together and not isinstance(error, NonFiniteLoss):  # its weights are spoilt
-                self.save()
-            self.checkpoints.wait()
-            if self.lock.is_held:  # else the folder is not that of this run any more
-                self.journal.end_session(self.model, self.state, way_of_ending(error), str(error))
-        except UserError as problem:
-            logging.error("%s", problem)
-        if not isinstance(error, UserError):  # which says itself what to do
-            self.journal.say_stopped(error, self.state, self.checkpoints.position, self.signals.received, self.restart)
-
     def _restore(self):
-        if not self.restart:
-            state, file, self.unreadable = processes.on_rank_zero(lambda: experiment.read_last(self.folder))
-            self.goes_on = state is not None and self.restore_file in (None, state.restored_from)
-        if self.goes_on:
-            self._resume(state, file)
-        elif self.restore_file is not None:
-            checkpoint = experiment.find_checkpoint(self.folder, self.restore_file)
-            utils.load_checkpoint(checkpoint, self.model, partial=self.partial)
-            self.state.restored_from, self.state.restored_sha256 = self.restore_file, sha256(checkpoint)
-            self.steps.average.begin()
-
-    def _resume(self, state, file):
-        experiment.check_same_data(state.dataset, self.params, file, way_out="--restart begins anew on this one")
-        self.changed = experiment.changed_params(state.params, self.params, file, state.best)
-        restore(state, file, self.model, self.optimizer, self.stateful)
-        if "learning_rate" in self.changed:
-            change_learning_rate(self.optimizer, self.stateful.values(), *self.changed["learning_rate"])
-        self.steps.resume(state)
-        self.gradients_used = not state.gradients
-        self.state = state.model_copy(update={name: {} for name in LARGE})
+        """Load the last checkpoint if the run is resumed, or the weights that a new run starts with."""
+        options, self.resumed, self.unreadable, self.changed = self.options, None, [], {}
+        if not options.restart:
+            checkpoint, self.unreadable = processes.on_rank_zero(lambda: read_last(self.folder))
+            if checkpoint and options.restore_file in (None, checkpoint.state.restored_from):
+                self.resumed = checkpoint
+        if self.resumed:
+            way_out = "--restart starts over with this one"
+            check_same_data(self.resumed.state.dataset, self.params, self.resumed.file, way_out)
+            self.changed = changed_params(self.resumed, self.params)
+            restore(self.resumed, self.model, self.optimizer, self.stateful)
+            self.state = self.resumed.state
+            if "learning_rate" in self.changed:
+                scale_learning_rate(self.optimizer, self.stateful.values(), *self.changed["learning_rate"])
+            self.updates.resume(self.state, has_average="average" in self.resumed.content["stateful"])
+        elif options.restore_file is not None:
+            checkpoint = find_checkpoint(self.folder, options.restore_file)
+            content = utils.read_checkpoint(checkpoint)
+            utils.load_weights(content, checkpoint, self.model, partial=options.partial, shard_like=divided_like)
+            self.state.restored_from, self.state.restored_sha256 = options.restore_file, sha256(checkpoint)
+            self.updates.average.start()
 
     def epochs(self):
-        """Yield the numbers of the epochs that are still to be done, 1 to `params.num_epochs`.
+        """Yield the numbers of the epochs that are still to be done, from 1 to `params.num_epochs`.
 
-        This is where the first file is written; a new run moves what an earlier one left to a folder `replaced-<n>`.
+        The first file is written here; a new run moves what an earlier one left to a folder `replaced-<n>`.
         """
         if self.is_over:
-            self.journal.say_finished(self.state)
-            if not processes.on_rank_zero(
-                lambda: self.journal.is_complete(self.state)
-            ):  # killed when all but that was done
-                self._begin()
+            self.log.say_finished(self.state)
+            if not processes.on_rank_zero(lambda: self.log.is_complete(self.state)):  # it was killed at the very end
+                self._start()
                 self._finish()
             return
-        self._begin()
-        for row in self.state.history:  # a sweep may not have been told
-            self._tell(row)
-        for epoch in range(self.state.epoch + 1, self.params.num_epochs + 1):
-            self.params.add_facts({"epoch": epoch})
-            seed_all(self.params.seed, epoch, 0, MODEL)
-            self.journal.begin_epoch()
-            self.phase = NOT_READY  # until `batches` is asked, which alone knows what is done of the epoch
-            yield epoch
-            if self.is_over:
-                break
+        self._start()
+        for row in self.state.history:  # a sweep that was killed may not know them
+            self._report(row)
+        while not self.is_over:
+            self.stop_if_requested()
+            self.params.add_facts({"epoch": self.state.epoch + 1})
+            self.log.start_epoch()
+            yield self.state.epoch + 1
         self._finish()
-
-    def averaged_weights(self):
-        """A context in which the model has the weights to evaluate: their moving average, if `ema_decay` is not 0."""
-        return self.steps.average.in_place()
 
     @property
     def is_over(self):
-        """Whether no epoch is left to do: all are done, or `early_stopping_patience` says so."""
-        return self.state.epoch >= self.params.num_epochs or self.steps.progress.is_over
+        """True if all epochs are done, or early stopping ends the run."""
+        return self.state.epoch >= self.params.num_epochs or self.updates.progress.is_over
 
-    def _begin(self):
-        unreadable = self.unreadable if self.goes_on else ()
-        processes.on_rank_zero(
-            lambda: experiment.take_folder(self.folder, self.lock, self.goes_on, self.state, unreadable)
-        )
-        self.checkpoints.position = self.state.position if self.goes_on else None
-        if not self.goes_on and self.restore_file is not None:  # to go on from here, though what it names was moved
-            self.save()
-        begins = self.model, self.state, self.changed, self.history if self.goes_on else None, self.restore_file
-        self.signals.in_step = True  # no signal between the two: what begins in run.json is to end there
-        processes.on_rank_zero(lambda: self.journal.begin_session(*begins))
-        self.begun, self.signals.in_step = True, False
-
-    def batches(self, dataloader, tally):
-        """An iterator over the batches of the epoch that are still to be done; see `begin_batch` and `end_batch`.
+    def steps(self, dataloader, totals):
+        """Yield each OptimizerStep of the epoch that is still to be done.
 
         Args:
             dataloader: the training data.
-            tally: what sums up the epoch; gets back what it had summed up when the run was interrupted.
+            totals: the Totals of the epoch; if the run was interrupted in this epoch, its earlier batches are loaded.
         """
-        order, self.tally = resumable_batches(dataloader, self.params.seed), tally
+        self.totals = totals
+        self.updates.start_epoch(len(dataloader))
+        self.batches = DeviceBatches(self._remaining_batches(dataloader), self.model)
+        while not self.batches.is_exhausted:
+            self.can_save = False
+            yield OptimizerStep(self.updates, self.batches, self.state)
+
+    def _remaining_batches(self, dataloader):
+        if self.folder is None:
+            return join_last_sample(dataloader)
+        done, batches = self.state.batches_done, resumable_batches(dataloader, self.params.seed)
         if self.state.tally is not None:
-            with reading(self.folder / "last.pth.tar"):
-                tally.load_state_dict(self.state.tally.model_dump())
+            with errors_as_damage(self.folder / "last.pth.tar"):
+                self.totals.load_state_dict(vars(self.state.tally))
             self.state.tally = None
-        done = self.state.batches_done
-        self.steps.begin_epoch(self.state.epoch, done, len(dataloader))
-        if done and not order.can_skip:
-            order.check_replay(done, self.changed)
-        self.phase = NOTHING_NEW
-        return order.batches(self.state.epoch + 1, done, joins=True) if tally.results is None else iter(())
+        if done and not batches.can_skip:
+            batches.check_replay(done, self.changed)
+        if self.totals.results is not None:  # it was interrupted during the evaluation
+            return ()
+        return batches.batches(self.state.epoch + 1, done, join_last=True)
 
-    def begin_batch(self):
-        """To be called before each batch: seeds what the model draws, in each process something else.
-
-        Raises:
-            EndOfSession: `max_steps` are done.
-        """
-        if self.max_steps is not None and self.state.step >= self.max_steps:
-            raise EndOfSession
-        self.phase, self.signals.in_step, self.gradients_used = NOT_READY, True, False
-        epoch, number = self.state.epoch + 1, self.state.batches_done
-        seed_all(self.params.seed, epoch, number, MODEL, self.generators, processes.rank())
-
-    def end_batch(self, is_step):
-        """To be called after each batch, with whether the optimizer has stepped. Then it may be time to save.
-
-        Raises:
-            KeyboardInterrupt, SystemExit: a signal asked for it.
-        """
-        self.state.batches_done += 1
-        if not is_step:  # what was accumulated of the gradient is not saved
-            return
+    def count(self, step):
+        """Count an optimizer step and its batches: from here on a checkpoint holds it."""
         self.state.step += 1
-        self.phase, self.signals.in_step = READY, False
-        if self.signals.check(self.checkpoints.is_due and processes.is_rank_zero()):
-            self.signals.in_step = True
-            self.save()
-            self.signals.agreement.finish()  # the wish of a moment ago
-            self.signals.in_step = False
-            self.signals.check()
+        self.state.batches_done += step.num_batches
+        self.can_save, self.is_saved = True, False
 
-    def end_steps(self):
-        """To be called after the last step of an epoch: what follows must not depend on where the run was resumed."""
+    def checkpoint_if_due(self):
+        """Save a checkpoint if `checkpoint_minutes` have passed since the last one."""
+        if self.folder is None:
+            return
+        if self.signals.agree(self.checkpoints.is_due and processes.is_rank_zero()):
+            self.save()
+            self.signals.agreement.finish()  # a wish from before this checkpoint
+
+    def stop_if_requested(self):
+        """Stop here if a signal came, or `max_steps` is reached.
+
+        Raises:
+            KeyboardInterrupt, SystemExit: a signal came.
+            EndOfSession: `max_steps` is reached. The last step of an epoch is still followed by its evaluation.
+        """
+        if self.folder is None:
+            return
+        self.signals.stop_if_agreed()
+        has_more_steps = (
+            not self.batches.is_exhausted
+            if self.totals
+            else self.state.tally is None or (self.state.tally.results is None)
+        )
+        if self.options.max_steps is not None and self.state.step >= self.options.max_steps and has_more_steps:
+            raise EndOfSession
+
+    @contextlib.contextmanager
+    def evaluation(self):
+        """Give the model the weights to evaluate within this context: their moving average if `ema_decay` is not 0.
+
+        All processes get the buffers of rank 0, and what the model draws is a function of the seed alone.
+        """
         seed_all(self.params.seed, 0, 0, MODEL)
-        processes.broadcast_buffers(self.model, self.steps.average.kept)
+        processes.broadcast_buffers(self.model, self.updates.average.kept)
+        with self.updates.average.in_place():
+            yield
 
     def record(self, epoch, train_metrics, val_metrics):
-        """Keep what an epoch gave: checkpoints, metrics, history, events, a line in the log.
+        """Record the results of an epoch: checkpoints, metrics, history, TensorBoard, a line in the log.
 
         Args:
-            epoch, train_metrics, val_metrics: its number, and dicts from name to float.
+            epoch: int.
+            train_metrics, val_metrics: dicts from name to float.
 
         Raises:
-            UserError: the validation loss is NaN, or `params.monitor` names no result.
-            Pruned: `report` said so.
+            UserError: the validation loss is NaN, or `params.monitor` is not the name of a result.
+            Pruned: `report` returned a reason to stop.
         """
-        self.phase, self.signals.in_step = NOT_READY, True
+        self.can_save = False
         processes.on_rank_zero(self.checkpoints.wait)  # it may be writing the history
-        processes.on_rank_zero(lambda: check_results(val_metrics, self.state.best, epoch, self.optimizer, self.params))
-        row = {"epoch": epoch} | self.steps.summary()
+        best = self.state.best
+        processes.on_rank_zero(lambda: check_results(val_metrics, best, epoch, self.optimizer, self.params))
+        row = {"epoch": epoch} | self.updates.summary()
         for split, metrics in (("train", train_metrics), ("val", val_metrics)):
             row |= {f"{split}_{name}": value for name, value in metrics.items()}
         monitor, mode = monitored(self.params, val_metrics)
-        if is_best := is_better(val_metrics[monitor], self.state.best and self.state.best.value, mode):
+        if is_best := is_better(val_metrics[monitor], best and best.value, mode):
             self.state.best = Best(epoch=epoch, monitor=monitor, value=val_metrics[monitor])
         self.history.append(row)
-        self.steps.take_in(row)
-        speed = self.tally.samples_per_second
-        self.state.epoch, self.state.batches_done, self.tally, self.steps.gradient_norms = epoch, 0, None, []
-        self.save(is_best, and_then=lambda: self.journal.write_results(self.history, is_best))
-        processes.on_rank_zero(lambda: self.journal.show_epoch(self.state, is_best, speed))
-        self.signals.in_step = False
-        self.signals.check()
-        self._tell(row)
+        self.updates.end_epoch(row)
+        speed = self.totals.samples_per_second
+        self.state.epoch, self.state.batches_done, self.totals = epoch, 0, None
+        self.save(is_best, and_then=lambda: self.log.write_results(self.history, is_best))
+        processes.on_rank_zero(lambda: self.log.show_epoch(self.state, is_best, speed))
+        self.signals.agree()
+        self._report(row)
 
-    def _tell(self, row):
-        assert self.state.best is not None
+    def _report(self, row):
         value = row[f"val_{self.state.best.monitor}"]
-        reason = processes.on_rank_zero(lambda: self.report and self.report(row["epoch"], value))
+        reason = processes.on_rank_zero(lambda: self.options.report and self.options.report(row["epoch"], value))
         if reason and row["epoch"] == self.state.epoch < self.params.num_epochs:
             raise Pruned(reason)
 
     def save(self, is_best=False, and_then=None):
-        """Take a checkpoint of this moment between two steps; see `Checkpoints.save`.
+        """Save a checkpoint of this moment between two steps; see `CheckpointWriter.save`.
 
         Raises:
-            UserError: it cannot be taken, or the one before could not be written; what is on the disk is kept.
+            UserError: it cannot be taken, or the one before could not be written; files on the disk are kept.
         """
-        self.phase = NOT_READY
-        with self.averaged_weights():
-            self.state.gradient_norms = self.steps.read_gradient_norms()
-            state = collect(self.state, self.model, self.optimizer, self.stateful, not self.gradients_used)
-            state["params"] = experiment.as_json(self.params.hyperparameters)
-            state["dataset"] = experiment.dataset_of(self.params)
-            state["history"] = self.history.packed()
-            if self.tally is not None:
-                try:
-                    state["tally"] = self.tally.state_dict()
-                except TypeError as error:
-                    logging.warning(
-                        "No checkpoints within epochs: outputs, labels or a metric hold %s, which they "
-                        "cannot (a metric can have state_dict and load_state_dict)",
-                        error,
-                    )
-                    self.checkpoints.within_epochs, state = False, None
-            processes.on_rank_zero(
-                lambda: state and self.checkpoints.save(state, self.state.position, is_best, and_then)
-            )
-        self.phase = NOTHING_NEW
+        with self.updates.average.in_place():
+            self.state.gradient_norms = self.updates.read_gradient_norms()
+            content = pack(self.state, self.model, self.optimizer, self.stateful, self.history)
+            content |= {"params": as_json(self.params.hyperparameters), "dataset": dataset_of(self.params)}
+            try:
+                content["tally"] = self.totals and self.totals.state_dict()
+            except TypeError as error:
+                logging.warning(
+                    "No checkpoints within epochs: outputs, labels or a metric hold %s, which a checkpoint cannot hold "
+                    "(a metric can have state_dict and load_state_dict)",
+                    error,
+                )
+                self.checkpoints.within_epochs, content = False, None
+            position = self.state.position
+            processes.on_rank_zero(lambda: content and self.checkpoints.save(content, position, is_best, and_then))
+        self.is_saved = True
 
-    def _after_optimizer_step(self, optimizer, args, kwargs):
-        self.gradients_used = type(optimizer).__module__.startswith("torch.optim.")  # others may accumulate them
+    def _start(self):
+        lock, resumed, unreadable = self.lock, self.resumed, self.unreadable
+        processes.on_rank_zero(lambda: prepare_folder(self.folder, lock, resumed, unreadable))
+        self.checkpoints.position = self.state.position if resumed else None
+        if not resumed and self.options.restore_file is not None:  # so that it can resume though that file was moved
+            self.save()
+        history = self.history if resumed else None
+        processes.on_rank_zero(lambda: self.log.start_session(self.model, self.state, self.changed, history))
+        self.is_recording = True
 
     def _finish(self):
         processes.on_rank_zero(self.checkpoints.wait)
-        processes.on_rank_zero(lambda: self.journal.finish(self.model, self.state))
+        processes.on_rank_zero(lambda: self.log.finish(self.model, self.state))
+
+    def _save_and_say_why(self, error):
+        """Save what is done if an exception ends the session, and log why and how to resume."""
+        close_bars()
+        # with several processes, the others know nothing of an error in this one
+        together = processes.world_size() == 1 or isinstance(error, EndOfSession) or not isinstance(error, Exception)
+        try:
+            is_sound = self.can_save and together and not isinstance(error, NonFiniteLoss)
+            if is_sound and not self.is_saved:
+                self.save()
+            self.checkpoints.wait()
+            if self.lock.is_held:  # else the folder is not that of this run any more
+                self.log.end_session(self.model, self.state, way_of_ending(error), str(error))
+        except UserError as problem:
+            logging.error("%s", problem)
+        if isinstance(error, UserError):  # whose message says what to do
+            return
+        why = "by " + (self.signals.received or ("an error" if isinstance(error, Exception) else "request"))
+        without = " without --restart" if self.options.restart else ""
+        if isinstance(error, Pruned):
+            why = f"by the sweep: {error}"
+        elif isinstance(error, EndOfSession):
+            why, without = f"after {self.state.step} steps", " without --max_steps"
+        saved = f"saved {self.checkpoints.position}" if self.checkpoints.position else "nothing is saved yet"
+        logging.info("Stopped %s; %s. To resume, run the same command again%s.", why, saved, without)

@@ -1,4 +1,4 @@
-"""Ctrl-C and the signals of schedulers: a step is finished before they take effect."""
+"""Ctrl-C and the signals of job schedulers: they set a flag, which the training loop checks after each step."""
 
 import contextlib
 import os
@@ -7,114 +7,101 @@ import threading
 
 from toolkit.core import processes
 
-SIGNALS = {"SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 143, "SIGHUP": 129}  # exit codes; Slurm sends SIGUSR1 if asked to
-# functions in which an exception is printed and forgotten, or leaves workers or what was collected half made
-NOT_WITHIN = {
-    "__del__",
-    "_launch",
-    "_get_iterator",
-    "_reset",
-    "_shutdown_workers",
-    "_read_losses",
-    "swap",
-    "rebuild_storage_fd",
-}  # while a worker hands over a batch: it would complain
+EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 143, "SIGHUP": 129}  # Slurm sends SIGUSR1 if asked to
+MESSAGE = b"\nstopping after this step and saving (press Ctrl-C again to quit at once)\n"
 
-_entered = []  # the StopSignals that are in force, the innermost last
+_entered = []  # the StopSignals that are active, the innermost last
 
 
 class EndOfSession(Exception):
-    """As many steps are done as `max_steps` says."""
+    """The number of steps that `max_steps` allows is reached."""
 
 
 class Pruned(EndOfSession):
-    """A trial of a sweep that is not worth going on with."""
+    """A trial of a sweep that is stopped because others are better."""
 
 
 def way_of_ending(error):
-    """What run.json says of a training that an exception ended: "pruned", "stopped" or "failed"."""
+    """Return the word that run.json has for a training that ended by an exception: "pruned", "stopped" or "failed"."""
     if isinstance(error, Pruned):
         return "pruned"
     return "failed" if isinstance(error, Exception) and not isinstance(error, EndOfSession) else "stopped"
 
 
 class StopSignals:
-    """While this context is entered, signals raise KeyboardInterrupt (Ctrl-C) or SystemExit, but not within a step.
+    """While this context is active, signals only set a flag. A second Ctrl-C raises KeyboardInterrupt, as usual.
 
     Attributes:
-        in_step: set by the caller where it must not be interrupted; `check()` afterwards raises what came meanwhile.
-        received: name of the signal that came, or None.
-        at_once: whether Ctrl-C was pressed a second time: nothing is to be saved any more.
+        received: name of the first signal that came, or None.
+        is_urgent: bool, True after a second Ctrl-C: nothing more is to be saved.
     """
 
     def __init__(self):
-        self.in_step, self.received, self.at_once = False, None, False
-        self.before, self.pid, self.agreement = {}, os.getpid(), processes.Agreement()
+        self.received, self.is_urgent, self.agreed_code = None, False, 0
+        self.previous, self.pid, self.agreement = {}, os.getpid(), processes.Agreement()
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():
-            for name in SIGNALS:
+            for name in EXIT_CODES:
                 number = getattr(signal, name, None)
-                if number is not None and signal.getsignal(number) != signal.SIG_IGN:  # as nohup asks for
-                    self.before[number] = signal.signal(number, self._handle)
+                if number is not None and signal.getsignal(number) != signal.SIG_IGN:  # ignored under nohup
+                    self.previous[number] = signal.signal(number, self._note)
         _entered.append(self)
         return self
 
     def __exit__(self, *error):
         _entered.remove(self)
-        for number, handler in self.before.items():
+        for number, handler in self.previous.items():
             signal.signal(number, handler)
-        self.before.clear()
+        self.previous.clear()
 
-    @property
-    def code(self):
-        """The exit code that the signal which came asks for; 0: none came."""
-        return SIGNALS[self.received] if self.received else 0
-
-    def check(self, wish=False):
-        """Raise what a signal asked for that could not take effect when it came.
-
-        Of several processes, all raise what one of them was asked for, at the same call. With it they agree on `wish`,
-        a bool; what is returned is whether one of them has it.
-        """
-        code, is_wished = self.agreement(self.code, int(wish))
-        self.stop(code)
-        return bool(is_wished)
-
-    @staticmethod
-    def stop(code):
-        """Raise what ends a script with an exit code, if it is not 0."""
-        if code == SIGNALS["SIGINT"]:
-            raise KeyboardInterrupt
-        if code:
-            raise SystemExit(code)
-
-    def _handle(self, number, frame):
-        if os.getpid() != self.pid:  # a worker process, which the main one will end
+    def _note(self, number, frame):
+        if os.getpid() != self.pid:  # a data-loading worker, which the main process ends
             return
         name = signal.Signals(number).name
         if self.received is None:
             self.received = name
-            if hasattr(signal, "SIGCHLD"):  # worker processes that got it, too, may die, which torch would raise now
-                signal.signal(signal.SIGCHLD, lambda number, frame: None)  # not SIG_DFL: one may have come already
-            if self.in_step and processes.is_rank_zero():
-                with contextlib.suppress(OSError):  # the terminal may be gone, and that be the reason
-                    os.write(2, b"\nfinishing the step, then saving (Ctrl-C again leaves at once)\n")
-            elif processes.world_size() == 1 and not NOT_WITHIN.intersection(callers(frame)):
-                self.stop(SIGNALS[name])
+            if hasattr(
+                signal, "SIGCHLD"
+            ):  # workers that got the signal, too, may die; torch's handler would raise then
+                signal.signal(signal.SIGCHLD, lambda number, frame: None)
+            if processes.is_rank_zero():
+                with contextlib.suppress(OSError):  # the terminal may be gone, and be the reason for the signal
+                    os.write(2, MESSAGE)
         elif name == "SIGINT":
-            self.received, self.at_once = name, True
-            self.stop(SIGNALS[name])
+            self.received, self.is_urgent = name, True
+            raise KeyboardInterrupt
+
+    def agree(self, wants_checkpoint=False):
+        """Agree between all processes on whether to stop, and return whether rank 0 wants a checkpoint.
+
+        All processes call this at the same points. With several of them the answer is that of the call before, so that
+        nobody waits.
+        """
+        self.agreed_code, wanted = self.agreement(EXIT_CODES.get(self.received, 0), int(wants_checkpoint))
+        return bool(wanted)
+
+    def stop_if_agreed(self):
+        """Raise KeyboardInterrupt (Ctrl-C) or SystemExit if the processes agreed to stop."""
+        if processes.world_size() == 1:
+            self.stop_if_received()
+        raise_exit(self.agreed_code)
+
+    def stop_if_received(self):
+        """Raise KeyboardInterrupt or SystemExit if this process received a signal."""
+        raise_exit(EXIT_CODES.get(self.received, 0))
 
 
-def callers(frame):
-    """Yield the names of the functions that are being run, the innermost first."""
-    while frame is not None:
-        yield frame.f_code.co_name
-        frame = frame.f_back
+def raise_exit(code):
+    """Raise the exception that ends a script with an exit code; do nothing for 0."""
+    if code == EXIT_CODES["SIGINT"]:
+        raise KeyboardInterrupt
+    if code:
+        raise SystemExit(code)
 
 
-def check_for_stop():
-    """Raise what a signal asked for since the last step, where signals are looked after at all."""
+def stop_if_requested():
+    """Raise KeyboardInterrupt or SystemExit if a signal came while a StopSignals is active; else do nothing."""
     if _entered:
-        _entered[-1].check()
+        _entered[-1].agree()
+        _entered[-1].stop_if_agreed()

@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import torch
 
-from toolkit.core.metrics import is_streaming, results_of
+from toolkit.core.metrics import compute_metric, is_streaming
 from toolkit.core.totals import to_numpy
 from toolkit.core.trees import tree_map
 
@@ -60,13 +60,13 @@ def values_of(name, metric, samples, params):
     """Return the results of a metric, or of the loss, for samples (outputs, labels); {} if it is undefined for them."""
     try:
         if name != "loss" and not is_streaming(metric):
-            return results_of(name, metric, *tree_map(to_numpy, samples), params)
+            return compute_metric(name, metric, *tree_map(to_numpy, samples), params)
         samples = tree_map(lambda t: t.to(getattr(params, "device", "cpu")), samples)
         if name == "loss":
             loss = metric(*samples)
             return {key: float(value) for key, value in {"loss": loss, **getattr(loss, "parts", {})}.items()}
         metric.reset()
         metric.update(*samples)
-        return results_of(name, metric, None, None, params)
+        return compute_metric(name, metric, None, None, params)
     except Exception:
         return {}

@@ -9,8 +9,7 @@ import torch
 from torch.utils.data import Subset
 
 from toolkit.core.metrics import probabilities_of
-from toolkit.core.resumable_batches import is_divisible, resumable_batches
-from toolkit.core.sample_batches import load_batch
+from toolkit.core.resumable_batches import has_sample_indices, resumable_batches
 from toolkit.core.text import as_rows, in_utf8
 from toolkit.core.trees import tensors
 from toolkit.evaluation_report.collected_outputs import may_be_lengths
@@ -126,8 +125,8 @@ def places_in_dataset(dataloader, seed, count):
     Return None if they are not known: the loader is not a plain DataLoader, or its sampler gives no indices.
     """
     order = resumable_batches(dataloader, seed)  # the object that the evaluation has used
-    keys = order.sampler.order if order.can_skip else []
-    if not keys or not all(map(is_divisible, keys)):
+    keys = order.keys
+    if not keys or not all(map(has_sample_indices, keys)):
         return None
     places = np.concatenate([torch.as_tensor(key).cpu().numpy() for key in keys])
     return places if len(places) == count else None
@@ -149,12 +148,12 @@ def inputs_at(dataloader, seed, positions):
     Their `places_in_dataset` must be known.
     """
     order = resumable_batches(dataloader, seed)
-    ends = np.cumsum([len(key) for key in order.sampler.order])
+    ends = np.cumsum([len(key) for key in order.keys])
     for position in positions:
         number = int(np.searchsorted(ends, position, side="right"))
-        indices = order.sampler.order[number]
+        indices = order.keys[number]
         first = int(position - ends[number]) + len(indices)
-        yield load_batch(order, (0, number, first, indices[first : first + 1]))[0]
+        yield order.load_batch(0, number, first, indices[first : first + 1])[0]
 
 
 def class_scores(predictions):

@@ -16,16 +16,7 @@ from toolkit.evaluation_report.predictions import calibration, class_scores, fin
 from toolkit.evaluation_report.tagging_mistakes import mistakes_page
 from utils import UserError, read_json, write_whole
 
-REPORT_FILES = (  # with the name of the split; utils.REPORTS deletes them with their checkpoint
-    "report_{}.json",
-    "predictions_{}.csv",
-    "confusion_{}.png",
-    "reliability_{}.png",
-    "mistakes_{}.png",
-    "mistakes_{}.html",
-    "residuals_{}.png",
-)
-
+KINDS = ("report", "predictions", "confusion", "reliability", "mistakes", "residuals")  # of files; see utils.REPORTS
 MOST_CLASSES = 1000  # for scores of each class
 MOST_CLASSES_SHOWN = 20  # in the terminal
 MOST_MISTAKES = 24
@@ -40,7 +31,7 @@ class EvaluationReport:
     Attributes:
         metrics: dict, the task's metrics and one that collects the outputs.
         content: dict, the content of report_<split>.json.
-        files: dict from a name in REPORT_FILES to the content of the file; None if there is nothing to show.
+        files: dict from name ("report.json") to the content of the file; None if there is nothing to show.
         lines: list of str, the report for the terminal.
     """
 
@@ -63,13 +54,13 @@ class EvaluationReport:
             list of the paths of the files.
         """
         self.compute(results, split, about)
-        paths = {name: Path(folder) / name.format(split) for name in REPORT_FILES}
-        for name, path in paths.items():
-            if self.files.get(name) is None:
-                path.unlink(missing_ok=True)
-            else:
-                write_whole(path, self.files[name])
-        return [path for name, path in paths.items() if self.files.get(name) is not None]
+        files = {name.replace(".", f"_{split}."): file for name, file in self.files.items() if file is not None}
+        for name in (f"{kind}_{split}.{ending}" for kind in KINDS for ending in ("json", "csv", "png", "html")):
+            if name not in files:
+                (Path(folder) / name).unlink(missing_ok=True)
+        for name, file in files.items():
+            write_whole(Path(folder) / name, file)
+        return [Path(folder) / name for name in files]
 
     def compute(self, results, split, about):
         """Compute `content`, `files` and `lines`; arguments as for `write`."""
@@ -94,14 +85,13 @@ class EvaluationReport:
         if contradiction:
             self.lines += ["", f"No scores of classes: {contradiction}."]
         if kind == "regression":
-            self.files["residuals_{}.png"] = pictures.residuals(predictions.labels, predictions.predictions)
+            self.files["residuals.png"] = pictures.residuals(predictions.labels, predictions.predictions)
         elif predictions:
             self.add_classes(predictions)
         if kind == "tagging":
-            self.files["mistakes_{}.html"] = mistakes_page(predictions.rows, f"Mistakes on {split}")
-        if predictions:
-            self.files["predictions_{}.csv"] = as_csv(predictions.rows)
-        self.files["report_{}.json"] = json.dumps(self.content, allow_nan=False) + "\n"
+            self.files["mistakes.html"] = mistakes_page(predictions.rows, f"Mistakes on {split}")
+        report, rows = json.dumps(self.content, allow_nan=False) + "\n", predictions and as_csv(predictions.rows)
+        self.files = {"report.json": report, "predictions.csv": rows, **self.files}
 
     def add_classes(self, predictions):
         """Add scores of the classes, the calibration and the most confident mistakes."""
@@ -111,11 +101,11 @@ class EvaluationReport:
         error, bins = calibration(predictions.probabilities, right)
         mistakes = [predictions.rows[row] for row in worst]
         self.content |= {"classes": [], "calibration_error": error, "mistakes": mistakes}
-        self.files["reliability_{}.png"] = pictures.reliability(error, bins)
+        self.files["reliability.png"] = pictures.reliability(error, bins)
         if len(predictions.class_names) <= MOST_CLASSES:
             classes, confusion = class_scores(predictions)
             self.content |= {"classes": classes, "confusion": confusion.tolist()}
-            self.files["confusion_{}.png"] = pictures.confusion(confusion, predictions.class_names)
+            self.files["confusion.png"] = pictures.confusion(confusion, predictions.class_names)
             if len(classes) <= MOST_CLASSES_SHOWN:
                 self.lines += ["", pipe_table(classes)]
             else:
@@ -126,7 +116,7 @@ class EvaluationReport:
         self.lines += ["", f"expected calibration error: {error:.4f} ({about})"]
         if predictions.kind == "classification" and predictions.positions is not None:
             inputs = inputs_at(self.dataloader, self.params.seed, predictions.positions[worst])
-            self.files["mistakes_{}.png"] = pictures.mistakes(mistakes, inputs)
+            self.files["mistakes.png"] = pictures.mistakes(mistakes, inputs)
 
 
 def find_contradiction(predictions, results):

@@ -24,18 +24,14 @@ def real_inputs(task, split, data_dir, params):
 
 
 def compare(model, run, batches, name):
-    """Compare the outputs of two functions for batches of inputs: the model, and what runs the exported file `name`.
+    """Refuse the exported file `name` if what it computes (`run`) for batches of inputs differs from the model.
 
-    Returns:
-        The largest absolute difference, and the share of rows with the same largest output (None if no scores).
-
-    Raises:
-        UserError: an output differs by more than TOLERANCE of its largest value.
+    Return the largest absolute difference, and the share of rows with the same largest output (None without scores).
     """
     expected, actual = ([tensors(function(inputs)) for inputs in batches] for function in (model, run))
     difference = 0.0
     for ours, theirs in zip(zip(*expected, strict=True), zip(*actual, strict=True), strict=True):  # of all batches
-        largest = max(tensor[tensor.isfinite()].abs().max().item() for tensor in ours)
+        largest = max(torch.where(t.isfinite(), t.double().abs(), 0).max().item() for t in ours)
         try:
             torch.testing.assert_close(theirs, ours, rtol=0, atol=TOLERANCE * largest + 1e-6)
         except AssertionError as error:
@@ -43,8 +39,9 @@ def compare(model, run, batches, name):
                 f"{name}: not kept, because it does not compute what the model does: {' '.join(str(error).split())} "
                 f"(randomness, or state that changes in evaluation mode, cannot be exported)"
             ) from None
-        apart = [torch.where(a == b, 0, (a - b).abs()).max().item() for a, b in zip(ours, theirs, strict=True)]
-        difference = max(difference, *apart)
+        for a, b in zip(ours, theirs, strict=True):
+            apart = torch.where(a == b, 0, (a.double() - b.double()).abs())  # 0 if both are infinite
+            difference = max(difference, apart.max().item())
     if expected[0][0].ndim < 2 or expected[0][0].shape[-1] < 2:
         return difference, None
     rows = [torch.cat([batch[0].argmax(-1).flatten() for batch in outputs]) for outputs in (expected, actual)]

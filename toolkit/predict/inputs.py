@@ -13,14 +13,9 @@ AT_ONCE = 2**26  # bytes of pixels that are decoded together
 
 
 def read_inputs(task, paths, params):
-    """Read files, and all files below folders, with `read_items` of the task's data_loader.py, or else as images.
+    """Return (names, batches) of files and folders, read by `read_items` of data_loader.py, or else as images.
 
-    Returns:
-        names: list of str. For images it is complete once all batches were read.
-        batches: iterable of inputs of the model, in the order of the names.
-
-    Raises:
-        UserError: there is nothing to read, or no way to read it.
+    `batches` yields inputs of the model in the order of `names`, a list that is complete once all batches were read.
     """
     named, found = [], []  # files that the user names are read whatever their ending
     for path in map(Path, paths):
@@ -50,11 +45,7 @@ def read_inputs(task, paths, params):
 
 
 def image_batches(files, params, names):
-    """Yield images as uint8 tensors (B, C, H, W), and append their names to `names`; skip, and log, corrupt files.
-
-    Raises:
-        UserError: no file can be decoded.
-    """
+    """Yield images as uint8 tensors (B, C, H, W), and append their names to `names`; log and skip corrupt files."""
     size, channels = (params.image_height, params.image_width), params.image_channels
     at_once = max(params.batch_size, AT_ONCE // (size[0] * size[1] * channels))
 

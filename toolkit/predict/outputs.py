@@ -56,9 +56,6 @@ def rows_of(task, outputs, names, params, top_k):
     """Return the predictions as rows of a table, dicts: "item", then what `describe` of data_loader.py returns.
 
     Without that function, scores of classes become the `top_k` most probable classes, other numbers stay numbers.
-
-    Raises:
-        UserError: the outputs are neither.
     """
     file, num_classes = task.path_of(task.data_loader), params.values.get("num_classes")
     if task.describe:

@@ -38,8 +38,8 @@ def choose_metric(rows, name=None, mode=None):
 
     Args:
         rows: list of Row.
-        name: the metric that the user asked for, or None for the one that selected the best checkpoint of most rows.
-        mode: "max" or "min" if the user asked for it.
+        name: a metric, or None for the one that selected the best checkpoint of most rows.
+        mode: "max" or "min", or None for that metric's own direction.
 
     Returns:
         (name, mode, notes): notes are lines to show; name is None if no row has a metric.
@@ -56,18 +56,18 @@ def choose_metric(rows, name=None, mode=None):
         )
     if not known:
         return None, None, []
-    monitors = Counter(row.monitor for row in rows if row.monitor[0] in row.metrics)
+    monitors = [row.monitor for row in rows if row.monitor[0] in row.metrics]
     notes = []
     if name is None:
-        names = Counter(row.monitor[0] for row in rows if row.monitor[0] in row.metrics)
-        name = names.most_common(1)[0][0] if names else known[0]
-        others = [f"by {other} in {count}" for other, count in names.most_common()[1:]]
-        if others:
-            notes.append(f"The best checkpoint was selected by {name} in {names[name]} rows, {', '.join(others)}")
+        names = Counter(monitor for monitor, _ in monitors).most_common()
+        name = names[0][0] if names else known[0]
+        if len(names) > 1:
+            in_rows = ", ".join(f"by {monitor} in {number} rows" for monitor, number in names)
+            notes.append(f"The best checkpoint was selected {in_rows}")
     if mode is None:
         plain = name.removeprefix("test_")
-        modes = [monitor[1] for monitor, _ in monitors.most_common() if monitor[0] == plain and monitor[1]]
-        mode = modes[0] if modes else MODES.get(plain)
+        modes = Counter(direction for monitor, direction in monitors if monitor == plain and direction).most_common(1)
+        mode = modes[0][0] if modes else MODES.get(plain)
     if mode is None:
         raise UserError(f"--metric {name}: is a higher or a lower value better? Add --mode max or --mode min")
     return name, mode, notes
@@ -135,10 +135,10 @@ def merge(replicates, taken, notes):
     merged = Row(name, first.folder, params, monitor=first.monitor, replicates=replicates)
     merged.status = max((row.status for row in replicates), key=STATUSES.index)
     merged.why = next((row.why for row in replicates if row.status == merged.status), "")
-    epochs = [row.epochs for row in replicates if row.epochs is not None]
-    merged.epochs = sum(epochs) / len(epochs) if epochs else None
-    looks = [row.looks for row in replicates if row.looks is not None]
-    merged.looks = sum(looks) if looks else None
+    if epochs := [row.epochs for row in replicates if row.epochs is not None]:
+        merged.epochs = sum(epochs) / len(epochs)
+    if looks := [row.looks for row in replicates if row.looks is not None]:
+        merged.looks = sum(looks)
     for metric in dict.fromkeys(metric for row in merged.finished for metric in row.metrics):
         having = [row for row in merged.finished if metric in row.metrics]
         values = means_per_fold(having, [row.metrics[metric] for row in having])

@@ -16,13 +16,13 @@ from string import Template
 
 from toolkit.core.monitor import MODES
 from toolkit.core.provenance import now
-from toolkit.results.pictures import scale_of, spans_orders
-from toolkit.results.rows import as_dict, read_curves, read_or_note
+from toolkit.results.pictures import is_wide, scale_of
+from toolkit.results.rows import of_type, read_curves, read_or_note
 from toolkit.results.tables import plain
 from utils import UserError
 
 SCRIPTS = ("table", "charts", "details")  # in this order
-LARGEST = 10_000_000  # bytes of the page; what would make it larger is left out
+LARGEST = 10_000_000  # bytes; curves, reports and pictures that would make the page larger are left out
 MOST_POINTS = 100  # per learning curve
 MOST_AXES = 12  # hyperparameters in the charts
 LONGEST_VALUE = 2_000  # characters of a hyperparameter
@@ -30,16 +30,11 @@ MOST_PICTURES = 50  # pictures of mistakes
 PICTURE_SIZE = 900  # pixels, the longer side of such a picture
 
 
-def make_page(table, mode, parent_dir):
-    """Make the page that shows a table.
-
-    Args:
-        table: ResultsTable.
-        mode: "max" if higher values of its metric are better, else "min".
-        parent_dir: the folder with the experiments, which the page names.
+def make_page(table, parent_dir):
+    """Make the page that shows a ResultsTable of the experiments in `parent_dir`.
 
     Returns:
-        (page, left_out): the bytes of an HTML file of at most LARGEST bytes, and lines that say what is not in it.
+        (page, left_out): the bytes of an HTML file, and lines that say what is not in it because of its size.
 
     Raises:
         UserError: plotly is not installed.
@@ -54,27 +49,26 @@ def make_page(table, mode, parent_dir):
     script = "\n".join((folder / f"page_{name}.js").read_text(encoding="utf-8") for name in SCRIPTS)
     template = Template((folder / "page.html").read_text(encoding="utf-8"))
     parts = {"scripts": f"{sha256(script)} {sha256(plotly)}", "plotly": packed, "script": script}
-    content, left_out = page_content(
-        table, mode, parent_dir, LARGEST - len(template.substitute(parts, data="").encode())
-    )
-    return template.substitute(parts, data=as_json(content)).encode(), left_out
+    content = page_content(table, parent_dir, LARGEST - len(template.substitute(parts, data="").encode()))
+    return template.substitute(parts, data=as_json(content)).encode(), content["left_out"]
 
 
-def page_content(table, mode, parent_dir, size):
-    """Return (content, left_out): what the page shows, a dict of at most `size` bytes as JSON, and what is missing."""
+def page_content(table, parent_dir, size):
+    """Return what the page shows, a dict for JSON of about `size` bytes at most; its "left_out" is what is missing."""
     names = dict.fromkeys([table.metric.removeprefix("test_"), "loss"] if table.metric else ["loss"])
     content = {
         "title": str(parent_dir),
         "written": now(),
         "metric": table.metric,
-        "mode": mode,
+        "mode": table.mode,
         "best": next((i for i, row in enumerate(table.rows) if row is table.best), None),
         "below": table.below(longest=1000),
         "series": [f"{split}_{name}" for name in names for split in ("val", "train")],
+        "left_out": [],
     }
     shown = [column for column in table.columns if column.kind != "detail"]
     shown.sort(key=lambda column: 0 if column.kind == "name" else 1 if column.name == table.metric else 2)
-    content["columns"] = describe_columns(shown, table, mode)
+    content["columns"] = describe_columns(shown, table)
     cells = zip(*([short(value) for value in column.values] for column in shown), strict=True)
     content["params"], params = split_common([{k: short(v) for k, v in row.params.items()} for row in table.rows])
     content["facts"], facts = split_common([facts_of(row) for row in table.rows])
@@ -83,27 +77,17 @@ def page_content(table, mode, parent_dir, size):
     metrics = [column.name for column in shown if column.kind == "metric"]
     for entry, row, report in zip(entries, table.rows, reports, strict=True):
         more = {"folder": row.folder, "why": row.why, "spreads": spreads_of(row, report, metrics)}
-        more["details"] = row.metrics if len(row.metrics) > len(metrics) else None  # such as f1/person
         more["replicates"] = [[one.name, one.status, one.metrics.get(table.metric)] for one in row.replicates]
         entry |= {name: cleaned(value) for name, value in more.items() if value}
-    return content, fill(content, entries, table.rows, reports, size)
+    content["rows"] = entries
+    fill(content, table.rows, reports, size)
+    return content
 
 
-def fill(content, entries, rows, reports, size):
-    """Add the rows, then their curves, reports and pictures, best rows first, until the page has `size` bytes.
-
-    Returns:
-        Lines that say what was left out.
-    """
-    content |= {"rows": [], "left_out": []}
+def fill(content, rows, reports, size):
+    """Add curves, reports and pictures, best rows first, until the content takes `size` bytes as JSON."""
     left = size - len(as_json(content)) - 1000
-    for place, entry in enumerate(entries):
-        left -= len(as_json(entry)) + 1
-        if left < 0:
-            content["left_out"].append(f"rows: only the best {place:,} of {len(entries):,}")
-            break
-        content["rows"].append(entry)
-    for place, (entry, row, report) in enumerate(zip(content["rows"], rows, reports, strict=False)):
+    for place, (entry, row, report) in enumerate(zip(content["rows"], rows, reports, strict=True)):
         extras = {"curves": thinned_curves(row, content["series"]), "report": cleaned(report)}
         extras["mistakes"] = read_picture(row, report) if place < MOST_PICTURES else None
         left -= len(as_json(extras))
@@ -111,55 +95,56 @@ def fill(content, entries, rows, reports, size):
             content["left_out"].append(f"curves, reports and pictures: only those of the best {place:,} rows")
             break
         entry |= {name: value for name, value in extras.items() if value}
-    return content["left_out"]
 
 
-def describe_columns(columns, table, mode):
-    """Return a dict per column: name, kind, "mode" of metrics, and "scale" of what the charts show."""
+def describe_columns(columns, table):
+    """Return a dict per column: name, kind, numeric, "mode" of metrics, and "scale" of what the charts show."""
     drawn = [i for i, row in enumerate(table.rows) if math.isfinite(row.metrics.get(table.metric, math.nan))]
-    described = [{"name": column.name, "kind": column.kind} for column in columns]
-    hyperparameters = [i for i, column in enumerate(columns) if column.kind == "hyperparameter"]
-    axes = 0
-    for i, name in zip(hyperparameters, table.hyperparameters, strict=True):
-        values = [columns[i].values[row] for row in drawn]
-        if len(set(map(plain, values))) > 1 and axes < MOST_AXES:
-            described[i]["scale"], axes = scale_of(values, table.results.search_space.get(name)), axes + 1
-    for column in described:
-        if column["kind"] == "metric":
-            is_main = column["name"] == table.metric
-            column["mode"] = mode if is_main else MODES.get(column["name"].removeprefix("test_"), "max")
-            if is_main and drawn:
-                is_log = mode == "min" and spans_orders([table.rows[row].metrics[table.metric] for row in drawn])
-                column["scale"] = "log" if is_log else "linear"
+    described, axes = [], 0
+    for column in columns:
+        about = {"name": column.name, "kind": column.kind, "numeric": column.is_numeric}
+        values = [column.values[i] for i in drawn]
+        if column.kind == "hyperparameter":
+            if len(set(map(plain, values))) > 1 and axes < MOST_AXES:
+                about["scale"], axes = scale_of(values), axes + 1
+        elif column.name == table.metric:
+            is_log = table.mode == "min" and is_wide(values)
+            about |= {"mode": table.mode, "scale": "log" if is_log else "linear"}
+        elif column.kind == "metric":
+            about["mode"] = MODES.get(column.name.removeprefix("test_"), "max")
+        described.append(about)
     return described
 
 
 def spreads_of(row, report, metrics):
-    """Return the 95% confidence intervals of metrics: a dict from name to half the width, or to [low, high]."""
-    prefix = "test_" if report.get("split") == "test" else ""
-    matches = report.get("checkpoint") == "best.pth.tar" and not row.replicates  # the row's metrics are from there
-    ends = {f"{prefix}{name}": value for name, value in as_dict(report.get("intervals")).items() if matches}
-    return {name: value for name, value in (ends | row.half_widths).items() if name in metrics}
+    """Return the 95% confidence intervals of metrics: a dict from name to "± 0.0123" or "(0.7500–0.8500)"."""
+    spreads, prefix = {}, "test_" if report.get("split") == "test" else ""
+    if report.get("checkpoint") == "best.pth.tar" and not row.replicates:  # the row's metrics are from there, too
+        for name, ends in of_type(report.get("intervals"), dict).items():
+            with contextlib.suppress(TypeError, ValueError):
+                spreads[prefix + name] = "({:.4f}–{:.4f})".format(*ends)
+    spreads |= {name: f"± {width:.4f}" for name, width in row.half_widths.items()}
+    return {name: spread for name, spread in spreads.items() if name in metrics}
 
 
 def facts_of(row):
     """Return code, data, hardware and versions of a run, a dict of texts and numbers."""
     run = read_or_note(row.folder, "run.json", [])
-    sessions = [as_dict(one) for one in as_list(run.get("sessions"))] or [{}]
+    sessions = [of_type(one, dict) for one in of_type(run.get("sessions"), list)] or [{}]
     seconds = [one["seconds"] for one in sessions if isinstance(one.get("seconds"), int | float)]
-    code, hardware = as_dict(sessions[-1].get("code")), as_dict(sessions[-1].get("hardware"))
+    code, hardware = of_type(sessions[-1].get("code"), dict), of_type(sessions[-1].get("hardware"), dict)
     changes = code.get("uncommitted_diff")
     facts = {
         "commit": str(code.get("commit") or "")[:12],
         "uncommitted changes": hashlib.sha256(str(changes).encode()).hexdigest()[:12] if changes else None,
-        "data": str(as_dict(run.get("dataset")).get("fingerprint") or "")[:12],
-        "hardware": ", ".join(map(str, as_list(hardware.get("gpus")) or [hardware.get("processor", "")])),
+        "data": str(of_type(run.get("dataset"), dict).get("fingerprint") or "")[:12],
+        "hardware": ", ".join(map(str, of_type(hardware.get("gpus"), list) or [hardware.get("processor", "")])),
         "parameters of the model": run.get("parameters_of_the_model"),
-        "best epoch": as_dict(run.get("best")).get("epoch"),
-        "command": " ".join(map(str, as_list(sessions[-1].get("command")))),
+        "best epoch": of_type(run.get("best"), dict).get("epoch"),
+        "command": " ".join(map(str, of_type(sessions[-1].get("command"), list))),
         "started": sessions[0].get("started"),
         "seconds": round(sum(seconds), 1) if seconds else None,
-    } | as_dict(sessions[-1].get("versions"))
+    } | of_type(sessions[-1].get("versions"), dict)
     return {name: short(value) for name, value in facts.items() if value not in (None, "")}
 
 
@@ -215,11 +200,6 @@ def short(value):
     if isinstance(value, int) and abs(value) > 2**53:  # too large for a number in JavaScript
         value = str(value)
     return cleaned(value[:LONGEST_VALUE] if isinstance(value, str) else value)
-
-
-def as_list(value):
-    """Return `value` if it is a list, else an empty list."""
-    return value if isinstance(value, list) else []
 
 
 def cleaned(value):

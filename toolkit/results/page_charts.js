@@ -47,25 +47,23 @@ function drawCurves() {
     const wanted = byId("series").value, selected = [...state.selected.keys()], having = selected.filter(i => rows[i].curves);
     const traces = having.flatMap(i => ["val", "train"].map(split => {
         const values = rows[i].curves.values[data.series.indexOf(`${split}_${wanted}`)] || [], { epochs } = rows[i].curves;
-        const dash = split === "train" ? "dot" : state.selected.get(i) < COLORS.length ? "solid" : "dash";
         return {
             type: "scatter", mode: values.length === 1 ? "markers" : "lines", name: label(i, 40), showlegend: split === "val",
             y: values.map(value => typeof value === "number" ? value : null),
             x: values.map((_, k) => Math.floor(k * (epochs - 1) / Math.max(values.length - 1, 1)) + 1),
-            line: { color: colorOf(i), width: split === "val" ? 2 : 1.2, dash },
+            line: { color: colorOf(i), width: split === "val" ? 2 : 1.2, dash: split === "val" ? "solid" : "dot" },
             text: `${label(i)}, ${split}`, hovertemplate: "%{text}<br>epoch %{x}: %{y:.4g}<extra></extra>",
         };
     }));
     const missing = selected.length - having.length;
-    byId("curves-note").textContent = `Rows selected in the table; validation as a line, training dotted.${missing ? ` ${missing} without a curve in this file.` : ""}`;
+    byId("curves-note").textContent = "The rows selected in the table; validation as a line, training dotted."
+        + (missing ? ` ${missing} without a curve in this file.` : "");
     plot("curves", traces, {
         height: 380 + 20 * having.length, showlegend: true, legend: { orientation: "h", y: -0.15 },
         xaxis: axisStyle({ title: { text: "epoch" }, ...(traces.some(trace => trace.x.at(-1) > 10) ? {} : { dtick: 1 }) }),
         yaxis: axisStyle({ title: { text: escaped(wanted) }, type: spansOrders(traces.flatMap(trace => trace.y)) ? "log" : "linear" }),
     });
 }
-
-// ---- what the charts by hyperparameter share
 
 const withMetric = [...rows.keys()].filter(i => METRIC >= 0 && Number.isFinite(numberOf(rows[i].cells[METRIC])));
 const axes = columns.flatMap((column, c) => column.scale && c !== METRIC ? [makeAxis(column, c)] : []);
@@ -80,8 +78,9 @@ function makeAxis({ name, scale }, c) {  // where rows are on the axis of a colu
     const finite = withMetric.map(i => scaled(at(i))).filter(Number.isFinite);
     const [low, high] = finite.reduce(([low, high], x) => [Math.min(low, x), Math.max(high, x)], [Infinity, -Infinity]);
     const fraction = x => high > low ? (scaled(x) - low) / (high - low) : 0.5;
-    const ticks = isCategory ? texts.map((text, place) => [place, text]).filter(([place]) => place % Math.ceil(texts.length / MOST_TICKS) === 0)
-        : (high > low ? [0, 0.25, 0.5, 0.75, 1] : [0.5]).map(part => inverse(low + part * (high - low))).map(x => [x, String(Number(x.toPrecision(3)))]);
+    const step = Math.ceil(texts.length / MOST_TICKS), parts = high > low ? [0, 0.25, 0.5, 0.75, 1] : [0.5];
+    const ticks = isCategory ? texts.map((text, place) => [place, shorten(text, 14)]).filter(([place]) => place % step === 0)
+        : parts.map(part => inverse(low + part * (high - low))).map(x => [x, String(Number(x.toPrecision(3)))]);
     return { name, isLog, isCategory, at, fraction, ticks, isWide: isLog && high - low > Math.log(100) };
 }
 
@@ -110,7 +109,7 @@ function drawPanels() {
     const traces = axes.flatMap((axis, a) => {
         const number = a ? a + 1 : "", names = a % across ? {} : { title: { text: escaped(columns[column].name) } };
         const jitter = i => axis.isCategory && drawn.length > 12 ? 0.3 * ((i * 0.618034) % 1 - 0.5) : 0;  // spreads one category sideways
-        const ticks = axis.isCategory ? { tickvals: axis.ticks.map(([x]) => x), ticktext: axis.ticks.map(([, text]) => escaped(shorten(text, 14))) } : {};
+        const ticks = axis.isCategory ? { tickvals: axis.ticks.map(([x]) => x), ticktext: axis.ticks.map(([, text]) => escaped(text)) } : {};
         layout[`xaxis${number}`] = axisStyle({ title: { text: escaped(shorten(axis.name, 40)) }, nticks: 6, exponentformat: "e",
             type: axis.isLog ? "log" : "linear", ...ticks, ...(axis.isWide ? { dtick: 1 } : {}) });
         layout[`yaxis${number}`] = axisStyle({ type: isLog ? "log" : "linear", ...(a ? { matches: "y" } : {}), ...names });
@@ -137,12 +136,15 @@ function drawParallel() {  // plotly's own parcoords would need eval, which the 
             customdata: mine.flatMap(i => Array(all.length + 1).fill(i)), text: mine.flatMap(i => Array(all.length + 1).fill(label(i))),
         };
     });
-    const isMissing = axis => withMetric.some(i => Number.isNaN(axis.at(i)));
-    const annotations = all.flatMap((axis, a) => [...axis.ticks.map(([x, text]) => [axis.fraction(x), text]), ...(isMissing(axis) ? [[-0.1, "–"]] : [])]
-        .map(([y, text]) => ({ x: a, y, text: escaped(shorten(text, 14)), showarrow: false, xanchor: "left", xshift: 3, bgcolor: `${css("--page")}b0`, font: { size: 11 } })));
+    const style = { showarrow: false, xanchor: "left", xshift: 3, bgcolor: `${css("--page")}b0`, font: { size: 11 } };
+    const annotations = all.flatMap((axis, a) => {
+        const missing = withMetric.some(i => Number.isNaN(axis.at(i))) ? [{ ...style, x: a, y: -0.1, text: "–" }] : [];
+        return [...axis.ticks.map(([x, text]) => ({ ...style, x: a, y: axis.fraction(x), text: escaped(text) })), ...missing];
+    });
     byId("parallel").style.minWidth = `${all.length * 105}px`;
     plot("parallel", traces, {
-        annotations, margin: { l: 64, r: 64, t: 40, b: 10 }, dragmode: false, yaxis: { visible: false, range: [-0.14, 1.05], fixedrange: true },
+        annotations, margin: { l: 64, r: 64, t: 40, b: 10 }, dragmode: false,
+        yaxis: { visible: false, range: [-0.14, 1.05], fixedrange: true },
         xaxis: axisStyle({ side: "top", gridcolor: css("--muted"), fixedrange: true, range: [-0.1, all.length - 0.75], tickangle: 0,
             tickvals: [...all.keys()], ticktext: all.map(axis => escaped(shorten(axis.name, 15))), ticklabeloverflow: "allow" }),
     }, event => show(event.points[0].customdata));

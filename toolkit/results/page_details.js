@@ -2,8 +2,7 @@
 
 const merged = (shared, own) => new Map([...Object.entries(shared), ...Object.entries(own)]);
 const paramsOf = i => merged(data.params, rows[i].params), factsOf = i => merged(data.facts, rows[i].facts);
-const metricsOf = i => rows[i].details ? new Map(Object.entries(rows[i].details))
-    : new Map(columns.flatMap((column, c) => column.kind === "metric" ? [[column.name, rows[i].cells[c]]] : []));
+const metricsOf = i => new Map(columns.flatMap((column, c) => column.kind === "metric" ? [[column.name, rows[i].cells[c]]] : []));
 const ofFirst = i => rows[i].replicates ? " of the first replicate" : "";  // each replicate has its own
 
 function tableOf(headers, lines, numeric = []) {
@@ -13,9 +12,9 @@ function tableOf(headers, lines, numeric = []) {
         make("tbody", {}, ...lines.map(line => make("tr", {}, ...line.map((value, c) => cell("td", value, c)))))));
 }
 
-function metricsTable(i, keep) {
-    const metrics = metricsOf(i), names = [...metrics.keys()].filter(name => keep(name) && metrics.get(name) !== null);
-    const cell = name => textOf(metrics.get(name), "metric") + spreadOf(rows[i], { name, kind: "metric" });
+function metricsTable(i) {
+    const metrics = metricsOf(i), names = [...metrics.keys()].filter(name => metrics.get(name) !== null);
+    const cell = name => textOf(metrics.get(name), "metric") + spreadOf(rows[i], name);
     const lines = [...new Set(names.map(name => name.replace(/^test_/, "")))];
     return tableOf(["", "validation", "test"], lines.map(name => [name, cell(name), cell(`test_${name}`)]));
 }
@@ -33,7 +32,7 @@ function present(id, title, ...children) {  // fills a section, scrolls to it an
 
 function show(i) {
     state.shown = i;
-    const row = rows[i], ofClasses = [...metricsOf(i).keys()].some(name => name.includes("/"));
+    const row = rows[i];
     let report;
     try {
         report = row.report ? reportOf(i, row.report) : [note(row.replicates ? "This file has no evaluation of the first replicate."
@@ -43,8 +42,7 @@ function show(i) {
     }
     present("details", nameOf(i), note(`${row.cells[STATUS]}${row.why ? `: ${row.why}` : ""} · ${row.folder}`),
         make("div", { className: "side" },
-            make("div", {}, heading("Metrics"), metricsTable(i, name => !name.includes("/")),
-                ofClasses ? closed("metrics per class", metricsTable(i, name => name.includes("/"))) : null),
+            make("div", {}, heading("Metrics"), metricsTable(i)),
             make("div", {}, heading("Hyperparameters"), tableOf(["", "value"], Object.entries(row.params)),
                 closed("the same in all experiments", tableOf(["", "value"], Object.entries(data.params))),
                 closed(`versions, hardware, data, command${ofFirst(i)}`, tableOf(["", "value"], [...factsOf(i)])))),
@@ -77,7 +75,8 @@ function compare() {
     const differing = of => [...new Set([...of(a).keys(), ...of(b).keys()])].map(name => [name, of(a).get(name), of(b).get(name)])
         .filter(([, x, y]) => x !== y);
     const params = differing(paramsOf), metrics = differing(metricsOf), facts = differing(factsOf);
-    const headers = ["", nameOf(a), nameOf(b)], alike = [...paramsOf(a).keys()].filter(name => paramsOf(a).get(name) === paramsOf(b).get(name));
+    const headers = ["", nameOf(a), nameOf(b)];
+    const alike = [...paramsOf(a).keys()].filter(name => paramsOf(a).get(name) === paramsOf(b).get(name));
     const difference = (x, y) => {
         const value = numberOf(y) - numberOf(x);
         return Number.isFinite(value) ? `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(4)}` : "–";
@@ -89,21 +88,18 @@ function compare() {
         heading(`Different code, versions, hardware, data${ofFirst(a) || ofFirst(b)}`), facts.length ? tableOf(headers, facts) : note("None."));
 }
 
-// ---- start
-
 document.title = `Results: ${data.title}`;
 byId("title").textContent = data.title;
 byId("summary").textContent = `${data.below[0].split(";")[0]} · ${new Date(data.written).toLocaleString()}`;
-byId("below").append(...[...data.below, ...data.left_out.map(line => `Left out because of the size of this file: ${line}`)].map(line => make("p", {}, line)));
+const missing = data.left_out.map(line => `Left out because of the size of this file: ${line}`);
+byId("below").append(...[...data.below, ...missing].map(line => make("p", {}, line)));
 byId("table").tHead.append(make("tr", {}, make("th", { className: "pick", scope: "col", "aria-label": "selected" }), ...headings));
 byId("table").tBodies[0].addEventListener("click", event => {
     const row = event.target.closest("tr");
     if (row && !event.target.closest(".pick")) show(Number(row.id.slice(4)));
 });
-byId("metric").append(...columns.flatMap((column, c) => column.kind === "metric"
-    ? [make("option", { value: c, selected: c === METRIC }, column.name)] : []));
-const series = new Set(data.series.map(name => name.replace(/^(val|train)_/, "")));
-byId("series").append(...[...series].map(name => make("option", {}, name)));
+columns.forEach(({ kind, name }, c) => kind === "metric" && byId("metric").append(make("option", { value: c, selected: c === METRIC }, name)));
+data.series.filter(name => name.startsWith("val_")).forEach(name => byId("series").append(make("option", {}, name.slice(4))));
 byId("panels-section").hidden = !axes.length;
 byId("parallel-section").hidden = axes.length < 2;
 byId("filter").addEventListener("input", filter);

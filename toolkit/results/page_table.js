@@ -4,7 +4,7 @@
 const byId = id => document.getElementById(id);
 const data = JSON.parse(byId("data").textContent);
 const { columns, rows } = data;
-const MOST_SELECTED = 16, MOST_SHOWN = 500;
+const MOST_SHOWN = 500;  // rows
 const COLORS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#9a6fd0", "#808080"];
 const NAME = columns.findIndex(column => column.kind === "name"), STATUS = columns.findIndex(column => column.kind === "status");
 const METRIC = columns.findIndex(column => column.kind === "metric" && column.name === data.metric);
@@ -15,7 +15,7 @@ const state = {
     sort: { column: METRIC, sign: data.mode === "max" ? -1 : 1 },
 };
 const nameOf = i => rows[i].cells[NAME];
-const colorOf = i => COLORS[state.selected.get(i) % COLORS.length];
+const colorOf = i => COLORS[state.selected.get(i)];
 
 function make(tag, properties = {}, ...children) {
     const element = document.createElement(tag);
@@ -41,12 +41,7 @@ function textOf(value, kind) {
     return Math.abs(number) < 1e-4 ? short.toExponential() : String(short);
 }
 
-function spreadOf(row, column) {  // the 95% confidence interval as text
-    const spread = column.kind === "metric" && row.spreads && Object.hasOwn(row.spreads, column.name) ? row.spreads[column.name] : null;
-    if (spread === null) return "";
-    return typeof spread === "number" ? ` ± ${spread.toFixed(4)}` : ` (${spread.map(end => textOf(end, "metric")).join("–")})`;
-}
-
+const spreadOf = (row, name) => row.spreads && Object.hasOwn(row.spreads, name) ? ` ${row.spreads[name]}` : "";  // its 95% confidence interval
 const collator = new Intl.Collator(undefined, { numeric: true, sensitivity: "base" });
 
 function compareValues(a, b, sign) {  // in either direction, texts follow numbers, then NaN, then missing values
@@ -57,24 +52,18 @@ function compareValues(a, b, sign) {  // in either direction, texts follow numbe
     return sign * (x === undefined ? collator.compare(a, b) : x < y ? -1 : x > y ? 1 : 0);
 }
 
-// ---- rows and headings
-
 function makeRow(row, i) {
     const box = make("input", { type: "checkbox", "aria-label": `select ${nameOf(i)}`, onchange: () => select(i, box.checked) });
     const cells = columns.map((column, c) => {
-        const text = textOf(row.cells[c], column.kind), spread = spreadOf(row, column);
-        if (c === NAME) return make("td", { className: "name" }, i === data.best ? make("span", { className: "best", title: "best finished row" }, "★ ") : null,
-            make("button", { type: "button", className: "link" }, text));
+        const text = textOf(row.cells[c], column.kind), spread = spreadOf(row, column.name);
+        const star = i === data.best ? make("span", { className: "best", title: "best finished row" }, "★ ") : null;
+        if (c === NAME) return make("td", { className: "name" }, star, make("button", { type: "button", className: "link" }, text));
         const look = c === STATUS && text !== "finished" ? (text === "failed" ? "failed" : "muted") : column.numeric ? "number" : "";
         return make("td", { className: look, title: text + spread }, text, spread ? make("span", { className: "spread" }, spread) : null);
     });
     return make("tr", { id: `row-${i}` }, make("td", { className: "pick" }, box), ...cells);
 }
 
-columns.forEach((column, c) => {
-    const isNumber = row => row.cells[c] === null || numberOf(row.cells[c]) !== undefined;
-    column.numeric = !["name", "status"].includes(column.kind) && rows.every(isNumber);
-});
 const tableRows = [];  // by row number, made when they are shown
 const headings = columns.map((column, c) => make("th", { scope: "col", className: c === NAME ? "name" : column.numeric ? "number" : "" },
     make("button", { type: "button", title: column.name, onclick: () => sortBy(c) }, column.name, make("span", {}))));
@@ -98,8 +87,6 @@ function arrange() {
         heading.querySelector("span").textContent = c === column ? (sign < 0 ? " ↓" : " ↑") : "";
     });
 }
-
-// ---- the filter
 
 function parseFilter(text) {  // returns functions from row number to boolean; throws a text for the user
     return (text.match(/(?:[^\s"]|"[^"]*"?)+/g) || []).map(term => {
@@ -138,12 +125,10 @@ function filter() {
     }
 }
 
-// ---- the selection
-
 function select(i, on) {
     const taken = [...state.selected.values()];
     if (!on) state.selected.delete(i);
-    else if (taken.length < MOST_SELECTED) state.selected.set(i, [...Array(MOST_SELECTED).keys()].find(color => !taken.includes(color)));
+    else if (taken.length < COLORS.length) state.selected.set(i, [...COLORS.keys()].find(color => !taken.includes(color)));
     showSelection();
     redraw("curves", "panels");
 }
@@ -155,7 +140,7 @@ function showSelection() {
         box.checked = on;
         box.style.accentColor = on ? colorOf(i) : "";
     });
-    byId("selection").textContent = `${state.selected.size} selected${state.selected.size < MOST_SELECTED ? "" : ", the most that can be drawn"}`;
+    byId("selection").textContent = `${state.selected.size} selected${state.selected.size < COLORS.length ? "" : ", the most that can be drawn"}`;
     byId("compare-button").disabled = state.selected.size < 2;
     byId("clear").disabled = !state.selected.size;
 }

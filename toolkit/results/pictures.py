@@ -11,30 +11,21 @@ from toolkit.results.tables import as_text
 
 MOST_PANELS = 6  # hyperparameters with a panel of their own
 MOST_CATEGORIES = 12  # named on an axis
-FEW_VALUES = 6  # a number with at most so many values is drawn as categories
+FEW_VALUES = 6  # a number that takes at most so many values is drawn as categories
+LOG_RANGE = 30  # an axis is logarithmic if its largest value is at least so many times the smallest
 MOST_CURVES = 10
 BEST = "#d55e00"  # vermilion: distinguishable from all of viridis, also for color-blind readers
 
 
-def plot_results(table, mode):
-    """Draw the rows of a table.
-
-    Args:
-        table: ResultsTable.
-        mode: "max" if higher values of its metric are better, else "min".
-
-    Returns:
-        The picture, as the bytes of a PNG file.
-    """
+def plot_results(table):
+    """Return a picture of the rows of a ResultsTable, as the bytes of a PNG file."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     rows = [row for row in table.rows if math.isfinite(row.metrics.get(table.metric, math.nan))]
-    space = table.results.search_space
-    axes = {name: [row.params.get(name) for row in rows] for name in table.hyperparameters}
-    axes = [(name, *positions_of(values, space.get(name))) for name, values in axes.items()]
+    axes = [(name, *positions_of([row.params.get(name) for row in rows])) for name in table.hyperparameters]
     axes = [axis for axis in axes if len(set(axis[1])) > 1][:MOST_PANELS]  # it may vary only in rows not drawn
-    is_log = mode == "min" and spans_orders([row.metrics[table.metric] for row in rows])
+    is_log = table.mode == "min" and is_wide([row.metrics[table.metric] for row in rows])
     heights = [3.1 * math.ceil(len(axes) / 3)] * bool(axes) + [3.6]
     figure = Figure(figsize=(13, sum(heights)), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
     parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False).flat
@@ -46,40 +37,30 @@ def plot_results(table, mode):
     return picture.getvalue()
 
 
-def positions_of(values, space):
-    """Return where the values of a hyperparameter are on an axis.
-
-    Args:
-        values: its values, None where it is missing.
-        space: as for `scale_of`.
+def positions_of(values):
+    """Return where the values of a hyperparameter (None if missing) are on an axis.
 
     Returns:
         (positions, scale, labels): floats, NaN where a number is missing; as from `scale_of`; names of the categories.
     """
-    scale = scale_of(values, space)
+    scale = scale_of(values)
     if scale != "category":
         return [math.nan if value is None else value for value in values], scale, []
-    texts = [as_text(value) for value in values]
-    labels = sorted(set(texts), key=lambda text: (text == "-", *natural(text)))
-    return [labels.index(text) for text in texts], scale, labels
+    numbers = sorted(value for value in values if type(value) in (int, float))
+    others = sorted(as_text(value) for value in values if type(value) not in (int, float))
+    labels = list(dict.fromkeys([*map(as_text, numbers), *others]))
+    return [labels.index(as_text(value)) for value in values], scale, labels
 
 
-def scale_of(values, space=None):
-    """Return "linear", "log" or "category" for the values of a hyperparameter.
-
-    Args:
-        values: its values, None where it is missing.
-        space: what search_space.json says about it, or None.
-    """
+def scale_of(values):
+    """Return "linear", "log" or "category" for the values of a hyperparameter (None if missing)."""
     known = [value for value in values if value is not None]
-    is_number = all(type(value) in (int, float) and math.isfinite(value) for value in known)
-    if not known or not is_number or isinstance(space, list):
+    if not known or not all(type(value) in (int, float) and math.isfinite(value) for value in known):
         return "category"
-    if bool(space.get("log")) and min(known) > 0 if isinstance(space, dict) else spans_orders(known):
+    if is_wide(known):
         return "log"
-    number = len(set(known))
-    is_category = space is None and number <= FEW_VALUES and len(values) >= 2 * number
-    return "category" if is_category else "linear"
+    is_grid = len(set(known)) <= FEW_VALUES and len(values) >= 2 * len(set(known))
+    return "category" if is_grid else "linear"
 
 
 def draw_panels(part, axes, rows, table, is_log):
@@ -136,7 +117,7 @@ def draw_curves(part, rows, table, is_log):
             epochs = range(1, len(values) + 1)
             panel.plot(epochs, values, color=color, label=label, marker=marker, linewidth=width, zorder=2 + is_best)
             drawn += [values]
-    is_log = is_log and spans_orders([value for values in drawn for value in values])
+    is_log = is_log and is_wide([value for values in drawn for value in values])
     panel.set(xlabel="epoch", ylabel=name, yscale="log" if is_log else "linear")
     best_ones = f" of the best {len(drawn)}" if len(drawn) > 1 else ""
     panel.set_title(f"learning curves (validation){best_ones}", fontsize=12)
@@ -148,17 +129,6 @@ def draw_curves(part, rows, table, is_log):
         panel.text(0.5, 0.5, "no history.csv", transform=panel.transAxes, ha="center", color="0.5")
 
 
-def spans_orders(values):
-    """Return True if positive values span two orders of magnitude, and not only because of a few near zero."""
-    if not values or min(values) <= 0 or max(values) < 100 * min(values):
-        return False
-    low, high = np.quantile(values, [0.05, 0.95], method="nearest")
-    return bool(high >= 40 * low)
-
-
-def natural(text):
-    """Return a key that sorts numbers by their value, and before other texts."""
-    try:
-        return (0, float(text), text)
-    except ValueError:
-        return (1, 0.0, text)
+def is_wide(values):
+    """Return True if the values are positive and so different that they need a logarithmic axis."""
+    return bool(values) and min(values) > 0 and max(values) >= LOG_RANGE * min(values)

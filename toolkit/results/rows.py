@@ -23,37 +23,21 @@ STATUSES = ("finished", "running", "stopped", "pruned", "failed")  # from good t
 
 @dataclass(slots=True)
 class Row:
-    """One experiment, or several that differ only in seed and fold (see merge_replicates in comparison.py).
+    """One experiment, or several that differ only in seed and fold (see merge_replicates in comparison.py)."""
 
-    Attributes:
-        name: path relative to the parent folder.
-        folder: path of the experiment's folder.
-        params: hyperparameters, with the defaults that were used.
-        status: one of STATUSES.
-        why: the reason if it failed or was pruned.
-        epochs: number of trained epochs.
-        metrics: dict from name to value on the validation split; names of test metrics begin with "test_".
-        monitor: (name, "max" or "min") of the metric that selected the best checkpoint; None if unknown.
-        looks: number of times that evaluate.py has evaluated the test split.
-        half_widths: dict from metric to half the width of its 95% confidence interval.
-        replicates: the rows that were merged into this one.
-        difference: difference of the sorted metric from the baseline.
-        p_value: p-value of that difference.
-    """
-
-    name: str
+    name: str  # path relative to the parent folder
     folder: str
-    params: dict
-    status: str = "finished"
-    why: str = ""
+    params: dict  # hyperparameters, with the defaults that were used
+    status: str = "finished"  # one of STATUSES
+    why: str = ""  # the reason if it failed or was pruned
     epochs: float | None = None
-    metrics: dict = field(default_factory=dict)
-    monitor: tuple = (None, None)
-    looks: int | None = None
-    half_widths: dict = field(default_factory=dict)
-    replicates: list = field(default_factory=list)
-    difference: float | None = None
-    p_value: float | None = None
+    metrics: dict = field(default_factory=dict)  # on the validation split; names of test metrics begin with "test_"
+    monitor: tuple = (None, None)  # name and "max" or "min" of the metric that selected the best checkpoint, if known
+    looks: int | None = None  # number of times that evaluate.py has evaluated the test split
+    half_widths: dict = field(default_factory=dict)  # from metric to half the width of its 95% confidence interval
+    replicates: list = field(default_factory=list)  # the rows that were merged into this one
+    difference: float | None = None  # of the compared metric from the baseline
+    p_value: float | None = None  # of that difference
 
     @property
     def members(self):
@@ -68,19 +52,11 @@ class Row:
 
 @dataclass
 class Results:
-    """Everything that was found below a folder.
-
-    Attributes:
-        rows: list of Row.
-        left_out: lines that say which folders are not in `rows`, and why.
-        problems: lines that say what is wrong with the folders that are.
-        search_space: the search space of a sweep, a dict from hyperparameter to a list or a dict with "low" and "high".
-    """
+    """Everything that was found below a folder."""
 
     rows: list = field(default_factory=list)
-    left_out: list = field(default_factory=list)
-    problems: list = field(default_factory=list)
-    search_space: dict = field(default_factory=dict)
+    left_out: list = field(default_factory=list)  # lines that say which folders are not in `rows`, and why
+    problems: list = field(default_factory=list)  # lines that say what is wrong with the folders that are
 
 
 def read_results(parent_dir):
@@ -93,8 +69,6 @@ def read_results(parent_dir):
         raise UserError(f"{parent_dir}: no such folder; set --parent_dir to the folder that contains the experiments")
     results, experiments, trained = Results(), [], set()
     for folder, files, is_leaf in sorted(walk(parent_dir, results.left_out)):
-        if "search_space.json" in files:
-            results.search_space |= read_or_note(folder, "search_space.json", results.problems)
         if files & {BEST_METRICS, "run.json"}:
             trained.add(folder)
         elif "params.json" not in files:
@@ -111,13 +85,12 @@ def read_results(parent_dir):
     for folder, files, params in experiments:
         try:
             row = read_row(folder, parent_dir, files, params, keys, results.problems)
+            if row is not None:
+                results.rows.append(row)
+            elif folder not in parents:  # the params.json of a sweep is only a template for its trials
+                results.left_out.append(f"{folder}: not trained yet")
         except UserError as error:
             results.left_out.append(str(error))
-            continue
-        if row is not None:
-            results.rows.append(row)
-        elif folder not in parents:  # the params.json of a sweep is only a template for its trials
-            results.left_out.append(f"{folder}: not trained yet")
     return results
 
 
@@ -158,11 +131,9 @@ def read_row(folder, parent_dir, files, params, keys, problems):
     """Read the results of one experiment.
 
     Args:
-        folder: its path.
-        parent_dir: folder that its name is relative to.
-        files: set of the names of the files in the folder.
-        params: its hyperparameters as in params.json; defaults that were used are added.
-        keys: names of the hyperparameters in any params.json; only for these are defaults added.
+        folder, parent_dir: its path, and that of the folder that its name is relative to.
+        files: set of the names of the files in it.
+        params: its hyperparameters as in params.json; the defaults that were used for `keys` are added.
         problems: list to which lines about damaged files are added.
 
     Returns:
@@ -179,7 +150,7 @@ def read_row(folder, parent_dir, files, params, keys, problems):
     monitor = monitor_of(run, params, metrics)
     if TEST_METRICS in files:
         metrics |= {f"test_{name}": value for name, value in read_metrics(folder, TEST_METRICS, problems).items()}
-    defaults = as_dict(run.get("params"))
+    defaults = of_type(run.get("params"), dict)
     params |= {key: defaults[key] for key in keys if key in defaults and key not in params}
     epochs = run.get("epochs") if isinstance(run.get("epochs"), int) else None
     if status in ("running", "stopped") and "history.csv" in files:  # run.json is only written at the end of a session
@@ -193,12 +164,11 @@ def read_row(folder, parent_dir, files, params, keys, problems):
 
 def status_of(folder, files, run):
     """Return (status, why) of an experiment; (None, "") if it has not been trained."""
-    sessions = run.get("sessions")
-    last = as_dict(sessions[-1]) if isinstance(sessions, list) and sessions else None
+    sessions = of_type(run.get("sessions"), list)
+    last = of_type(sessions[-1], dict) if sessions else None
     for status in reversed(STATUSES):
         if last and status in last:
-            why = {"failed": last.get("error"), "pruned": last.get("reason")}.get(status)
-            return status, one_line(why)
+            return status, one_line({"failed": last.get("error"), "pruned": last.get("reason")}.get(status))
     if ".lock" in files and is_alive(read_owner(os.path.join(folder, ".lock"))):
         return "running", ""
     if last is not None:
@@ -216,7 +186,7 @@ def last_epoch(folder, default):
 
 def monitor_of(run, params, metrics):
     """Return the name and direction of the metric that selected the best checkpoint; None for what is unknown."""
-    best = as_dict(run.get("best"))
+    best = of_type(run.get("best"), dict)
     name = best.get("monitor") or params.get("monitor") or next((n for n in ("accuracy", "loss") if n in metrics), None)
     mode = best.get("mode") or params.get("monitor_mode")
     if not isinstance(name, str):
@@ -232,15 +202,12 @@ def read_metrics(folder, name, problems):
     """
     path, metrics = os.path.join(folder, name), {}
     for metric, value in utils.read_json(path).items():
-        try:
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise ValueError
+        if type(value) is float or (type(value) is int and abs(value) < 2**1000):  # a larger one is no float
             metrics[metric] = float(value)
-        except (ValueError, OverflowError):
-            problems.append(f"{path}: {one_line(metric)} is {one_line(json.dumps(value))}, not a number")
-        else:
-            if not math.isfinite(metrics[metric]):
+            if not math.isfinite(value):
                 problems.append(f"{path}: {one_line(metric)} is {metrics[metric]}")
+        else:
+            problems.append(f"{path}: {one_line(metric)} is {one_line(json.dumps(value))}, not a number")
     return metrics
 
 
@@ -272,6 +239,6 @@ def read_or_note(folder, name, problems):
         return {}
 
 
-def as_dict(value):
-    """Return `value` if it is a dict, else an empty dict."""
-    return value if isinstance(value, dict) else {}
+def of_type(value, kind):
+    """Return `value` if it is a `kind` (dict or list), else an empty one."""
+    return value if isinstance(value, kind) else kind()

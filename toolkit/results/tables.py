@@ -20,21 +20,13 @@ RESERVED = {"name", "best", "status", "epochs", "n", "replicates", "test_looks",
 
 @dataclass
 class Column:
-    """A column of the table.
-
-    Attributes:
-        name: its heading.
-        kind: "name", "status", "number", "hyperparameter", "metric", or "detail" (a metric that only the csv shows).
-        values: one per row.
-        texts: what the table shows instead of the values, or None for their short form.
-        exact: what the csv file has instead, a dict from heading to values, or None for the values with every digit.
-    """
+    """A column of the table."""
 
     name: str
-    kind: str
-    values: list
-    texts: list | None = None
-    exact: dict | None = None
+    kind: str  # "name", "status", "number", "hyperparameter", "metric", or "detail" (a metric that only the csv has)
+    values: list  # one per row
+    texts: list | None = None  # shown instead of the values; None for their short form
+    exact: dict | None = None  # {heading: values} of the csv file; None for the values with every digit
 
     def __post_init__(self):
         self.texts = self.texts or [as_text(value) for value in self.values]
@@ -51,13 +43,14 @@ class ResultsTable:
         rows: list of Row, sorted, best first.
         results: the Results that they come from.
         metric: the metric by which they are sorted, or None.
+        mode: "max" if higher values of it are better, else "min".
         notes: more lines for below the table.
         merged: True if replicates were merged, so that seed and fold are not shown.
-        baseline: True if the rows were compared with a baseline.
+        compared: True if the rows were compared with a baseline.
     """
 
-    def __init__(self, rows, results, metric, notes, merged, baseline):
-        self.rows, self.results, self.metric, self.notes = rows, results, metric, notes
+    def __init__(self, rows, results, metric, mode, notes, merged, compared):
+        self.rows, self.results, self.metric, self.mode, self.notes = rows, results, metric, mode, notes
         finite = (row for row in rows if row.status == "finished" and math.isfinite(row.metrics.get(metric, math.nan)))
         self.best = next(finite, None)
         self.has_replicates = any(row.replicates for row in rows)
@@ -82,7 +75,7 @@ class ResultsTable:
         self.columns += map(self._metric_column, metrics)
         if self.has_looks:
             self.columns.append(Column("test_looks", "number", [row.looks for row in rows]))
-        if baseline:
+        if compared:
             differences, p_values = [row.difference for row in rows], [row.p_value for row in rows]
             texts = [four_digits(value, "+") for value in differences]
             self.columns.append(Column("difference", "number", differences, texts))

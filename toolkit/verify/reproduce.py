@@ -5,7 +5,8 @@ from pathlib import Path
 
 import utils
 from toolkit.core import processes
-from toolkit.core.experiment_folder import find_checkpoint, free_name, has_run, read_last
+from toolkit.core.checkpoint import read_last
+from toolkit.core.experiment_folder import find_checkpoint, free_name, has_run
 from toolkit.core.provenance import file_of_code, provenance, sha256
 from toolkit.core.setup import set_up
 from toolkit.core.task import find_task
@@ -78,10 +79,10 @@ class Record:
             name for name in utils.read_json(json_path) if name[:1] not in ("$", "_") and name not in self.params
         ]:
             raise UserError(f"{json_path}: {', '.join(new)}: not in the recorded run; remove what was added")
-        state, self.checkpoint, _ = read_last(folder) if has_run(folder) else (None, None, [])
-        if state is None or state.step < self.steps:
-            self.checkpoint = None  # there is none, or an older one
-        self.steps = max(self.steps, state.step if state is not None else 0)
+        checkpoint = read_last(folder)[0] if has_run(folder) else None
+        last_step = checkpoint.state.step if checkpoint else 0
+        self.checkpoint = checkpoint.file if checkpoint and last_step >= self.steps else None  # not an older one
+        self.steps = max(self.steps, last_step)
         if not self.steps or (self.checkpoint is None and not read_history(folder)):
             raise UserError(f"{folder}: there is nothing to compare with, neither last.pth.tar nor history.csv")
         self.new_folder = free_name(folder, "reproduced")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import utils
-from toolkit.core.checkpoints import Checkpoints
+from toolkit.core.checkpoint_writer import CheckpointWriter
 from toolkit.core.lock import ExperimentLock
 from utils import UserError
 
@@ -15,7 +15,7 @@ def checkpoints(tmp_path):
     folder.mkdir()
     lock = ExperimentLock(folder)
     lock.acquire()
-    yield Checkpoints(folder, lock, minutes=5)
+    yield CheckpointWriter(folder, lock, minutes=5)
     lock.release()
 
 
@@ -76,6 +76,6 @@ def test_one_that_could_not_be_written_is_said_once_and_the_next_one_can_be(chec
 def test_nothing_is_written_to_a_folder_that_took_the_place_of_its_own(checkpoints):
     checkpoints.folder.rename(checkpoints.folder.with_name("moved"))
     checkpoints.folder.mkdir()
-    with pytest.raises(UserError, match="was moved or replaced while it was trained"):
+    with pytest.raises(UserError, match="was moved or replaced during training"):
         checkpoints.save(state_of(), "now")
     assert not list(checkpoints.folder.iterdir())

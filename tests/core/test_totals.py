@@ -3,6 +3,7 @@ import pytest
 import torch
 
 import toolkit.core.totals
+from toolkit.core.device_batches import count_samples
 from toolkit.core.totals import NonFiniteLoss, Totals
 from utils import Params, UserError
 
@@ -13,18 +14,18 @@ def params(tmp_path):
     return Params(tmp_path / "params.json")
 
 
-def tallied(batches, params, metrics, **options):
-    tally = Totals("train", metrics, batches, params, **options)
+def computed(batches, params, metrics, **options):
+    totals = Totals("train", metrics, len(batches), params, **options)
     for outputs, labels in batches:
-        tally.update(outputs, labels, outputs.mean())
-    return tally.compute()
+        totals.update(outputs, labels, outputs.mean(), len(labels))
+    return totals.compute()
 
 
 def test_metrics_see_the_whole_split_once_and_in_order(params):
     outputs, labels = torch.randn(50, 4), torch.arange(50)
     seen = []
     metrics = {"first": lambda o, lab: seen.append((o, lab)) or o[0, 0]}
-    results = tallied(list(zip(outputs.split(7), labels.split(7), strict=True)), params, metrics)
+    results = computed(list(zip(outputs.split(7), labels.split(7), strict=True)), params, metrics)
     assert len(seen) == 1
     assert np.array_equal(seen[0][0], outputs.numpy())
     assert np.array_equal(seen[0][1], labels.numpy())
@@ -35,14 +36,16 @@ def test_metrics_see_the_whole_split_once_and_in_order(params):
 def test_the_loss_is_the_mean_over_samples_for_any_batch_size(params, batch_size):
     outputs, labels = torch.randn(50, 4), torch.arange(50)
     batches = list(zip(outputs.split(batch_size), labels.split(batch_size), strict=True))
-    assert tallied(batches, params, {})["loss"] == pytest.approx(outputs.double().mean().item(), abs=1e-7)
+    assert computed(batches, params, {})["loss"] == pytest.approx(outputs.double().mean().item(), abs=1e-7)
 
 
 def test_outputs_may_be_nested_and_in_half_precision(params):
-    tally = Totals("val", {"m": lambda o, lab: o["a"].sum() + lab[1].sum()}, range(2), params)
+    totals = Totals("val", {"m": lambda o, lab: o["a"].sum() + lab[1].sum()}, 2, params)
     for _ in range(2):
-        tally.update({"a": torch.ones(3, 2, dtype=torch.bfloat16)}, (torch.zeros(3), torch.ones(3)), torch.tensor(1.0))
-    assert tally.compute()["m"] == 12 + 6
+        totals.update(
+            {"a": torch.ones(3, 2, dtype=torch.bfloat16)}, (torch.zeros(3), torch.ones(3)), torch.tensor(1.0), 3
+        )
+    assert totals.compute()["m"] == 12 + 6
 
 
 class Streaming:
@@ -61,21 +64,21 @@ class Streaming:
 
 
 def test_a_streaming_metric_takes_batch_after_batch_and_keeps_nothing(params):
-    tally = Totals("val", {"m": Streaming()}, range(4), params)
+    totals = Totals("val", {"m": Streaming()}, 4, params)
     for i in range(4):
-        tally.update(torch.full((2, 1), float(i)), torch.zeros(2), torch.tensor(0.0))
-    assert tally.outputs == []
-    assert tally.compute()["m"] == 3.0
-    assert Totals("val", tally.metrics, range(1), params).metrics["m"].batches == 0
+        totals.update(torch.full((2, 1), float(i)), torch.zeros(2), torch.tensor(0.0), 2)
+    assert totals.outputs == []
+    assert totals.compute()["m"] == 3.0
+    assert Totals("val", totals.metrics, 1, params).metrics["m"].batches == 0
 
 
 def test_parts_of_a_loss_are_averaged_too(params):
-    tally = Totals("train", {}, range(2), params)
+    totals = Totals("train", {}, 2, params)
     for size, part in ((3, 1.0), (1, 5.0)):
         loss = torch.tensor(2.0)
         loss.parts = {"kl": torch.tensor(part)}
-        tally.update(torch.zeros(size), torch.zeros(size), loss)
-    assert tally.compute() == {"loss": 2.0, "kl": 2.0}
+        totals.update(torch.zeros(size), torch.zeros(size), loss, size)
+    assert totals.compute() == {"loss": 2.0, "kl": 2.0}
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -83,23 +86,23 @@ def test_parts_of_a_loss_are_averaged_too(params):
 def test_a_loss_that_is_not_finite_names_its_step(params, bad, at):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.25)
     params.add_facts({"epoch": 5})
-    tally = Totals("train", {}, range(10), params, optimizer)
+    totals = Totals("train", {}, 10, params, optimizer)
     with pytest.raises(NonFiniteLoss, match=rf"became {bad} at step {at + 1} of epoch 5, with learning rate 0.25"):
         for step in range(10):
-            tally.update(torch.zeros(2), torch.zeros(2), torch.tensor(bad if step == at else 1.0))
-        tally.compute()
+            totals.update(torch.zeros(2), torch.zeros(2), torch.tensor(bad if step == at else 1.0), 2)
+        totals.compute()
 
 
 def test_outputs_that_would_not_fit_are_refused_before_they_do_harm(params, monkeypatch):
     monkeypatch.setattr(toolkit.core.totals, "available_memory", lambda: 1e6)
-    tally = Totals("val", {"m": lambda o, lab: 0.0}, range(1000), params)
+    totals = Totals("val", {"m": lambda o, lab: 0.0}, 1000, params)
     with pytest.raises(
         UserError,
         match=r"val: the outputs and labels of the split need about .*update\(outputs, labels\), compute\(\) and reset",
     ):
-        tally.update(torch.zeros(100, 10), torch.zeros(100), torch.tensor(0.0))
-    Totals("val", {"m": Streaming()}, range(1000), params).update(
-        torch.zeros(100, 10), torch.zeros(100), torch.tensor(0.0)
+        totals.update(torch.zeros(100, 10), torch.zeros(100), torch.tensor(0.0), 100)
+    Totals("val", {"m": Streaming()}, 1000, params).update(
+        torch.zeros(100, 10), torch.zeros(100), torch.tensor(0.0), 100
     )
 
 
@@ -108,14 +111,14 @@ def test_available_memory_is_plausible():
 
 
 def test_a_metric_that_gives_no_number_is_named(params):
-    with pytest.raises(UserError, match=r"metrics\['per_class'\] should give one number for the split, not a"):
-        tallied([(torch.zeros(2, 3), torch.zeros(2))], params, {"per_class": lambda o, lab: o.mean(0)})
+    with pytest.raises(UserError, match=r"metrics\['per_class'\] should return one number for the split, not a"):
+        computed([(torch.zeros(2, 3), torch.zeros(2))], params, {"per_class": lambda o, lab: o.mean(0)})
 
 
 def test_outputs_of_different_widths_are_explained(params):
     batches = [(torch.zeros(2, 3), torch.zeros(2)), (torch.zeros(2, 5), torch.zeros(2))]
-    with pytest.raises(UserError, match="cannot be put together"):
-        tallied(batches, params, {"m": lambda o, lab: 0.0})
+    with pytest.raises(UserError, match="cannot be concatenated"):
+        computed(batches, params, {"m": lambda o, lab: 0.0})
 
 
 def test_labels_that_are_padding_do_not_count_in_the_loss(params):
@@ -126,19 +129,20 @@ def test_labels_that_are_padding_do_not_count_in_the_loss(params):
     labels[:, 0] = 1
     whole = torch.nn.functional.cross_entropy(outputs.flatten(0, 1), labels.flatten()).item()
     for size in (1, 3, 16):
-        tally = Totals("test", {}, [None], params)
+        totals = Totals("test", {}, 1, params)
         for rows, tags in zip(outputs.split(size), labels.split(size), strict=True):
             rows = rows.flatten(0, 1)
-            tally.update(rows, tags, torch.nn.functional.cross_entropy(rows, tags.flatten()))
-        assert tally.compute()["loss"] == pytest.approx(whole, rel=1e-6)
+            loss = torch.nn.functional.cross_entropy(rows, tags.flatten())
+            totals.update(rows, tags, loss, count_samples(rows, tags))
+        assert totals.compute()["loss"] == pytest.approx(whole, rel=1e-6)
 
 
 def test_flat_outputs_of_sentences_of_different_lengths_reach_the_metrics(params):
     seen = []
-    tally = Totals("test", {"seen": lambda outputs, labels: seen.append((outputs, labels)) or 0}, [None], params)
+    totals = Totals("test", {"seen": lambda outputs, labels: seen.append((outputs, labels)) or 0}, 1, params)
     for count, length in ((2, 3), (4, 5), (1, 3)):
-        tally.update(torch.zeros(count * length, 6), torch.full((count, length), length), torch.tensor(1.0))
-        tally.state_dict()  # a checkpoint in between changes nothing
-    tally.compute()
+        totals.update(torch.zeros(count * length, 6), torch.full((count, length), length), torch.tensor(1.0), 1)
+        totals.state_dict()  # a checkpoint in between changes nothing
+    totals.compute()
     assert seen[0][0].shape == (29, 6)
     assert seen[0][1].tolist() == [3] * 6 + [5] * 20 + [3] * 3

@@ -70,7 +70,7 @@ def test_a_plateau_is_so_many_epochs_without_a_better_result(params):
     found = []
     for value in (0.5, 0.6, 0.6, 0.59, 0.7, 0.1, 0.2, 0.7, 0.6):
         progress.update(value, "max")
-        found.append((progress.decays, progress.waited, progress.is_over))
+        found.append((progress.decays, progress.epochs_without_improvement, progress.is_over))
     assert found == [
         (0, 0, False),
         (0, 0, False),
@@ -85,10 +85,10 @@ def test_a_plateau_is_so_many_epochs_without_a_better_result(params):
     falling = Progress(params())
     for value in (3, 2, 2.5):
         falling.update(value, "min")
-    assert (falling.waited, falling.is_over) == (1, False)
+    assert (falling.epochs_without_improvement, falling.is_over) == (1, False)
     undefined = Progress(params())
     for value in (math.nan, 0.5, math.nan):
         undefined.update(value, "max")
-    assert (undefined.waited, undefined.best) == (1, 0.5)
+    assert (undefined.epochs_without_improvement, undefined.best) == (1, 0.5)
     decayed = params(lr_schedule="plateau", lr_decay_factor=0.5)
     assert learning_rate_factor(decayed, 3, STEPS, decays=2) == 0.25

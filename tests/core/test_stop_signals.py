@@ -42,7 +42,7 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(tmp_path, digits
     out, err = process.communicate(timeout=60)
     assert process.returncode == code, err
     assert "Traceback" not in err
-    assert re.search(rf"Stopped by {name}; saved (after|in) epoch .*\. The same command goes on\.", out)
+    assert re.search(rf"Stopped by {name}; saved (after|in) epoch .*\. To resume, run the same command again\.", out)
     state = utils.read_checkpoint(experiment.folder / "last.pth.tar")
     assert state["step"] > 0
     assert not list(experiment.folder.glob(".*"))  # no lock, nothing half-written
@@ -52,7 +52,7 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(tmp_path, digits
     experiment.write(**values | {"num_epochs": state["epoch"] + 1})
     code, out, err = finished(*experiment.arguments)
     assert (code, err) == (0, "")
-    assert f"Going on {done}" in out
+    assert f"Resuming {done}" in out
     resumed = outcome(experiment.folder)
     assert finished(*experiment.arguments, "--restart")[0] == 0
     assert outcome(experiment.folder) == resumed
@@ -83,11 +83,11 @@ def test_a_second_ctrl_c_leaves_at_once_and_the_last_checkpoint_is_intact(experi
     before = (experiment.folder / "last.pth.tar").read_bytes()
     (tmp_path / "in-a-step").unlink()
     process = start(*experiment.arguments, cwd=tmp_path)
-    wait_for(process, lambda: logged(experiment, "Going on in epoch 1 after batch 1"))
+    wait_for(process, lambda: logged(experiment, "Resuming in epoch 1 after batch 1"))
     (tmp_path / "in-a-step").unlink(missing_ok=True)
     wait_for(process, (tmp_path / "in-a-step").exists)
     process.send_signal(signal.SIGINT)
-    message = "\nfinishing the step, then saving (Ctrl-C again leaves at once)\n"
+    message = "\nfinishing the step, then saving (Ctrl-C again quits at once)\n"
     wait_for(process, lambda: process.err == message)
     started = time.monotonic()
     process.send_signal(signal.SIGINT)

@@ -1,0 +1,288 @@
+"""Checkpoints: what they hold, how they are written while training continues, and how a run is restored from one."""
+
+import contextlib
+import logging
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from pydantic import ConfigDict, Field, JsonValue, NonNegativeInt, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
+
+import utils
+from toolkit.core.history import unpacked
+from toolkit.core.sharded_tensors import divided_like, whole
+from utils import UserError
+
+STRICT = ConfigDict(strict=True)  # what is read from a file has the declared types, or is refused
+PLAIN_OPTIMIZERS = "SGD Adam AdamW NAdam RAdam Adamax RMSprop Adagrad Adadelta ASGD Rprop"  # state like the weights
+RATES = ("lr", "initial_lr", "max_lr", "min_lr")  # in an optimizer's parameter groups; OneCycleLR has the last two
+DAMAGE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)  # what loading may raise
+
+
+@dataclass(config=STRICT)
+class Best:
+    """The best epoch so far."""
+
+    epoch: NonNegativeInt
+    monitor: str  # name of the metric that selected it
+    value: float  # of that metric
+
+
+@dataclass(config=STRICT)
+class TotalsState:
+    """What `Totals` has collected of the epoch so far."""
+
+    sizes: list[int]  # samples of each batch
+    losses: dict[str, list[float]]  # name -> the mean over each batch
+    outputs: list[Any]
+    labels: list[Any]
+    metrics: dict[str, Any]  # states of streaming metrics
+    results: dict[str, float] | None  # once the epoch is complete
+
+
+@dataclass(config=STRICT)
+class TrainState:
+    """Where a run stands: everything that a checkpoint holds besides weights and optimizer.
+
+    There is no state of random generators: they are seeded as a function of (seed, epoch, batch).
+    """
+
+    epoch: NonNegativeInt = 0  # epochs that are finished
+    batches_done: NonNegativeInt = 0  # batches of the next epoch that are trained on
+    step: NonNegativeInt = 0  # optimizer steps since the start of the run
+    tally: TotalsState | None = None  # losses, outputs and labels of the epoch so far
+    gradient_norms: list[float] = Field(default_factory=list)  # measured in the epoch so far
+    history: list[dict[str, int | float]] = Field(default_factory=list)  # results, one dict per epoch
+    best: Best | None = None  # the epoch of best.pth.tar
+    params: dict[str, JsonValue] = Field(default_factory=dict)  # hyperparameters, with the declared defaults
+    dataset: dict[str, JsonValue] = Field(default_factory=dict)  # fingerprint and facts of the data
+    restored_from: str | None = None  # the checkpoint whose weights the run started with
+    restored_sha256: str | None = None  # first 16 digits of the SHA-256 of that file
+
+    @property
+    def position(self):
+        """Where the run stands, in words."""
+        if not self.batches_done:
+            return f"after epoch {self.epoch}"
+        return f"in epoch {self.epoch + 1} after batch {self.batches_done}"
+
+    @model_validator(mode="after")
+    def check_consistency(self):
+        if not all("epoch" in row and "val_loss" in row for row in self.history):
+            raise ValueError("history: a row without epoch or val_loss")
+        if self.history and (self.best is None or self.history[-1]["epoch"] != self.epoch):
+            raise ValueError("history: does not end with the last epoch, or has no best one")
+        batches = 0 if self.tally is None else len(self.tally.sizes)
+        if not batches <= self.batches_done <= 2 * batches:  # a last batch of one sample joins the one before it
+            raise ValueError("tally: has another number of batches than batches_done")
+        losses = {} if self.tally is None else self.tally.losses
+        if self.tally is not None and ("loss" not in losses or any(len(means) != batches for means in losses.values())):
+            raise ValueError("tally: has not as many losses as batches")
+        return self
+
+
+class Checkpoint(NamedTuple):
+    """A checkpoint that was read."""
+
+    file: Path
+    content: dict[str, Any]  # as `utils.read_checkpoint` returns it
+    state: TrainState
+
+
+def read_state(content, file):
+    """Return the TrainState in the dict of a checkpoint. CS230's checkpoints have state_dict, optim_dict, epoch only.
+
+    Raises:
+        UserError: it is not what train.py writes.
+    """
+    known = {name: content[name] for name in TrainState.__dataclass_fields__ if name in content}
+    with errors_as_damage(file):
+        known["history"] = unpacked(known.get("history") or [])
+        for name, kind in (("best", Best), ("tally", TotalsState)):
+            known[name] = kind(**known[name]) if known.get(name) is not None else None
+        return TrainState(**known)
+
+
+def read_last(folder):
+    """Read the latest readable checkpoint of a run: last.pth.tar, or else the one before it.
+
+    Args:
+        folder: Path of the experiment.
+
+    Returns:
+        (checkpoint, unreadable): a Checkpoint or None, and a list of pairs (file, error).
+
+    Raises:
+        UserError: there are checkpoints, and none can be read.
+    """
+    unreadable = []
+    for file in [file for file in (folder / "last.pth.tar", folder / "previous.pth.tar") if file.exists()]:
+        try:
+            content = utils.read_checkpoint(file)
+            checkpoint = Checkpoint(file, content, read_state(content, file))
+        except UserError as error:
+            unreadable.append((file, error))
+        else:
+            if file.name != "last.pth.tar" and not unreadable:
+                logging.warning("%s is missing; resuming from the checkpoint before it", folder / "last.pth.tar")
+            return checkpoint, unreadable
+    if unreadable:
+        raise UserError(f"{unreadable[0][1]} (--restart starts over, and moves it aside)")
+    return None, []
+
+
+@contextlib.contextmanager
+def errors_as_damage(file):
+    """Turn errors of this context into a UserError: the content of the checkpoint `file` is not what was written."""
+    try:
+        yield
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(f"{file}: is damaged: {where}: {first['msg']}; --restart starts over") from None
+    except DAMAGE as error:
+        reason = str(error).split("\n")[0]
+        raise UserError(f"{file}: does not fit, or is damaged: {reason}; --restart starts over") from None
+
+
+def pack(state, model, optimizer, stateful, history):
+    """Return the dict that a checkpoint holds.
+
+    Args:
+        state: TrainState.
+        model, optimizer: their state_dicts become "state_dict" and "optim_dict".
+        stateful: dict from name to object with a state_dict.
+        history: History.
+
+    Raises:
+        UserError: one of them holds something that could not be read again without running code.
+    """
+    gradients = {}
+    if not type(optimizer).__module__.startswith("torch.optim."):  # others may accumulate gradients over steps
+        gradients = {name: whole(p.grad) for name, p in model.named_parameters() if p.grad is not None}
+    return vars(state) | {
+        "state_dict": plain(model.state_dict(), "state_dict"),
+        "optim_dict": plain(optimizer.state_dict(), "optim_dict"),
+        "stateful": {name: plain(thing.state_dict(), name) for name, thing in stateful.items()},
+        "gradients": gradients,
+        "history": history.packed(),
+        "best": state.best and vars(state.best).copy(),
+    }
+
+
+def plain(tree, path):
+    """Return nested dicts, lists and tuples with numpy's numbers as Python's, and whole tensors for sharded ones.
+
+    Raises:
+        UserError: there is something else than tensors, numbers and strings in them.
+    """
+    if isinstance(tree, dict):
+        return {plain(key, path): plain(value, f"{path}/{key}") for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        values = (plain(value, path) for value in tree)
+        return tuple(values) if isinstance(tree, tuple) else list(values)
+    if isinstance(tree, np.generic):
+        return tree.item()
+    if isinstance(tree, torch.Tensor):
+        return whole(tree)
+    if tree is None or type(tree) in (bool, int, float, complex, str, bytes):
+        return tree
+    raise UserError(
+        f"{path} of the checkpoint would hold a {type(tree).__name__}, which could not be read again safely; a "
+        f"state_dict should hold tensors, numbers and strings, in dicts and lists"
+    )
+
+
+def restore(checkpoint, model, optimizer, stateful):
+    """Load a Checkpoint into a model, its optimizer and what else has a state.
+
+    Raises:
+        UserError: something does not fit.
+    """
+    file, content, state = checkpoint
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    if any(hasattr(p, "full_tensor") for p in parameters):  # shard it on the CPU: the whole may not fit on the device
+        with errors_as_damage(file):
+            for number, values in content["optim_dict"]["state"].items():
+                same = [k for k, v in values.items() if getattr(v, "shape", None) == parameters[number].shape]
+                values |= {name: divided_like(values[name], parameters[number]) for name in same}
+    utils.load_weights(content, file, model, optimizer, shard_like=divided_like)
+    check_optimizer(optimizer, file)
+    saved = content.get("stateful", {})
+    if saved.keys() != stateful.keys() and state.params:  # CS230's checkpoints have no params, and nothing else
+        theirs, ours = (", ".join(sorted(names)) or "nothing" for names in (saved, stateful))
+        raise UserError(f"{file}: holds the state of {theirs} besides model and optimizer, but there is {ours}")
+    with errors_as_damage(file):
+        for name, part in saved.items():
+            stateful[name].load_state_dict(part)
+        named = dict(model.named_parameters())
+        for name, gradient in content.get("gradients", {}).items():
+            gradient = gradient.to(named[name].device).view(named[name].shape)
+            named[name].grad = divided_like(gradient, named[name])
+
+
+def restore_loss(checkpoint, file, loss_fn):
+    """Load the weights of a loss that has some from the dict of a checkpoint.
+
+    Raises:
+        UserError: it holds none, or others.
+    """
+    if loss_fn.module is not None:
+        with errors_as_damage(file):
+            loss_fn.module.load_state_dict(checkpoint["stateful"]["loss"])
+
+
+def check_optimizer(optimizer, file):
+    """Check that an optimizer can continue with the state that it was given from the checkpoint `file`.
+
+    Raises:
+        UserError: it cannot.
+    """
+    wrong = [
+        name
+        for group in optimizer.param_groups
+        for name, default in optimizer.defaults.items()
+        if not can_replace(group.get(name), default)
+    ]
+    is_torchs = type(optimizer).__module__.startswith("torch.optim.")
+    if is_torchs and type(optimizer).__name__ in PLAIN_OPTIMIZERS.split():
+        names = set().union(*optimizer.state.values())
+        for parameter, values in optimizer.state.items():
+            wrong += names - values.keys()
+            wrong += [k for k, v in values.items() if v is not None and not is_state_of(parameter, k, v)]
+    if wrong:
+        raise UserError(f"{file}: is damaged: {wrong[0]} of the optimizer; --restart starts over")
+
+
+def is_state_of(parameter, name, value):
+    """Return True if one of PLAIN_OPTIMIZERS can keep `value` for a parameter under this name."""
+    if name in ("step", "eta", "mu", "mu_product"):
+        return isinstance(value, int | float | torch.Tensor) and getattr(value, "shape", ()) == ()
+    return isinstance(value, torch.Tensor) and value.shape == getattr(parameter, "shape", None)
+
+
+def can_replace(value, default):
+    """Return True if an option of an optimizer can have this value where `default` is its default."""
+    if isinstance(default, tuple):
+        return isinstance(value, tuple | list) and len(value) == len(default)
+    if isinstance(value, str | bytes | dict | list):
+        return isinstance(value, type(default))
+    is_number = isinstance(default, int | float) and not isinstance(default, bool)
+    return value is not None or not is_number
+
+
+def change_learning_rate(optimizer, others, old, new):
+    """Scale the learning rates of an optimizer, and of the schedules among `others`, from `old` to `new`."""
+
+    def scaled(rate):
+        return new if rate == old else rate * new / old
+
+    for group in optimizer.param_groups:
+        group.update({name: scaled(group[name]) for name in RATES if name in group})
+    schedules = list(others)
+    for schedule in schedules:
+        schedules += getattr(schedule, "_schedulers", ())  # the parts of a SequentialLR or ChainedScheduler
+        if hasattr(schedule, "base_lrs"):
+            schedule.base_lrs = [scaled(rate) for rate in schedule.base_lrs]

@@ -1,0 +1,99 @@
+"""Writes checkpoints in the background, one after the other, while training continues."""
+
+import threading
+import time
+
+import torch
+
+import utils
+from toolkit.core.trees import tree_map
+from utils import UserError
+
+
+class CheckpointWriter:
+    """Writes the checkpoints of a run: each is completely on the disk before the next one is taken.
+
+    Args:
+        folder: Path of the experiment.
+        lock: the ExperimentLock on it.
+        minutes: float, time between two checkpoints within an epoch.
+
+    Attributes:
+        position: where the run stood in the last checkpoint that is on the disk, in words; None if there is none.
+        within_epochs: bool, False if checkpoints are taken at the end of epochs only.
+    """
+
+    def __init__(self, folder, lock, minutes):
+        self.folder, self.lock, self.seconds, self.within_epochs = folder, lock, 60 * minutes, True
+        self.position, self.taken_at = None, time.monotonic()
+        self.thread, self.error = None, None
+
+    @property
+    def is_due(self):
+        """True if it is time for a checkpoint within the epoch."""
+        return self.within_epochs and time.monotonic() - self.taken_at > self.seconds
+
+    def save(self, content, position, is_best=False, and_then=None):
+        """Copy a checkpoint to main memory, and start writing it.
+
+        Args:
+            content: dict of tensors and plain values; they may change afterwards.
+            position: where the run stands, in words.
+            is_best: bool, True if it is the best one so far, too.
+            and_then: function without arguments, called when the checkpoint is on the disk.
+
+        Raises:
+            UserError: the folder is not the one of this run any more, or the previous one could not be written.
+        """
+        self.wait()
+        self._check_folder()
+        content, self.taken_at = copied(content), time.monotonic()
+        # a daemon thread, which a second Ctrl-C does not wait for
+        self.thread = threading.Thread(target=self._write, args=[content, position, is_best, and_then], daemon=True)
+        self.thread.start()
+
+    def wait(self):
+        """Wait for the checkpoint that is being written.
+
+        Raises:
+            UserError: it could not be written; this is raised once.
+        """
+        if self.thread is not None:
+            self.thread.join()
+            self.thread = None
+        error, self.error = self.error, None
+        if error is not None:
+            raise error
+
+    def _write(self, content, position, is_best, and_then):
+        try:
+            try:
+                self._check_folder()
+                utils.save_checkpoint(content, is_best, self.folder)
+                self.position = position
+                if and_then is not None:
+                    and_then()
+            except UserError:
+                self._check_folder()  # if it was moved just now, say that instead
+                raise
+        except Exception as error:
+            self.error = error
+
+    def _check_folder(self):
+        if not self.lock.is_held:
+            raise UserError(f"{self.folder}: was moved or replaced during training; nothing more is written")
+
+
+def copied(tree):
+    """Return a tree with its tensors copied to main memory. Tensors that share memory, as tied weights do, still do."""
+    copies = {}
+
+    def copy(tensor):
+        if tensor.layout != torch.strided:  # a sparse tensor keeps its numbers in several places
+            return tensor.detach().to("cpu", copy=True)
+        key = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+        if key not in copies or not tensor.numel():
+            copies[key] = tensor.detach().to("cpu", copy=True)
+        return copies[key]
+
+    return tree_map(copy, tree)
