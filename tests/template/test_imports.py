@@ -17,7 +17,7 @@ STARTER = {  # what each part of the starter may import, besides itself
 SCRIPTS = {path.removesuffix(".py"): tool for tool, paths in TOOLS.items() for path in paths if path.endswith(".py")}
 RUNS_AT_IMPORT = {
     "toolkit/core/__init__.py",  # sets how threads wait, before torch is imported
-    "toolkit/core/task.py",  # lets a worker process that was spawned find the experiment's model/
+    "toolkit/core/task.py",  # a spawned worker process imports the model/ of its experiment before it unpickles its data
 }
 
 
