@@ -106,9 +106,9 @@ def find_data(task, params, data_dir):
 
     The bundled digits are built if they are not there.
     """
+    named = params.dataset or "."
     if data_dir is not None:
         return Path(data_dir)
-    named = params.dataset or "."
     projects = [task.project, ROOT] if task.project.is_relative_to(ROOT) else [task.project]
     places = [project / "data" / named for project in projects]  # examples may use the repository's own
     path = next((place for place in places if place.exists()), places[-1 if named == "digits" else 0])
