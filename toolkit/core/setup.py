@@ -106,17 +106,16 @@ def find_data(task, params, data_dir):
 
     The bundled digits are built if they are not there.
     """
+    named = params.dataset or "."
     if data_dir is not None:
         return Path(data_dir)
-    named = params.dataset or "."
     projects = [task.project, ROOT] if task.project.is_relative_to(ROOT) else [task.project]
     places = [project / "data" / named for project in projects]  # examples may use the repository's own
     path = next((place for place in places if place.exists()), places[-1 if named == "digits" else 0])
     path = Path(os.path.relpath(path)) if path.is_relative_to(Path.cwd()) else path
-    builder, sources = (find_tool(f"datasets.{name}") for name in ("builder", "sources"))
-    if named == "digits" and not path.exists() and builder and sources:
+    if named == "digits" and not path.exists() and (builder := find_tool("datasets.builder")):
         logging.info("%s is not there yet: building it from scikit-learn's digits", path)
-        builder.build(sources.digits(), path)
+        builder.build(find_tool("datasets.sources").digits(), path)
     return path
 
 
