@@ -11,8 +11,8 @@ import torch
 
 import utils
 from toolkit.core import processes
+from toolkit.core.forward_pass import set_arithmetic
 from toolkit.core.image_dataset import read_facts
-from toolkit.core.precision import set_arithmetic
 from toolkit.core.script import add_quiet_argument
 from toolkit.core.task import ROOT, find_model, find_task
 from toolkit.core.tools import find_tool
