@@ -3,8 +3,7 @@
 import json
 
 import pytest
-
-from synthesize_results import aggregate_metrics, metrics_to_table
+from conftest import optional
 
 
 def test_aggregate_metrics_and_metrics_to_table(tmp_path):
@@ -17,13 +16,13 @@ def test_aggregate_metrics_and_metrics_to_table(tmp_path):
         (tmp_path / name / "metrics_val_best_weights.json").write_text(json.dumps(metrics))
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "metrics_val_best_weights.json").write_text("{")
-    metrics = {}
-    aggregate_metrics(str(tmp_path), metrics)
+    synthesize_results, metrics = optional("synthesize_results"), {}
+    synthesize_results.aggregate_metrics(str(tmp_path), metrics)
     assert metrics == {
         str(tmp_path / "a"): {"loss": pytest.approx(0.2), "accuracy": 0.8},
         str(tmp_path / "sub" / "b"): {"f1": 0.5},
     }
-    lines = metrics_to_table(metrics).splitlines()
+    lines = synthesize_results.metrics_to_table(metrics).splitlines()
     assert [cell.strip() for cell in lines[0].strip("|").split("|")] == ["", "loss", "accuracy", "f1"]
     assert len(lines) == 4
-    assert metrics_to_table({})
+    assert synthesize_results.metrics_to_table({})

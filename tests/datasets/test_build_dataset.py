@@ -246,7 +246,7 @@ def test_copies_of_one_file_stay_in_one_split(call, tmp_path):
         (
             lambda p: class_folders(p, per_class=2),
             ["folder", "photos"],
-            "class 'cat' has 2 different images, too few to split into train and test and val",
+            "class 'cat' has only 2 different images for train, val, test; add some",
         ),
         (
             lambda p: (class_folders(p) / "fish").mkdir(),

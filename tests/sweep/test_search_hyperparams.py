@@ -79,7 +79,7 @@ def test_without_a_space_the_learning_rates_of_cs230_are_tried_and_every_trial_i
     assert call(train.main, *experiment.arguments)[0] == 0
     assert not differences(outcome(experiment.folder), outcome(sweep.folder / "learning_rate=0.001"))
     assert (sweep.folder / "learning_rate=0.001" / "curves.png").exists()
-    assert not list(sweep.folder.glob(".owner-*"))
+    assert not list((sweep.folder / ".sweep").iterdir())
 
 
 @pytest.mark.slow

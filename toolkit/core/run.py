@@ -174,12 +174,12 @@ class Run:
         self.totals = totals
         self.updates.start_epoch(len(dataloader))
         batches = device_batches(self._remaining_batches(dataloader), self.model)
-        first = next(batches, None)
-        self.is_last_step = first is None
-        batches = itertools.chain([first], batches)
-        while not self.is_last_step:
+        batch = next(batches, None)
+        while batch is not None:
             self.can_save = False
-            yield OptimizerStep(self.updates, batches, self.state)
+            step = OptimizerStep(self.updates, itertools.chain([batch], batches), self.state)
+            yield step
+            batch = None if step.is_last_batch else next(batches, None)
 
     def _remaining_batches(self, dataloader):
         if self.folder is None:

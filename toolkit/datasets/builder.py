@@ -77,8 +77,8 @@ def assign_splits(items, classes, seed):
     generator = np.random.default_rng(seed)
     for label, groups in by_class.items():
         if len(groups) <= len(missing):
-            number = f"{len(groups)} different images, too few to split into train and {' and '.join(sorted(missing))}"
-            raise UserError(f"class {label!r} has {number}; add some, or remove the class")
+            splits = ", ".join(["train", *sorted(missing, reverse=True)])
+            raise UserError(f"class {label!r} has only {len(groups)} different images for {splits}; add some")
         shuffled = [groups[i] for i in generator.permutation(len(groups))]
         for split in [*sorted(missing), "train"]:
             number = len(shuffled) if split == "train" else max(1, round(share * len(groups)))

@@ -46,8 +46,9 @@ def spread(values):
 def tile(data_dir, file, *notes):
     """Return an image of the dataset with its name, split, class and notes below it, uint8 (height, width, 3)."""
     image = Image.fromarray(decode(data_dir / file, None, 3))
-    method = Image.Resampling.NEAREST if max(image.size) < SIDE else Image.Resampling.BOX
-    image = ImageOps.contain(image, (SIDE, SIDE), method)
+    scale = SIDE / max(image.size)
+    size = [max(1, round(scale * side)) for side in image.size]
+    image = image.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BOX)
     split, kind, name = file.split("/", 2)
     lines = [*notes, name.removesuffix(".png"), f"{split}/{kind}"]
     canvas = Image.new("RGB", (SIDE, image.height + LINE * len(lines)), "white")

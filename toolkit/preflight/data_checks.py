@@ -13,7 +13,6 @@ from toolkit.core.trees import batch_size, tensors, tree_map
 from toolkit.preflight.experiment import FIRST, SECONDS, Failed, NotApplicable, identical, within
 
 TIMED_STEPS = 20
-SLOW_STEP, FEWEST_SAMPLES = 0.3, 16  # seconds of a step above which batches are cut, and their smallest size
 
 
 def check_parts(experiment):
@@ -60,13 +59,9 @@ def check_batches(experiment):
 def check_speed(experiment):
     """Finds data loading that is slower than training steps."""
     load = seconds_each(itertools.chain(experiment.batches(epoch=2), experiment.batches(epoch=3)))
-    some = itertools.islice(itertools.cycle(experiment.first_batches()), TIMED_STEPS)
+    some = itertools.islice(itertools.cycle(experiment.first_batches), TIMED_STEPS)
     step = seconds_each(loss.item() for *_, loss in experiment.new_trainer().train(some))  # item() waits for the GPU
     message = f"{1 / load:.3g} batches per second are loaded, {1 / step:.3g} trained on"
-    if step > SLOW_STEP:
-        size = batch_size(experiment.first_batches()[0][1])
-        experiment.max_samples = max(FEWEST_SAMPLES, int(size * SLOW_STEP / step))
-        message += f"; the checks below use {experiment.max_samples} samples per batch"
     if load > step and load * len(experiment.dataloaders["train"]) > 1:
         raise Failed(f"{message}: training waits for data; raise num_workers, or keep decoded data in memory")
     return message

@@ -33,13 +33,12 @@ class Experiment:
         task, params, data_dir: as `set_up` returns them.
 
     Attributes:
-        max_samples: number of samples to which training batches are cut because steps are slow; None: no limit.
         range_test: the result of the learning-rate range test, a dict, empty before that test.
     """
 
     def __init__(self, task, params, data_dir):
         self.task, self.params, self.data_dir = task, params, data_dir
-        self.max_samples, self.range_test = None, {}
+        self.range_test = {}
         params.compile = False  # compiling each of the models would take longer than all checks
 
     @functools.cached_property
@@ -50,20 +49,16 @@ class Experiment:
 
     def batches(self, split="train", epoch=1, start=0):
         """Return an iterator over the batches of an epoch, as train.py loads them."""
-        return resumable_batches(self.dataloaders[split], self.params.seed).batches(epoch, start)
+        batches = resumable_batches(self.dataloaders[split], self.params.seed)
+        return batches.batches(epoch, start, join_last=split == "train")
 
-    def training_batches(self, epoch=1):
-        """Yield the batches of a training epoch, cut to `max_samples`, without a last batch of a single sample."""
-        for number, batch in enumerate(self.batches(epoch=epoch)):
-            if number == 0 or batch_size(batch[1]) > 1 or self.params.batch_size == 1:
-                yield select(batch, slice(self.max_samples))
-
+    @functools.cached_property
     def first_batches(self):
-        """Return the first batches of the first epoch, a list."""
-        return list(itertools.islice(self.training_batches(), FIRST))
+        """The first batches of the first epoch, a list."""
+        return list(itertools.islice(self.batches(), FIRST))
 
     def new_trainer(self, seed=None):
-        """Return a Trainer whose weights are those with which a run of this seed (default: the experiment's) starts."""
+        """Return a Trainer with the weights with which a run of this seed (default: the experiment's) starts."""
         return Trainer(self, self.params.seed if seed is None else seed)
 
 
@@ -114,7 +109,7 @@ class Trainer:
         seed_all(self.params.seed, 1, seed, MODEL, self.generators)
         ((inputs, _),) = batches_on_device([batch], self.model)
         with torch.set_grad_enabled(training or gradients):
-            return tree_map(torch.Tensor.detach, self.model(inputs))
+            return tree_map(torch.Tensor.detach, model_outputs(self.model, inputs, self.params))
 
 
 def within(seconds, things, least=2):

@@ -1,9 +1,10 @@
 """The learning-rate range test: train while the learning rate rises, and see at which rates the loss falls."""
 
-import io
 import itertools
 import math
 import time
+
+from toolkit.core.curves import png
 
 LOWEST, HIGHEST, STEPS = 1e-6, 100, 120  # learning rates, and steps from the lowest to the highest
 SMOOTHING = 0.9  # weight of the earlier losses
@@ -27,7 +28,7 @@ def range_test(experiment, seconds):
     """
     trainer, rate, smoothed, rates, losses, started = experiment.new_trainer(), LOWEST, 0.0, [], [], None
     trainer.set_learning_rate(rate)
-    batches = itertools.chain.from_iterable(map(experiment.training_batches, itertools.count(1)))
+    batches = itertools.chain.from_iterable(experiment.batches(epoch=epoch) for epoch in itertools.count(1))
     for step, (_, _, loss) in enumerate(trainer.train(batches)):
         smoothed = SMOOTHING * smoothed + (1 - SMOOTHING) * loss.item()
         losses.append(smoothed / (1 - SMOOTHING ** (step + 1)))
@@ -53,7 +54,7 @@ def plot_range_test(result, own_rate):
     """Return a picture of a range test with the suggested rate and the experiment's own, the bytes of a PNG file."""
     from matplotlib.figure import Figure
 
-    figure, file = Figure(figsize=(6, 3.8), layout="constrained"), io.BytesIO()
+    figure = Figure(figsize=(6, 3.8), layout="constrained")
     axes = figure.subplots()
     top = result["losses"][0] + DIVERGED * abs(result["losses"][0])  # the last loss may be many times that
     axes.plot(result["rates"], [min(loss, top) for loss in result["losses"]], color="tab:blue")
@@ -63,5 +64,4 @@ def plot_range_test(result, own_rate):
     axes.set(xscale="log", xlabel="learning rate", ylabel="training loss, smoothed", title="Learning-rate range test")
     axes.legend()
     axes.grid(alpha=0.3)
-    figure.savefig(file, format="png", dpi=120)
-    return file.getvalue()
+    return png(figure)

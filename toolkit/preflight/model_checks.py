@@ -31,7 +31,7 @@ def check_input_scale(experiment):
     for layer in trainer.model.modules():
         if any(parameter.ndim > 1 for parameter in layer.parameters(recurse=False)):
             layer.register_forward_pre_hook(measure)
-    trainer.outputs(experiment.first_batches()[0])
+    trainer.outputs(experiment.first_batches[0])
     if not scales or scales[0] is None:
         raise NotApplicable("the first layer takes no real numbers")
     message = f"the first layer gets values of about {scales[0]:.2g}"
@@ -44,7 +44,7 @@ def check_initial_loss(experiment):
     """Finds outputs, loss and labels that do not fit: the first loss should be that of a model without knowledge."""
     trainer, losses = experiment.new_trainer(), []
     with torch.no_grad():
-        for outputs, labels, loss in trainer.forward(experiment.first_batches()):
+        for outputs, labels, loss in trainer.forward(experiment.first_batches):
             flipped = tree_map(lambda t: t.flip(1) if t.ndim > 1 and t.shape[1] > 1 else without_knowledge(t), outputs)
             others = (tree_map(without_knowledge, outputs), labels), (outputs, shuffled(labels)), (flipped, labels)
             losses.append([loss, *(trainer.loss_fn(*other) for other in others)])
@@ -95,7 +95,7 @@ def check_gradients(experiment):
     if left := [name for name, p in named.items() if id(p) not in optimized]:
         raise Failed(f"{some(left)}: not in the optimizer; add it, or set requires_grad to False")
     norms = {name: [] for name in named}
-    for _ in trainer.train(experiment.first_batches()):
+    for _ in trainer.train(experiment.first_batches):
         for name, p in named.items():
             norms[name] += [p.grad.float().norm().item()] if p.grad is not None else []
     if unused := [name for name, values in norms.items() if not values]:
@@ -171,7 +171,7 @@ def differ(one, other, whole):
 
 def check_modes(experiment):
     """Finds randomness, changes of state and dependence on gradients in eval mode, and modules that lose their mode."""
-    trainer, batch = experiment.new_trainer(), experiment.first_batches()[0]
+    trainer, batch = experiment.new_trainer(), experiment.first_batches[0]
     model, before = trainer.model, {name: t.clone() for name, t in trainer.model.state_dict().items()}
     one, two, with_gradients = (trainer.outputs(batch, seed=n, gradients=n == 3) for n in (1, 2, 3))
     if stuck := [name for name, module in model.named_modules() if module.training]:
@@ -186,12 +186,12 @@ def check_modes(experiment):
     in_training = trainer.outputs(batch, training=True)
     if lost := [name for name, module in model.named_modules() if module.training != modes[name]]:
         raise Failed(f"{some(lost)}: forward() changes its mode; leave that to model.eval()")
-    return f"both give {'other' if any(map(differ, *map(tensors, (one, in_training, one)))) else 'the same'} outputs"
+    return f"outputs {'differ' if any(map(differ, *map(tensors, (one, in_training, one)))) else 'are the same'}"
 
 
 def check_dead_units(experiment):
     """Finds layers most of whose ReLU units are 0 for all samples after some training steps."""
-    trainer, batches = experiment.new_trainer(), experiment.first_batches()
+    trainer, batches = experiment.new_trainer(), experiment.first_batches
     repeated = [batches[step % len(batches)] for step in range(DEAD_STEPS)]
     steps = sum(1 for _ in within(SECONDS, trainer.train(repeated)))
     with torch.no_grad(), ReluWatch(trainer.model) as watch:

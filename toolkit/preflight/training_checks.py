@@ -40,7 +40,7 @@ def check_reproducibility(experiment):
     )
     if not identical(whole[1:], resumed):
         raise Failed(f"batches differ if loading starts with the second one: {OWN_GENERATOR}")
-    batches = experiment.first_batches()[:STEPS]
+    batches = experiment.first_batches[:STEPS]
     trainer, again, other = (experiment.new_trainer(seed) for seed in (params.seed, params.seed, params.seed + 1))
     first, second = ([loss.item() for *_, loss in each.train(batches)] for each in (trainer, again))
     if str(first) != str(second):  # as text, in which NaN equals NaN
@@ -81,7 +81,7 @@ def check_learning_rate(experiment):
         raise NotApplicable("in so few steps the loss falls at no learning rate; there is nothing to suggest")
     message = f"{own:.2g} in params.json; the range test suggests {suggested:.2g}"
     rises = diverges is not None and own >= diverges
-    if (rises or own > FAR * suggested) and not experiment.max_samples:  # with fewer samples it rises earlier
+    if rises or own > FAR * suggested:
         raise Failed(f"{message}{f', and the loss rises from {diverges:.2g} on' * rises}; take a smaller one")
     if own * FAR < suggested and diverges is not None:  # otherwise steps are normalised, and no rate is too large
         raise Failed(f"{message}, at least {FAR} times as much; take a larger one")
@@ -90,7 +90,7 @@ def check_learning_rate(experiment):
 
 def check_overfitting(experiment):
     """Finds models that cannot fit a few samples, with the experiment's learning rate or the suggested one."""
-    batch = select(experiment.first_batches()[0], slice(SAMPLES))
+    batch = select(experiment.first_batches[0], slice(SAMPLES))
     if identical(batch[1], shuffled(batch[1])):
         raise NotApplicable("their labels are all the same, which a constant output fits")
     for rate in filter(None, dict.fromkeys([experiment.params.learning_rate, experiment.range_test.get("suggested")])):
@@ -100,7 +100,8 @@ def check_overfitting(experiment):
             losses.append(loss.item())
             with torch.no_grad():
                 of_others = trainer.loss_fn(outputs, shuffled(labels)).item()  # as large if inputs have no influence
-            if of_others - losses[-1] > abs(of_others) / 2:
+            halved = [start - losses[-1] > abs(start) / 2 for start in (losses[0], of_others)]
+            if all(halved):
                 return f"learned in {len(losses)} steps with learning rate {rate:.2g}"
             if not math.isfinite(losses[-1]):
                 break
@@ -112,21 +113,7 @@ def check_overfitting(experiment):
 
 def check_memory(experiment):
     """Finds batches whose training step does not fit into memory."""
-    sizes, largest = [], None
-    for batch in within(SECONDS / 2, experiment.batches()):
-        sizes.append(numbers_in(batch))
-        largest = batch if sizes[-1] == max(sizes) else largest
-    needed, available = step_memory(experiment, largest), total_memory(experiment.params.device)
-    message = f"the largest of {len(sizes)} batches takes {needed / 2**20:.0f} MiB"
-    message += f" of {available / 2**30:.0f} GiB" if available is not None else ""
-    if available is not None and needed > 0.9 * available:
-        raise Failed(f"{message}; take a smaller batch_size, with more accumulation_steps")
-    return message
-
-
-def step_memory(experiment, batch):
-    """Return the bytes that a training step keeps: activations, weights, gradients and two numbers of the optimizer."""
-    trainer, kept = experiment.new_trainer(), {}
+    trainer, kept, available = experiment.new_trainer(), {}, total_memory(experiment.params.device)
 
     def keep(tensor):
         storage = (tensor.coalesce().values() if tensor.is_sparse else tensor).untyped_storage()
@@ -134,5 +121,13 @@ def step_memory(experiment, batch):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        list(trainer.train([batch]))
-    return sum(kept.values()) + 4 * sum(parameter.nbytes for parameter in trainer.model.parameters())
+        list(trainer.train([max(experiment.first_batches, key=numbers_in)]))
+    weights = sum(parameter.nbytes for parameter in trainer.model.parameters())
+    needed = sum(kept.values()) + 4 * weights  # with gradients, and two numbers of the optimizer for each weight
+    message = f"a training step keeps about {needed / 2**20:.0f} MiB"
+    if available is None:
+        return message
+    message += f" of {available / 2**30:.0f} GiB"
+    if needed > 0.9 * available:
+        raise Failed(f"{message}; take a smaller batch_size, with more accumulation_steps")
+    return message

@@ -46,11 +46,10 @@ class Scheduler:
             KeyboardInterrupt, SystemExit: after a signal; the trials have been saved.
         """
         with StopSignals() as signals, self.study:
-            signals.in_step = True  # signals only take effect in `check`
             try:
                 self.show()
                 while self.step():
-                    signals.check()
+                    signals.stop_if_received()
             finally:
                 self.stop()
                 self.bar.close()

@@ -17,7 +17,7 @@ from sqlalchemy.exc import ArgumentError, IntegrityError, ProgrammingError, SQLA
 from utils import UserError
 
 JOURNAL = "study.journal"
-OWNER = ".owner-"  # prefix of the files that owners of trials lock
+OWNERS = ".sweep"  # the folder with the files that owners of trials lock
 HEARTBEAT_SECONDS = 20  # between two heartbeats of a trial in a database
 GRACE_SECONDS = 120  # without a heartbeat, after which a trial counts as abandoned
 ATTEMPTS_TO_OPEN = 10
@@ -58,30 +58,24 @@ class Owner:
 
     Attributes:
         name: name of this owner, unique among all machines.
-        lock: the FileLock.
+        path, lock: its file, and the FileLock of it.
     """
 
     def __init__(self, folder):
-        self.folder, self.name = folder, f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        self.lock = FileLock(folder / f"{OWNER}{self.name}")
+        self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self.path = folder / OWNERS / self.name
+        self.lock = FileLock(self.path)
 
     def has_ended(self, name, if_unknown=True):
         """Return True if the process of that name has ended; `if_unknown` if it has no file in this folder."""
-        path = self.folder / f"{OWNER}{name}"
-        if name == self.name or not path.exists():
+        path = self.path.with_name(name)
+        if name == self.name or not path.is_file():
             return name != self.name and if_unknown
         try:
             with FileLock(path, timeout=0):
                 return True
         except Timeout:
             return False
-
-    def delete_files(self):
-        """Delete the files of this owner, which must have released its lock, and of all others that have ended."""
-        for path in self.folder.glob(f"{OWNER}*"):
-            name = path.name.removeprefix(OWNER)
-            if name == self.name or self.has_ended(name):
-                path.unlink(missing_ok=True)
 
 
 def open_storage(url, folder):
@@ -94,10 +88,8 @@ def open_storage(url, folder):
         if url is None:
             path = folder / JOURNAL
             return JournalStorage(JournalFileBackend(str(path), lock_obj=JournalLock(path)))
-        options = {
-            "pool_pre_ping": True,
-            "connect_args": {"connect_timeout": 10} if url.startswith("postgresql") else {},
-        }
+        patience = {"connect_timeout": 10} if url.startswith("postgresql") else {}
+        options = {"pool_pre_ping": True, "connect_args": patience}
         for attempt in range(1, ATTEMPTS_TO_OPEN + 1):
             try:
                 database = RDBStorage(url, options, heartbeat_interval=HEARTBEAT_SECONDS, grace_period=GRACE_SECONDS)

@@ -28,7 +28,6 @@ from toolkit.sweep.search_space import as_choice, name_of
 from toolkit.sweep.storage import HEARTBEAT_SECONDS, Owner, open_storage, storage_errors
 from utils import UserError
 
-SECONDS_TO_DRAW = 10  # that another process may take to draw the configuration of a trial
 SECONDS_BETWEEN_LOOKS = 5  # for abandoned trials
 TPE_STARTUP = 10  # random configurations before TPE learns from the results
 REDUCTION = 3  # asha continues one of three trials after a ninth and after a third of the epochs
@@ -73,7 +72,7 @@ class Study:
         self.configurations, self.replicates = trials or len(self.grid or []), options.seeds * max(options.folds, 1)
         self.total = self.configurations * self.replicates
         self.owner, self.is_database = Owner(folder), storage is not None
-        self.deleted, self.failed_before = set(), set()  # numbers of trials from before this process, to be retried
+        self.to_retry = set()  # numbers of trials that failed before this process started, or lost their folder
         self.looked_at = self.heartbeat_at = -math.inf
         reference = {k: v for k, v in params.given.items() if not k.startswith(("$", "_"))}
         dimensions = {name: dimension.model_dump() for name, dimension in space.dimensions.items()}
@@ -97,20 +96,21 @@ class Study:
 
     def __enter__(self):
         """Start to work on the study: trials that failed, and those whose folder was deleted, are retried."""
+        self.owner.path.parent.mkdir(exist_ok=True)
         self.owner.lock.acquire()
         for trial in self.study.get_trials(deepcopy=False):
-            name = trial.user_attrs.get("experiment")
-            if trial.state == TrialState.FAIL:
-                self.failed_before.add(trial.number)
-            elif trial.state in ENDED and not self.is_database and not (self.folder / name / "run.json").exists():
+            name, is_lost = trial.user_attrs.get("experiment"), False
+            if trial.state in ENDED and not self.is_database and not (self.folder / name / "run.json").exists():
                 logging.info("%s: finished before, but its folder was deleted; training it again", name)
-                self.deleted.add(trial.number)
+                is_lost = True
+            if is_lost or trial.state == TrialState.FAIL:
+                self.to_retry.add(trial.number)
         return self
 
     def __exit__(self, kind, error, trace):
         self.owner.lock.release()
         if not isinstance(error, Exception):  # else its trials may still be running in the storage; the file says why
-            self.owner.delete_files()
+            self.owner.path.unlink(missing_ok=True)
 
     def next(self):
         """Return the Experiment that this process trains next, or None if all are done or taken."""
@@ -125,9 +125,11 @@ class Study:
         """Return the first place that no process is training or has finished, or None."""
         attempts = self.attempts()
         for place in range(self.total):
+            first = place - place % self.replicates
+            is_drawn = place == first or any("experiment" in trial.user_attrs for trial in attempts.get(first, []))
             tried = attempts.get(place, [])
-            failed_now = any("failed" in t.user_attrs and t.number not in self.failed_before for t in tried)
-            if not failed_now and all(self._state(trial) == TrialState.FAIL for trial in tried):
+            has_failed = any("failed" in t.user_attrs and t.number not in self.to_retry for t in tried)
+            if is_drawn and not has_failed and all(self._state(trial) == TrialState.FAIL for trial in tried):
                 return place
         return None
 
@@ -140,7 +142,7 @@ class Study:
         tried = self.attempts()[place]
         created = next(trial for trial in reversed(tried) if trial.user_attrs.get("owner") == self.owner.name)
         configuration, replicate = divmod(place, self.replicates)
-        first = self._drawn(place - replicate, SECONDS_TO_DRAW) if replicate else None
+        first = self._drawn(place - replicate) if replicate else None
         sampler = self._sampler(configuration, first.params if first else {})
         trial = Trial(self._load(sampler), created._trial_id)
         if any(t.number < trial.number and self._state(t) != TrialState.FAIL for t in tried):
@@ -160,14 +162,10 @@ class Study:
         own_values |= {"num_folds": self.options.folds} if self.options.folds else {}
         return Experiment(trial, name, values | own_values)
 
-    def _drawn(self, place, seconds=0):
-        """Return the last trial at a place whose configuration has been drawn, or None after some seconds."""
-        deadline = time.monotonic() + seconds
-        while True:
-            drawn = [trial for trial in self.attempts().get(place, []) if "experiment" in trial.user_attrs]
-            if drawn or time.monotonic() > deadline:
-                return drawn[-1] if drawn else None
-            time.sleep(0.1)
+    def _drawn(self, place):
+        """Return the last trial at a place whose configuration has been drawn, or None."""
+        drawn = [trial for trial in self.attempts().get(place, []) if "experiment" in trial.user_attrs]
+        return drawn[-1] if drawn else None
 
     def _sampler(self, configuration, fixed):
         """Return the sampler of a configuration, in which the parameters of the dict `fixed` have given values."""
@@ -178,9 +176,9 @@ class Study:
         return PartialFixedSampler(fixed, tpe if self.options.method == "tpe" else RandomSampler(seed))
 
     def _state(self, trial):
-        """Return the state of a trial; it counts as failed if its folder was deleted, or if it waits to be retried."""
-        is_lost = trial.number in self.deleted or trial.state == TrialState.WAITING
-        return TrialState.FAIL if is_lost else trial.state
+        """Return the state of a trial; one that is to be retried has failed."""
+        is_to_retry = trial.number in self.to_retry or trial.state == TrialState.WAITING  # of an earlier version
+        return TrialState.FAIL if is_to_retry else trial.state
 
     def attempts(self):
         """Return the trials of each experiment, oldest first, as FrozenTrials: a dict by place."""
