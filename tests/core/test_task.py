@@ -99,7 +99,7 @@ def test_unpack_batch_takes_batches_of_another_form(project):
 def test_without_it_the_message_names_it(project):
     (code, _, err), _, _ = project(NET, NAMED_BATCHES)
     assert code == 2
-    assert "not a dict with the keys ['x', 'y', 'name']; batches of another form need a function unpack_batch" in err
+    assert "a batch of the data loader is a dict with the keys ['x', 'y', 'name']; it should be a pair (inputs, labels), or net.py should have a function unpack_batch" in err
 
 
 def test_a_loss_with_a_third_argument_gets_params(project):
@@ -124,7 +124,7 @@ def test_a_dict_of_losses_is_logged_one_by_one_and_its_loss_minimised(project):
     (code, out, err), _, row = project(net, monitor="ce", monitor_mode="min")
     assert (code, err) == (0, "")
     assert row["train_loss"] == pytest.approx(row["train_ce"] + row["train_penalty"])
-    assert "Best ce on val" in out
+    assert "with val ce " in out
 
 
 def test_inputs_labels_and_outputs_may_be_nested(project):
@@ -161,7 +161,7 @@ def test_a_task_without_accuracy_is_judged_by_its_loss(project):
     net = NET.split("metrics =")[0] + "metrics = {}\n"
     (code, out, err), _, _ = project(net)
     assert (code, err) == (0, "")
-    assert "Best loss on val" in out
+    assert "with val loss " in out
 
 
 def test_keys_of_its_own_are_declared_where_they_are_read(project):
@@ -195,7 +195,7 @@ def test_a_metric_may_give_several_numbers_and_take_params(project):
     (code, out, err), experiment, row = project(NET + SEVERAL, factor=2, monitor="right", monitor_mode="max")
     assert (code, err) == (0, "")
     assert row["val_right"] == row["val_accuracy"] == row["val_weighted"] / 2
-    assert "Best right on val" in out
+    assert "with val right " in out
     assert "val_right" in out and "right/zero" not in out  # a detail: in the files, not in the log
     assert 0 <= row["val_right/zero"] <= 1
     (code, out, err), _, _ = project(NET + SEVERAL, script=evaluate, factor=2, monitor="right", monitor_mode="max")

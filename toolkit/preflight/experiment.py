@@ -109,7 +109,8 @@ class Trainer:
         seed_all(self.params.seed, 1, seed, MODEL, self.generators)
         ((inputs, _),) = batches_on_device([batch], self.model)
         with torch.set_grad_enabled(training or gradients):
-            return tree_map(torch.Tensor.detach, model_outputs(self.model, inputs, self.params))
+            outputs, _ = forward_pass(self.model, None, inputs, None, autocast(self.params, self.model))
+        return tree_map(torch.Tensor.detach, outputs)
 
 
 def within(seconds, things, least=2):
