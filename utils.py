@@ -19,12 +19,8 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
-REPORTS = [  # files of evaluate.py about one split of this dataset, or of another one
-    f"{kind}_{split}{data}.*"
-    for kind in ("report", "predictions", "confusion", "reliability", "mistakes", "residuals")
-    for split in ("train", "val", "test")
-    for data in ("", "_on_*")
-]
+KINDS = ("report", "predictions", "confusion", "reliability", "mistakes", "residuals")  # files of an evaluation
+REPORTS = [f"{kind}_{split}{data}.*" for kind in KINDS for split in ("train", "val", "test") for data in ("", "_on_*")]
 
 
 class UserError(Exception):
@@ -36,10 +32,7 @@ class MissingHyperparameter(UserError, AttributeError):
 
 
 class Hyperparameters(BaseModel):
-    """The keys of params.json that the training loop reads. Each file of `model/` declares those that it reads itself.
-
-    With the defaults the loop is plain: every option is off.
-    """
+    """The keys of params.json that the training loop reads; by default, every option is off."""
 
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False, protected_namespaces=())
 
@@ -61,9 +54,7 @@ class Hyperparameters(BaseModel):
     max_grad_norm: float | None = Field(None, gt=0, description="clip gradients to this norm; null turns it off")
     ema_decay: float = Field(0, ge=0, lt=1, description="decay of the EMA of the weights; 0 turns it off")
     early_stopping_patience: int | None = Field(None, ge=1, description="stop after so many epochs without improvement")
-    precision: Literal["fp32", "bf16", "fp16", "auto"] = Field(
-        "fp32", description="mixed precision is faster on GPUs and less exact; auto: bf16 where the GPU supports it"
-    )
+    precision: Literal["fp32", "bf16", "fp16", "auto"] = Field("fp32", description="auto: bf16 if the GPU supports it")
     compile: bool = Field(False, description="torch.compile the model: slow at the start, then faster")
     deterministic: bool = Field(False, description="use deterministic algorithms only; slower on GPUs")
     parallel: Literal["ddp", "fsdp"] = Field("ddp", description="many processes: copy (ddp) or shard (fsdp) the model")
@@ -71,9 +62,7 @@ class Hyperparameters(BaseModel):
     num_workers: int = Field(0, ge=0, le=1024, description="worker processes of data loaders that use them")
     checkpoint_minutes: float = Field(5, gt=0, description="minutes between checkpoints within an epoch")
     save_summary_steps: int = Field(100, ge=1, le=2**31, description="steps between readings of the training loss")
-    monitor: str | None = Field(
-        None, description="metric that selects the best checkpoint; default accuracy, else loss"
-    )
+    monitor: str | None = Field(None, description="metric that selects the best checkpoint; null: accuracy, or loss")
     monitor_mode: Literal["max", "min"] | None = Field(None, description="whether higher or lower is better")
 
 
@@ -83,9 +72,9 @@ def combined(*models):
     models = [m for m in dict.fromkeys(models) if not any(issubclass(n, m) and n is not m for n in models)]
     if len(models) == 1:
         return models[0]
-    inherited, fields = Hyperparameters.model_fields, {}
+    fields = {}
     for name, field in (item for model in models for item in model.model_fields.items()):
-        if name not in inherited or repr(field) != repr(inherited[name]):
+        if repr(field) != repr(Hyperparameters.model_fields.get(name)):  # else it is only inherited
             fields[name] = (field.annotation, field)
     return create_model("Hyperparameters", __base__=tuple(models), **fields)
 
@@ -100,21 +89,22 @@ class Params:
 
     `declared` is a pydantic model, or a tuple of several, of the keys that have a type, bounds and a default;
     `overrides` is a dict of values from the command line. A value that is not allowed is a UserError.
+
+    Attributes, each a dict by name: `given`, the values in the file and on the command line; `defaults`, those of the
+    declared keys; `values`, all present values, facts included.
     """
 
     def __init__(self, json_path, *, declared=Hyperparameters, overrides=None):
         models = declared if isinstance(declared, tuple) else (declared,)
-        vars(self).update(_path=str(json_path), _models=models, _defaults={}, _given={}, _sources={})
-        vars(self).update(_values={}, _facts={}, _read=set())
+        vars(self).update(_path=str(json_path), _models=models, _sources={}, _facts={}, _read=set())
+        vars(self).update(given={}, defaults={}, values={})
         self.take(read_json(json_path, what="file; an experiment is a folder with a params.json in it"), json_path)
         self.take(overrides or {}, "on the command line")
 
     def declare(self, *models):
         """Add the keys that pydantic models declare: check the values that are given, set the others to defaults."""
-        new = tuple(model for model in models if not any(issubclass(known, model) for known in self._models))
-        vars(self)["_models"] += new
-        if new:
-            self.take({}, self._path)
+        vars(self)["_models"] = tuple(dict.fromkeys([*self._models, *models]))
+        self.take({}, self._path)
 
     def update(self, json_path):
         """Take over the values of another JSON file."""
@@ -126,73 +116,56 @@ class Params:
         self._check_names(values, source)
         declared = combined(*self._models)
         try:
-            declared.model_validate(self._given | values)
+            declared.model_validate(self.given | values)
         except ValidationError as error:
             wrong = [f"{e['loc'][0]} is {e['input']!r}, {e['msg'].removeprefix('Input ')}" for e in error.errors()]
             raise UserError(f"{source}: {'; '.join(wrong)}") from None
-        self._given.update(values)
+        self.given.update(values)
         self._sources.update(dict.fromkeys(values, source))
-        self._values.update(values)
+        self.values.update(values)
         for name, field in declared.model_fields.items():
             default = field.get_default(call_default_factory=True)
-            untouched = name not in self._given and self._values.get(name) == self._defaults.get(name)
-            if name not in self._values or untouched:
-                self._values[name] = default
-            self._defaults[name] = default
+            if name not in self.given and self.values.get(name) == self.defaults.get(name):  # code has not set it
+                self.values[name] = default
+            self.defaults[name] = default
 
     def add_facts(self, facts, source=None):
-        """Make `facts` (a dict) readable as attributes; they are never saved.
+        """Make `facts` (a dict) readable as attributes; they are never saved. `source` is the dataset's file, if any.
 
-        Facts from the file of a dataset, `source`, must not contradict params.json (else UserError). Their entry
-        "source" is left out: how a dataset was made does not concern the model.
+        Facts of a dataset must not contradict params.json (else UserError); how it was made ("source") is left out.
         """
         self._check_names(facts, source)
         for name, value in facts.items():
-            if source and name in self._given and (given := self._given[name]) != value:
+            if source and name in self.given and (given := self.given[name]) != value:
                 raise UserError(
                     f"{self._path}: {name} is {given!r}, but the dataset has {value!r} ({source}); "
                     f"remove the key: it is a fact of the data"
                 )
             if not (source and name == "source"):
-                self._values[name], self._facts[name] = value, source
+                self.values[name], self._facts[name] = value, source
 
     def save(self, json_path):
         """Write the keys of the file, and what code has set since, to `json_path`; neither defaults nor facts."""
-        now = {name: value for name, value in self._values.items() if name not in self._facts}
-        old = {name: now.get(name, value) for name, value in self._given.items() if name in self._values}
-        new = {k: v for k, v in now.items() if k not in old and (k not in self._defaults or v != self._defaults[k])}
+        now = {name: value for name, value in self.values.items() if name not in self._facts}
+        old = {name: now.get(name, value) for name, value in self.given.items() if name in self.values}
+        new = {k: v for k, v in now.items() if k not in old and (k not in self.defaults or v != self.defaults[k])}
         write_whole(json_path, json.dumps(old | new, indent=4) + "\n")
 
     @property
     def dict(self):
-        """All values by name, as a plain dict: `params.dict["learning_rate"]`."""
-        self._read.update(self._values)
-        return self._values
-
-    @property
-    def values(self):
-        """A copy of `dict`, which does not count as reading the keys (see `unread`)."""
-        return self._values.copy()
-
-    @property
-    def given(self):
-        """The values in the file and on the command line, as a dict."""
-        return self._given.copy()
-
-    @property
-    def defaults(self):
-        """The defaults of the declared keys, as a dict."""
-        return self._defaults.copy()
+        """The same as `values`, but reading it counts as reading all keys: `params.dict["learning_rate"]`."""
+        self._read.update(self.values)
+        return self.values
 
     @property
     def hyperparameters(self):
         """The defaults of the declared keys, updated with the values that are given, as a dict."""
-        return self._defaults | self._given
+        return self.defaults | self.given
 
     @property
     def dataset_facts(self):
         """The facts from the file of the dataset, as a dict."""
-        return {name: self._values[name] for name, source in self._facts.items() if source}
+        return {name: self.values[name] for name, source in self._facts.items() if source}
 
     @property
     def unread(self):
@@ -206,19 +179,19 @@ class Params:
                 raise UserError(f"{source}: a key cannot be called {name!r}: Params has an attribute of this name")
 
     def __getattr__(self, name):
-        if name.startswith("__") or "_values" not in vars(self):  # copy and pickle ask for these
+        if name.startswith("__") or "values" not in vars(self):  # copy and pickle ask for these
             raise AttributeError(name)
-        if name not in self._values:
+        if name not in self.values:
             reader = sys._getframe(1)
             place = f"{relative(reader.f_code.co_filename)}:{reader.f_lineno}"
-            near = similar(name, self._given)
+            near = similar(name, self.given)
             way_out = f"add it, or rename {near!r}" if near else "add it"
             raise MissingHyperparameter(f"{self._path} has no key {name!r}, which {place} reads; {way_out}")
         self._read.add(name)
-        return self._values[name]
+        return self.values[name]
 
     def __setattr__(self, name, value):
-        self._values[name] = value
+        self.values[name] = value
 
 
 def similar(name, known):
@@ -380,11 +353,8 @@ def load_weights(state, checkpoint, model, optimizer=None, partial=False, *, sha
 
     theirs, ours = state["state_dict"], model.state_dict()
     fitting = {k: v for k, v in theirs.items() if k in ours and shape(v) == shape(ours[k])}
-    differences = [
-        f"{k} is {shape(theirs[k])} there and {shape(v)} in the model"
-        for k, v in ours.items()
-        if k in theirs and k not in fitting
-    ]
+    misfits = [k for k in ours if k in theirs and k not in fitting]
+    differences = [f"{k} is {shape(theirs[k])} there and {shape(ours[k])} in the model" for k in misfits]
     norms = [k.removesuffix(".running_mean") for k in ours.keys() - theirs.keys() if k.endswith(".running_mean")]
     if norms and not differences and not partial:
         raise UserError(
@@ -398,8 +368,8 @@ def load_weights(state, checkpoint, model, optimizer=None, partial=False, *, sha
         why = "no entry matches" if partial else "params.json or model/net.py has changed since"
         raise UserError(f"{checkpoint}: weights of another architecture: {differences[0]}{more}; {why}")
     if partial:
-        logging.info("%s: %d of %d weights loaded; not loaded:", checkpoint, len(fitting), len(ours))
-        logging.info("%s", "\n".join(f"  {difference}" for difference in differences or ["none"]))
+        rest = "\n  ".join(["not loaded:", *(differences or ["none"])])
+        logging.info("%s: %d of %d weights loaded; %s", checkpoint, len(fitting), len(ours), rest)
     # into `ours`, not a new dict: it holds the versions of the modules' layouts, which some modules ask for
     ours.update({name: shard_like(value, ours[name]) if shard_like else value for name, value in fitting.items()})
     model.load_state_dict(ours)

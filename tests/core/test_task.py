@@ -99,7 +99,10 @@ def test_unpack_batch_takes_batches_of_another_form(project):
 def test_without_it_the_message_names_it(project):
     (code, _, err), _, _ = project(NET, NAMED_BATCHES)
     assert code == 2
-    assert "a batch of the data loader is a dict with the keys ['x', 'y', 'name']; it should be a pair (inputs, labels), or net.py should have a function unpack_batch" in err
+    assert (
+        "is a dict with the keys ['x', 'y', 'name']; it should be a pair (inputs, labels), or net.py should have a function unpack_batch"
+        in err
+    )
 
 
 def test_a_loss_with_a_third_argument_gets_params(project):

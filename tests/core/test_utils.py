@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import utils
-from utils import Params, RunningAverage, UserError
+from utils import Params, UserError
 
 
 def write(path, **values):
@@ -109,13 +109,6 @@ def test_a_fact_of_the_data_wins_over_nobody(tmp_path):
     params.add_facts({"num_classes": 6}, source="data/x/dataset.json")
     with pytest.raises(UserError, match=r"num_classes is 6, but the dataset has 10 \(data/x/dataset.json\)"):
         params.add_facts({"num_classes": 10}, source="data/x/dataset.json")
-
-
-def test_running_average():
-    average = RunningAverage()
-    average.update(2)
-    average.update(4)
-    assert average() == 3.0
 
 
 def test_save_dict_to_json_takes_numbers_of_all_kinds(tmp_path):

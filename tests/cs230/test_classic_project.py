@@ -42,7 +42,7 @@ def run(project, script, *arguments):
 
 def test_it_trains_from_its_own_folder_unchanged(project):
     output = (project / "output").read_text()
-    assert "Training experiments/base_model: Net of" in output
+    assert "Training experiments/base_model: Net with" in output
     assert "no effect" not in output
     folder = project / "experiments" / "base_model"
     assert (folder / "history.csv").read_text().count("\n") == 4

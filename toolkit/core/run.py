@@ -130,7 +130,7 @@ class Run:
             self.state = self.resumed.state
             if "learning_rate" in self.changed:
                 scale_learning_rate(self.optimizer, self.stateful.values(), *self.changed["learning_rate"])
-            self.updates.resume(self.state, has_average="average" in self.resumed.content["stateful"])
+            self.updates.resume(self.state, has_average="average" in self.resumed.content.get("stateful", {}))
         elif options.restore_file is not None:
             checkpoint = find_checkpoint(self.folder, options.restore_file)
             content = utils.read_checkpoint(checkpoint)

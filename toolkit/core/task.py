@@ -15,7 +15,8 @@ import torch
 import utils
 from toolkit.core import processes
 from toolkit.core.image_dataset import SPLITS
-from toolkit.core.metrics import is_streaming, takes_params
+from toolkit.core.loss import Loss
+from toolkit.core.metrics import is_streaming
 from toolkit.core.optimizers import optimizer_of, without_compiler
 from toolkit.core.resumable_batches import UnpackedBatches
 from toolkit.core.tools import find_tool
@@ -54,11 +55,10 @@ class Task:
         import_model_package(self.folder)
         self.net = importlib.import_module("model.net")
         self.data_loader = importlib.import_module("model.data_loader")
-        self.Net = self._need(self.net, "Net", callable, "a class or function Net(params)")
-        self._loss_fn = self._need(self.net, "loss_fn", callable, "a function loss_fn(outputs, labels)")
-        self.metrics = self._need(self.net, "metrics", is_dict, "a dict metrics, from name to function")
-        self._check_metrics()
+        self.Net = self._need(self.net, "Net", "a class or function Net(params)")
+        self._loss_fn = self._need(self.net, "loss_fn", "a function loss_fn(outputs, labels)")
         self._fetch = self._find_fetch_dataloader()
+        self.metrics = self._find_metrics()
         self.split_names = self._find_split_names()
         self.read_items, self.describe = (getattr(self.data_loader, name, None) for name in ("read_items", "describe"))
         self.declared = tuple(self._find_hyperparameters(module) for module in (self.data_loader, self.net))
@@ -68,15 +68,16 @@ class Task:
         """Return the path of a module's file as the user would write it."""
         return utils.relative(module.__file__)
 
-    def _need(self, module, name, fits, expected):
+    def _need(self, module, name, expected):
         found = getattr(module, name, None)
-        if not fits(found):
+        if not (isinstance(found, dict) if name == "metrics" else callable(found)):
             what = f"{name} is {type(found).__name__}" if hasattr(module, name) else f"there is no {name}"
             raise UserError(f"{self.path_of(module)}: {what}, but train.py needs {expected}")
         return found
 
-    def _check_metrics(self):
-        for name, metric in self.metrics.items():
+    def _find_metrics(self):
+        metrics = self._need(self.net, "metrics", "a dict metrics, from name to function")
+        for name, metric in metrics.items():
             if name == "loss":
                 raise UserError(f"{self.path_of(self.net)}: a metric cannot be called loss; rename it")
             if not callable(metric) and not is_streaming(metric):
@@ -84,18 +85,19 @@ class Task:
                     f"{self.path_of(self.net)}: metrics[{name!r}] is {type(metric).__name__}, but should be a function "
                     f"of (outputs, labels), or an object with update, compute and reset"
                 )
+        return metrics
 
     def _find_fetch_dataloader(self):
         """Return `fetch_dataloader` of data_loader.py, or for a text project in CS230's form a function like it."""
         loader_class, iterators = getattr(self.data_loader, "DataLoader", None), find_tool("cs230.data_iterators")
         if not hasattr(self.data_loader, "fetch_dataloader") and hasattr(loader_class, "data_iterator") and iterators:
             return functools.partial(iterators.fetch_from_iterators, loader_class, self.path_of(self.data_loader))
-        expected = "a function fetch_dataloader(types, data_dir, params)"
-        return self._need(self.data_loader, "fetch_dataloader", callable, expected)
+        return self._need(self.data_loader, "fetch_dataloader", "a function fetch_dataloader(types, data_dir, params)")
 
     def _find_split_names(self):
         names = getattr(self.data_loader, "split_names", {})
-        if not is_dict(names) or not names.keys() <= set(SPLITS) or not all(isinstance(n, str) for n in names.values()):
+        is_dict = isinstance(names, dict)
+        if not is_dict or not names.keys() <= set(SPLITS) or not all(isinstance(name, str) for name in names.values()):
             raise UserError(
                 f"{self.path_of(self.data_loader)}: split_names is {names!r}, but should be a dict from train, val or "
                 f'test to the name in data_loader.py: {{"val": "dev"}}'
@@ -176,50 +178,6 @@ class Task:
         return loaders
 
 
-class Loss:
-    """The loss of a task, called with (outputs, labels); returns a scalar tensor.
-
-    If the user's function has a third argument, it gets `params`. If it returns a dict, its entry "loss" is returned
-    and the others become the attribute `parts` of that tensor (a dict from name to scalar tensor), which are logged.
-
-    Args:
-        fn: the user's `loss_fn`, a function or an nn.Module.
-        params: hyperparameters.
-        file: the file of `fn`, for messages.
-
-    Attributes:
-        module: the user's loss if it has a state to save, else None.
-    """
-
-    def __init__(self, fn, params, file):
-        self.fn, self.file, self.extra = fn, file, [params] if takes_params(fn) else []
-        self.module = fn if isinstance(fn, torch.nn.Module) and fn.state_dict() else None
-
-    def __call__(self, outputs, labels):
-        loss, parts = self.fn(outputs, labels, *self.extra), None
-        if isinstance(loss, dict):
-            if "loss" not in loss:
-                raise UserError(
-                    f'{self.file}: loss_fn returned a dict without "loss", the entry to minimise: {list(loss)}'
-                )
-            parts = {name: torch.as_tensor(value).detach() for name, value in loss.items() if name != "loss"}
-            loss = loss["loss"]
-        if not isinstance(loss, torch.Tensor) or loss.ndim:
-            raise UserError(
-                f"{self.file}: loss_fn must return a scalar tensor (a mean over the batch), not {describe(loss)}"
-            )
-        if torch.is_grad_enabled() and not loss.requires_grad:
-            raise UserError(f"{self.file}: the loss has no gradient: compute it from the outputs with torch alone")
-        if parts is not None:
-            loss.parts = parts
-        return loss
-
-    @property
-    def stateful(self):
-        """The parts that a checkpoint should hold, a dict from name to object."""
-        return {"loss": self.module} if self.module is not None else {}
-
-
 def find_task(model_dir):
     """Return the Task of an experiment; see `find_model`."""
     return Task(find_model(model_dir))
@@ -256,11 +214,6 @@ def import_model_package(folder):
         package.__path__ = [str(folder)]
     sys.path.append(str(folder.parent))
     os.environ[MODEL_FOLDER] = str(folder)
-
-
-def is_dict(value):
-    """Return True if a value is a dict."""
-    return isinstance(value, dict)
 
 
 if getattr(multiprocessing.current_process(), "_inheriting", False) and MODEL_FOLDER in os.environ:

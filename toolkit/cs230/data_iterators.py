@@ -57,7 +57,7 @@ class IteratorBatches(Dataset):
         count = len(indices)
         part = {name: self._chosen(name, value, indices) for name, value in self.data.items()} | {"size": count}
         params = copy.copy(self.params)
-        vars(params)["_values"] = self.params.values | {"batch_size": count}
+        vars(params)["values"] = self.params.values | {"batch_size": count}
         batches = iter(self.loader.data_iterator(part, params, False))
         batch = next(batches, None)
         sizes = [tensor.shape for tensor in tensors(batch)[:1] if count not in tensor.shape]

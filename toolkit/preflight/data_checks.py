@@ -10,22 +10,22 @@ import torch
 from toolkit.core.setup import refuse_misspelled
 from toolkit.core.smoke_test import smoke_test
 from toolkit.core.trees import batch_size, tensors, tree_map
-from toolkit.preflight.experiment import FIRST, SECONDS, Failed, NotApplicable, identical, within
+from toolkit.preflight.experiment import FIRST, SECONDS, Failed, NotApplicable, Trainer, identical, within
 
 TIMED_STEPS = 20
 
 
 def check_parts(experiment):
-    """Fails if data loaders, model, loss or optimizer cannot be made."""
-    trainer = experiment.new_trainer()
+    """Fail if data loaders, model, loss or optimizer cannot be made."""
+    trainer = Trainer(experiment)
     counts = [f"{len(loader)} {split} batches" for split, loader in experiment.dataloaders.items()]
     weights = sum(parameter.numel() for parameter in trainer.model.parameters())
     return f"{weights:,} weights, {type(trainer.optimizer).__name__}, {', '.join(counts)}"
 
 
 def check_batches(experiment):
-    """Finds NaN, labels that are no class, constant inputs or labels, and shapes that broadcast in the loss."""
-    trainer, counts = experiment.new_trainer(), []
+    """Find NaN, labels that are no class, constant inputs or labels, and shapes that broadcast in the loss."""
+    trainer, counts = Trainer(experiment), []
     outputs = tree_map(torch.Tensor.cpu, trainer.outputs(next(experiment.batches())))
     for split in experiment.dataloaders:
         found = {"inputs": set(), "labels": set()}  # (place in the batch, smallest or largest value) of each tensor
@@ -57,10 +57,10 @@ def check_batches(experiment):
 
 
 def check_speed(experiment):
-    """Finds data loading that is slower than training steps."""
+    """Find data loading that is slower than training steps."""
     load = seconds_each(itertools.chain(experiment.batches(epoch=2), experiment.batches(epoch=3)))
     some = itertools.islice(itertools.cycle(experiment.first_batches), TIMED_STEPS)
-    step = seconds_each(loss.item() for *_, loss in experiment.new_trainer().train(some))  # item() waits for the GPU
+    step = seconds_each(loss.item() for *_, loss in Trainer(experiment).train(some))  # item() waits for the GPU
     message = f"{1 / load:.3g} batches per second are loaded, {1 / step:.3g} trained on"
     if load > step and load * len(experiment.dataloaders["train"]) > 1:
         raise Failed(f"{message}: training waits for data; raise num_workers, or keep decoded data in memory")
@@ -74,7 +74,7 @@ def seconds_each(things):
 
 
 def check_shuffling(experiment):
-    """Finds training data that has the same order in every epoch."""
+    """Find training data that has the same order in every epoch."""
     first, second = (list(itertools.islice(experiment.batches(epoch=epoch), FIRST)) for epoch in (1, 2))
     if len(first) == 1:
         raise NotApplicable("an epoch is one batch")

@@ -57,18 +57,14 @@ class Experiment:
         """The first batches of the first epoch, a list."""
         return list(itertools.islice(self.batches(), FIRST))
 
-    def new_trainer(self, seed=None):
-        """Return a Trainer with the weights with which a run of this seed (default: the experiment's) starts."""
-        return Trainer(self, self.params.seed if seed is None else seed)
-
 
 class Trainer:
-    """A new model with its loss and optimizer."""
+    """A new model with its loss and optimizer, as a run of the experiment with this seed (default: its own) starts."""
 
-    def __init__(self, experiment, seed):
+    def __init__(self, experiment, seed=None):
         task, self.params = experiment.task, experiment.params
         assert experiment.dataloaders  # made first, as they may add facts to params that the model needs
-        utils.set_seed(seed)
+        utils.set_seed(self.params.seed if seed is None else seed)
         self.model = task.make_model(self.params)
         task.load_pretrained(self.model, self.params)
         self.optimizer = task.make_optimizer(self.model, self.params)

@@ -5,6 +5,7 @@ import math
 import time
 
 from toolkit.core.curves import png
+from toolkit.preflight.experiment import Trainer
 
 LOWEST, HIGHEST, STEPS = 1e-6, 100, 120  # learning rates, and steps from the lowest to the highest
 SMOOTHING = 0.9  # weight of the earlier losses
@@ -26,7 +27,7 @@ def range_test(experiment, seconds):
         dict with "rates" and "losses" (smoothed), lists of floats, and two rates or None: "suggested", and "diverges",
         from which on the loss is not below its start.
     """
-    trainer, rate, smoothed, rates, losses, started = experiment.new_trainer(), LOWEST, 0.0, [], [], None
+    trainer, rate, smoothed, rates, losses, started = Trainer(experiment), LOWEST, 0.0, [], [], None
     trainer.set_learning_rate(rate)
     batches = itertools.chain.from_iterable(experiment.batches(epoch=epoch) for epoch in itertools.count(1))
     for step, (_, _, loss) in enumerate(trainer.train(batches)):

@@ -6,11 +6,11 @@ import math
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from toolkit.core.device_batches import batches_on_device
 from toolkit.core.trees import batch_size, tensors, tree_map
-from toolkit.preflight.experiment import SECONDS, Failed, NotApplicable, numbers_in, select, shuffled, within
+from toolkit.preflight.experiment import SECONDS, Failed, NotApplicable, Trainer, numbers_in, select, shuffled, within
 
 SMALLEST_INPUT, LARGEST_INPUT = 0.01, 50  # root mean square of the inputs of the first layer
 VANISHED = 1e-6  # gradient of a layer, relative to the largest
@@ -21,8 +21,8 @@ MIXED = "is a dimension mixed up (batch_first?), a mean taken over the batch, or
 
 
 def check_input_scale(experiment):
-    """Finds inputs of the first layer that are very large or very small."""
-    trainer, scales = experiment.new_trainer(), []
+    """Find inputs of the first layer that are very large or very small."""
+    trainer, scales = Trainer(experiment), []
 
     def measure(layer, inputs):
         floats = [t[t != 0].float() for t in inputs if isinstance(t, torch.Tensor) and t.is_floating_point()]
@@ -41,8 +41,8 @@ def check_input_scale(experiment):
 
 
 def check_initial_loss(experiment):
-    """Finds outputs, loss and labels that do not fit: the first loss should be that of a model without knowledge."""
-    trainer, losses = experiment.new_trainer(), []
+    """Find outputs, loss and labels that do not fit: the first loss should be that of a model without knowledge."""
+    trainer, losses = Trainer(experiment), []
     with torch.no_grad():
         for outputs, labels, loss in trainer.forward(experiment.first_batches):
             flipped = tree_map(lambda t: t.flip(1) if t.ndim > 1 and t.shape[1] > 1 else without_knowledge(t), outputs)
@@ -86,8 +86,8 @@ def without_knowledge(output):
 
 
 def check_gradients(experiment):
-    """Finds parameters that are not trained, and gradients that are NaN or zero, vanish or explode."""
-    trainer = experiment.new_trainer()
+    """Find parameters that are not trained, and gradients that are NaN or zero, vanish or explode."""
+    trainer = Trainer(experiment)
     named = {name: p for name, p in trainer.model.named_parameters() if p.requires_grad}
     if hidden := list(unregistered(trainer.model)):
         raise Failed(f"{some(hidden)}: in a list or dict, and not trained; use nn.ModuleList or nn.ModuleDict")
@@ -106,7 +106,7 @@ def check_gradients(experiment):
     layers = {name: norm for name, norm in largest.items() if named[name].ndim > 1}
     if zero := [name for name, norm in layers.items() if norm == 0]:
         raise Failed(f"{some(zero)}: gradients are 0; is the layer multiplied by 0, or do its units never fire?")
-    small, large = (choose(layers, key=layers.get, default=None) for choose in (min, max))
+    small, large = (choose(layers, key=lambda name: layers[name], default=None) for choose in (min, max))
     if small == large:
         return f"all {len(norms)} parameters have one"
     if layers[small] / layers[large] < VANISHED:
@@ -138,8 +138,8 @@ def some(names):
 
 
 def check_independence(experiment):
-    """Finds samples whose output changes with the other samples of the batch (except by batch normalisation)."""
-    trainer, whole = experiment.new_trainer(), next(experiment.batches("val"))
+    """Find samples whose output changes with the other samples of the batch (except by batch normalisation)."""
+    trainer, whole = Trainer(experiment), next(experiment.batches("val"))
     if batch_size(whole[1]) < 4:
         raise NotApplicable("a batch of val has fewer than 4 samples")
     batch, other = select(whole, [0, 1, 3]), select(whole, [0, 2, 3])
@@ -151,8 +151,8 @@ def check_independence(experiment):
             if differ(output[[0, -1]], changed[[0, -1]], output):
                 raise Failed(f"in {'train' if training else 'eval'} mode, other samples change an output; {MIXED}")
     loader = experiment.dataloaders["val"]
-    if type(loader) is DataLoader and loader.batch_sampler is not None and hasattr(loader.dataset, "__getitem__"):
-        items = [loader.dataset[index] for index in range(min(len(loader.dataset), PADDED))]
+    if type(loader) is DataLoader and loader.batch_sampler and not isinstance(loader.dataset, IterableDataset):
+        items = [loader.dataset[index] for index in next(iter(loader.batch_sampler))[:PADDED]]
         items.sort(key=lambda item: numbers_in(loader.collate_fn([item])))
         pairs = [
             trainer.outputs(loader.collate_fn(each), batch_norm=False) for each in (items[:1], [items[0], items[-1]])
@@ -170,8 +170,8 @@ def differ(one, other, whole):
 
 
 def check_modes(experiment):
-    """Finds randomness, changes of state and dependence on gradients in eval mode, and modules that lose their mode."""
-    trainer, batch = experiment.new_trainer(), experiment.first_batches[0]
+    """Find randomness, changes of state and dependence on gradients in eval mode, and modules that lose their mode."""
+    trainer, batch = Trainer(experiment), experiment.first_batches[0]
     model, before = trainer.model, {name: t.clone() for name, t in trainer.model.state_dict().items()}
     one, two, with_gradients = (trainer.outputs(batch, seed=n, gradients=n == 3) for n in (1, 2, 3))
     if stuck := [name for name, module in model.named_modules() if module.training]:
@@ -190,8 +190,8 @@ def check_modes(experiment):
 
 
 def check_dead_units(experiment):
-    """Finds layers most of whose ReLU units are 0 for all samples after some training steps."""
-    trainer, batches = experiment.new_trainer(), experiment.first_batches
+    """Find layers most of whose ReLU units are 0 for all samples after some training steps."""
+    trainer, batches = Trainer(experiment), experiment.first_batches
     repeated = [batches[step % len(batches)] for step in range(DEAD_STEPS)]
     steps = sum(1 for _ in within(SECONDS, trainer.train(repeated)))
     with torch.no_grad(), ReluWatch(trainer.model) as watch:

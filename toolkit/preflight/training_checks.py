@@ -4,6 +4,7 @@ import itertools
 import math
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,6 +15,7 @@ from toolkit.preflight.experiment import (
     Experiment,
     Failed,
     NotApplicable,
+    Trainer,
     identical,
     numbers_in,
     select,
@@ -32,7 +34,7 @@ NOT_SAVED = "model, loss or optimizer keep a value that is in no state_dict"
 
 
 def check_reproducibility(experiment):
-    """Finds training that differs between two runs of one seed, or after a checkpoint is loaded."""
+    """Find training that differs between two runs of one seed, or after a checkpoint is loaded."""
     task, params = experiment.task, experiment.params
     whole, resumed = (
         list(itertools.islice(Experiment(task, params, experiment.data_dir).batches(start=start), STEPS - start))
@@ -41,7 +43,7 @@ def check_reproducibility(experiment):
     if not identical(whole[1:], resumed):
         raise Failed(f"batches differ if loading starts with the second one: {OWN_GENERATOR}")
     batches = experiment.first_batches[:STEPS]
-    trainer, again, other = (experiment.new_trainer(seed) for seed in (params.seed, params.seed, params.seed + 1))
+    trainer, again, other = (Trainer(experiment, seed) for seed in (params.seed, params.seed, params.seed + 1))
     first, second = ([loss.item() for *_, loss in each.train(batches)] for each in (trainer, again))
     if str(first) != str(second):  # as text, in which NaN equals NaN
         if params.cuda and not params.deterministic:
@@ -66,15 +68,15 @@ def unsaved_attribute(model, other):
     for (prefix, module), twin in zip(model.named_modules(), other.modules(), strict=True):
         for name, value in {**vars(module), **dict(module.named_buffers(recurse=False))}.items():
             if isinstance(value, int | float | str | torch.Tensor) and not name.startswith("_"):
-                twins = getattr(twin, name, None)
-                same = torch.equal(value, twins) if isinstance(value, torch.Tensor) else value == twins
+                other_value: Any = getattr(twin, name, value)
+                same = torch.equal(value, other_value) if isinstance(value, torch.Tensor) else value == other_value
                 if not same:
                     return f"{prefix}.{name}".strip(".")
     return None
 
 
 def check_learning_rate(experiment):
-    """Finds a learning rate at which the loss rises, or hardly falls."""
+    """Find a learning rate at which the loss rises, or hardly falls."""
     experiment.range_test, own = range_test(experiment, 2 * SECONDS), experiment.params.learning_rate
     suggested, diverges = experiment.range_test["suggested"], experiment.range_test["diverges"]
     if suggested is None:
@@ -89,12 +91,12 @@ def check_learning_rate(experiment):
 
 
 def check_overfitting(experiment):
-    """Finds models that cannot fit a few samples, with the experiment's learning rate or the suggested one."""
+    """Find models that cannot fit a few samples, with the experiment's learning rate or the suggested one."""
     batch = select(experiment.first_batches[0], slice(SAMPLES))
     if identical(batch[1], shuffled(batch[1])):
         raise NotApplicable("their labels are all the same, which a constant output fits")
     for rate in filter(None, dict.fromkeys([experiment.params.learning_rate, experiment.range_test.get("suggested")])):
-        trainer, losses = experiment.new_trainer(), []
+        trainer, losses = Trainer(experiment), []
         trainer.set_learning_rate(rate)
         for outputs, labels, loss in within(SECONDS, trainer.train(itertools.repeat(batch, MOST_STEPS))):
             losses.append(loss.item())
@@ -112,8 +114,8 @@ def check_overfitting(experiment):
 
 
 def check_memory(experiment):
-    """Finds batches whose training step does not fit into memory."""
-    trainer, kept, available = experiment.new_trainer(), {}, total_memory(experiment.params.device)
+    """Find batches whose training step does not fit into memory."""
+    trainer, kept, available = Trainer(experiment), {}, total_memory(experiment.params.device)
 
     def keep(tensor):
         storage = (tensor.coalesce().values() if tensor.is_sparse else tensor).untyped_storage()

@@ -13,7 +13,7 @@ def first_difference(one, other, path=""):
     if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
         parts = [(key, one[key], other[key]) for key in one]
     elif isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):
-        parts = zip(range(len(one)), one, other, strict=True)
+        parts = list(zip(range(len(one)), one, other, strict=True))
     else:
         return None if same(one, other) else path or "the value"
     found = (first_difference(value, other_value, f"{path}/{key}".strip("/")) for key, value, other_value in parts)
