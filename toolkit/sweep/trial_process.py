@@ -1,4 +1,4 @@
-"""The process that trains one trial of a sweep, as train.py does, on one device. It saves its state if the sweep stops.
+"""The process that trains one trial of a sweep as train.py does. It saves its state if the sweep stops or dies.
 
 It is forked from a server process that has imported torch, so that a trial starts in a tenth of the time.
 """
