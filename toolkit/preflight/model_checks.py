@@ -143,18 +143,14 @@ def check_independence(experiment):
         raise NotApplicable("the data loader of val cannot load chosen samples")
     sizes = sorted((numbers_in(load([index])), index) for index in within(SECONDS / 4, indices[:CANDIDATES], least=4))
     short, one, two, long = [index for _, index in (sizes[0], *sizes[-3:])]
-    trainer, batch, other, alone = (
-        Trainer(experiment),
-        load([short, one, long]),
-        load([short, two, long]),
-        load([short]),
-    )
+    trainer, alone = Trainer(experiment), load([short])
+    batch, again, other = (load([short, middle, long]) for middle in (one, one, two))
     if [t.shape for t in tensors(tuple(batch))] != [t.shape for t in tensors(tuple(other))]:
         other = batch  # of another shape, random numbers would differ, too
     for training in (False, True):
-        runs = [trainer.outputs(each, training, batch_norm=False) for each in (batch, batch, other)]
-        for output, again, changed in zip(*map(tensors, runs), strict=True):
-            if differ(output, again, output):
+        runs = [trainer.outputs(each, training, batch_norm=False) for each in (batch, again, other)]
+        for output, repeated, changed in zip(*map(tensors, runs), strict=True):
+            if differ(output, repeated, output):
                 raise NotApplicable("the same batch gives different outputs")
             if differ(output[[0, -1]], changed[[0, -1]], output):
                 raise Failed(f"in {'train' if training else 'eval'} mode, other samples change an output; {MIXED}")
