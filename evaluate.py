@@ -14,9 +14,9 @@ from pathlib import Path
 import utils
 from toolkit.core import processes
 from toolkit.core.checkpoint import restore_loss
-from toolkit.core.device_batches import DeviceBatches
+from toolkit.core.device_batches import device_batches
 from toolkit.core.experiment_folder import check_same_data, find_checkpoint, name_of, version_of
-from toolkit.core.forward_pass import forward_pass, inference_mode
+from toolkit.core.forward_pass import autocast, forward_pass, inference_mode
 from toolkit.core.memory import memory_errors_in_a_line
 from toolkit.core.provenance import name_of_device
 from toolkit.core.resumable_batches import resumable_batches
@@ -46,10 +46,10 @@ def evaluate(model, loss_fn, dataloader, metrics, params):
         dict from name to float: "loss", the mean over all samples, and the metrics.
     """
     model.eval()
-    totals = Totals("evaluation", metrics, len(dataloader), params)
+    precision, totals = autocast(params, model), Totals("evaluation", metrics, len(dataloader), params)
     batches = resumable_batches(dataloader, params.seed).batches(epoch=0)  # random numbers depend on the seed alone
-    for inputs, labels, num_samples in DeviceBatches(batches, model):
-        outputs, loss = forward_pass(model, loss_fn, inputs, labels, params)
+    for inputs, labels, num_samples, _ in device_batches(batches, model):
+        outputs, loss = forward_pass(model, loss_fn, inputs, labels, precision)
         totals.update(outputs, labels, loss, num_samples)
         stop_if_requested()  # by Ctrl-C, if this is part of a training
     processes.reshard(model)

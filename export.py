@@ -11,10 +11,6 @@ import argparse
 import logging
 from pathlib import Path
 
-import toolkit.core  # noqa: F401  # isort: skip (before torch, for which it sets how threads wait)
-
-import torch
-
 import utils
 from toolkit.core.experiment_folder import check_same_data, dataset_of, find_checkpoint
 from toolkit.core.script import add_quiet_argument, run_script
@@ -22,7 +18,7 @@ from toolkit.core.setup import set_up
 from toolkit.core.text import pipe_table
 from toolkit.core.trees import batch_size
 from toolkit.export.comparison import compare, real_inputs
-from toolkit.export.formats import FORMATS, capture, one_line_errors
+from toolkit.export.formats import FORMATS, capture, no_grad, one_line_errors
 
 
 def parse_arguments(argv):
@@ -36,7 +32,7 @@ def parse_arguments(argv):
     return parser.parse_args(argv)
 
 
-@torch.no_grad()
+@no_grad()
 def main(argv=None):
     args = parse_arguments(argv)
     utils.set_logger(quiet=args.quiet)

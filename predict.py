@@ -12,8 +12,6 @@ import logging
 import sys
 from pathlib import Path
 
-import toolkit.core  # noqa: F401  # isort: skip (before torch, for which it sets how threads wait)
-
 import utils
 from toolkit.core.memory import memory_errors_in_a_line
 from toolkit.core.script import run_script

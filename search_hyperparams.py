@@ -12,6 +12,7 @@ Run the same command again to resume, or on several machines to share the work.
 """
 
 import argparse
+import importlib.util
 import logging
 import os
 import shlex
@@ -93,6 +94,8 @@ def main(argv=None):
     parent = Path(args.parent_dir)
     if not (parent / "params.json").is_file():
         raise UserError(f"{parent / 'params.json'}: no such file; it holds what all trials of the sweep share")
+    if importlib.util.find_spec("optuna") is None:
+        raise UserError("sweeps need Optuna, which is not installed: pip install optuna")
     start_fork_server()
     from toolkit.core.monitor import monitored
     from toolkit.core.setup import refuse_misspelled, set_up

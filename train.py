@@ -18,7 +18,7 @@ from evaluate import evaluate
 from toolkit.core import processes
 from toolkit.core.baseline import warn_if_no_better_than_most_frequent_class
 from toolkit.core.experiment_folder import starts_new_run
-from toolkit.core.forward_pass import forward_pass
+from toolkit.core.forward_pass import autocast, forward_pass
 from toolkit.core.memory import memory_errors_in_a_line
 from toolkit.core.params_schema import params_table
 from toolkit.core.run import Run
@@ -49,13 +49,13 @@ def train(model, optimizer, loss_fn, dataloader, metrics, params, *, run=None):
     model.train()
     run = run or Run(model, optimizer, params)
     updates, ddp_model = run.updates, run.updates.ddp_model  # the DDP wrapper, with several processes
-    totals = Totals("training", metrics, len(dataloader), params, optimizer)
+    precision, totals = autocast(params, model), Totals("training", metrics, len(dataloader), params, optimizer)
 
     for step in run.steps(dataloader, totals):  # those that are still to be done, if the run was interrupted
         optimizer.zero_grad()
         for inputs, labels, num_samples in step.batches():  # a single batch, unless accumulation_steps is set
             step.seed()  # dropout is a function of (seed, epoch, batch)
-            outputs, loss = forward_pass(ddp_model, loss_fn, inputs, labels, params)
+            outputs, loss = forward_pass(ddp_model, loss_fn, inputs, labels, precision)
             step.backward(loss, num_samples)
             totals.update(outputs, labels, loss, num_samples)
         step.average_gradients()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import ROOT, run_process
 
-from toolkit.core.precision import autocast, gradient_scaler, set_arithmetic
+from toolkit.core.forward_pass import autocast, gradient_scaler, set_arithmetic
 from utils import Params
 
 

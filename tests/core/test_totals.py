@@ -3,7 +3,7 @@ import pytest
 import torch
 
 import toolkit.core.totals
-from toolkit.core.device_batches import count_samples
+from toolkit.core.device_batches import device_batches
 from toolkit.core.totals import NonFiniteLoss, Totals
 from utils import Params, UserError
 
@@ -133,7 +133,8 @@ def test_labels_that_are_padding_do_not_count_in_the_loss(params):
         for rows, tags in zip(outputs.split(size), labels.split(size), strict=True):
             rows = rows.flatten(0, 1)
             loss = torch.nn.functional.cross_entropy(rows, tags.flatten())
-            totals.update(rows, tags, loss, count_samples(rows, tags))
+            ((_, _, num_samples, _),) = device_batches([(rows, tags)], torch.nn.Linear(1, 1))
+            totals.update(rows, tags, loss, num_samples)
         assert totals.compute()["loss"] == pytest.approx(whole, rel=1e-6)
 
 

@@ -147,7 +147,10 @@ def test_restart_moves_the_old_results_aside(call, experiment):
     old = snapshot(experiment.folder)
     code, _, _ = call(train.main, *experiment.arguments, "--restart")
     assert code == 0
-    kept, stays = snapshot(experiment.folder / "replaced-1"), ("params.json", "train.log", "test_looks.json", ".test_looks.json.lock")
+    kept, stays = (
+        snapshot(experiment.folder / "replaced-1"),
+        ("params.json", "train.log", "test_looks.json", ".test_looks.json.lock"),
+    )
     assert kept == {name: content for name, content in old.items() if name not in stays}
     assert len(history(experiment.folder)) == 2
 

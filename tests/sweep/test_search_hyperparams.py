@@ -1,5 +1,6 @@
 """Sweeps, with real workers: what becomes of the trials, and of what goes wrong."""
 
+import importlib.util
 import json
 import os
 import re
@@ -540,6 +541,14 @@ def test_what_the_sweep_lacks(call, sweep):
     assert snapshot(sweep.folder).keys() - {"params.json", "model"} == {
         name for name in snapshot(sweep.folder) if name.startswith("model/")
     }
+
+
+def test_without_optuna_one_line_says_how_to_install_it(call, sweep, monkeypatch):
+    sweep.write()
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "optuna" else find_spec(name))
+    code, _, err = search(call, sweep)
+    assert (code, err) == (2, "error: sweeps need Optuna, which is not installed: pip install optuna\n")
 
 
 def test_a_real_process_from_another_folder(sweep):

@@ -62,7 +62,7 @@ def test_the_project_trains_with_each_hook(call, tmp_path, title):
     assert (code, err) == (0, ""), out
     code, out, err = call(train.main, "--model_dir", "my_task/experiments/base_model")
     assert (code, err) == (0, ""), out
-    assert "Going on in epoch 2 after batch" in out
+    assert "Resuming in epoch 2 after batch" in out
     assert "no effect" not in out
     header, *rows = (experiment / "history.csv").read_text().splitlines()
     assert len(rows) == 5
@@ -92,7 +92,7 @@ def test_what_a_page_says_can_be_done(tmp_path, page):
 
 def check_reading(clone, printed):
     first, second, *_ = printed.values()
-    assert "saved in epoch 2 after batch 7." in first and "Going on in epoch 2 after batch 7" in second
+    assert "saved in epoch 2 after batch 7." in first and "Resuming in epoch 2 after batch 7" in second
     folder = clone / "experiments" / "reading"
     with open(folder / "history.csv") as file:
         rows = list(csv.DictReader(file))

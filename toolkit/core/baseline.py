@@ -40,4 +40,6 @@ def share_of_most_frequent_class(dataloader, params):
         return np.unique(labels, return_counts=True)[1].max() / len(labels)
     counts = params.values.get("counts", {})
     counts = counts.get("val") if isinstance(counts, dict) and not params.values.get("num_folds") else None
-    return max(counts.values()) / sum(counts.values()) if counts else None
+    if not counts or not all(isinstance(count, int) for count in counts.values()):  # of another kind of dataset
+        return None
+    return max(counts.values()) / sum(counts.values())

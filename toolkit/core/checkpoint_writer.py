@@ -19,19 +19,20 @@ class CheckpointWriter:
         minutes: float, time between two checkpoints within an epoch.
 
     Attributes:
+        due_at: time.monotonic() of the next checkpoint within an epoch.
         position: where the run stood in the last checkpoint that is on the disk, in words; None if there is none.
         within_epochs: bool, False if checkpoints are taken at the end of epochs only.
     """
 
     def __init__(self, folder, lock, minutes):
         self.folder, self.lock, self.seconds, self.within_epochs = folder, lock, 60 * minutes, True
-        self.position, self.taken_at = None, time.monotonic()
+        self.position, self.due_at = None, time.monotonic() + 60 * minutes
         self.thread, self.error = None, None
 
     @property
     def is_due(self):
         """True if it is time for a checkpoint within the epoch."""
-        return self.within_epochs and time.monotonic() - self.taken_at > self.seconds
+        return self.within_epochs and time.monotonic() > self.due_at
 
     def save(self, content, position, is_best=False, and_then=None):
         """Copy a checkpoint to main memory, and start writing it.
@@ -47,7 +48,7 @@ class CheckpointWriter:
         """
         self.wait()
         self._check_folder()
-        content, self.taken_at = copied(content), time.monotonic()
+        content, self.due_at = copied(content), time.monotonic() + self.seconds
         # a daemon thread, which a second Ctrl-C does not wait for
         self.thread = threading.Thread(target=self._write, args=[content, position, is_best, and_then], daemon=True)
         self.thread.start()

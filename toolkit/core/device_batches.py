@@ -5,69 +5,61 @@ import functools
 import torch
 
 from toolkit.core.resumable_batches import ZeroWeightBatch
-from toolkit.core.trees import batch_size, describe, tensors, tree_map
+from toolkit.core.trees import describe, tensors, tree_map
 from utils import UserError
 
 
-class DeviceBatches:
-    """An iterator over (inputs, labels, num_samples) on a device. The next batch is copied while one is in use.
+def device_batches(batches, model):
+    """Yield (inputs, labels, num_samples, is_last) for each batch. The next batch is copied while one is in use.
 
     Args:
         batches: iterable of pairs (inputs, labels), each a tensor or nested tuples, lists and dicts of tensors.
-        model: nn.Module; its parameters say which device it is.
+        model: nn.Module; its parameters say which device the tensors are moved to.
+
+    `num_samples` is the number of samples that the loss of the batch is the mean over, an int or a scalar tensor: the
+    length of the first tensor of the labels (of the inputs if there are none). If that tensor is a table of integers,
+    such as a tag for each word of each sentence, it is the number of its entries that are neither -1 (padding in
+    CS230's code) nor -100 (torch's `ignore_index`).
 
     Raises:
         UserError: a batch is not a pair. This, and any error of the loader, is raised when the batches before are used.
     """
-
-    def __init__(self, batches, model):
-        self.batches = iter(batches)
-        self.mover = DeviceMover(next((p.device for p in model.parameters()), torch.device("cpu")))
-        self.error = None
-        self.following = self._load()
-
-    @property
-    def is_exhausted(self):
-        """True when no batch is left."""
-        if self.error is not None:
-            raise self.error
-        return self.following is None
-
-    def __iter__(self):
-        return self
-
-    def __next__(self):
-        if self.is_exhausted:
-            raise StopIteration
-        current, self.following = self.following, None
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    mover = None if device.type == "cpu" else DeviceMover(device)
+    batches, held, error = iter(batches), None, None
+    while True:
         try:
-            self.following = self._load()
-        except Exception as error:
-            self.error = error  # `current` is not lost
-        return current
-
-    def _load(self):
-        batch = next(self.batches, None)
+            batch = next(batches, None)
+        except Exception as caught:
+            batch, error = None, caught
+        moved = mover(batch) if mover else batch
+        if held is not None:
+            yield *held, batch is None and error is None
+        if error is not None:
+            raise error
         if batch is None:
-            self.mover.wait()
-            return None
+            return
         if not isinstance(batch, tuple | list) or len(batch) != 2:
             raise UserError(
                 f"a batch of the data loader is {describe(batch)}; it should be a pair (inputs, labels), or net.py "
                 f"should have a function unpack_batch(batch) that returns such a pair"
             )
-        inputs, labels = self.mover(tuple(batch))
-        return inputs, labels, 0 if isinstance(batch, ZeroWeightBatch) else count_samples(inputs, labels)
+        inputs, labels = moved
+        first = labels if isinstance(labels, torch.Tensor) else next(iter(tensors(labels) or tensors(inputs)), None)
+        num_samples = len(first) if first is not None and first.ndim else 1
+        if first is not None and first.ndim > 1 and first.dtype == torch.int64:
+            num_samples = ((first != -1) & (first != -100)).sum()
+        held = inputs, labels, 0 if isinstance(batch, ZeroWeightBatch) else num_samples
 
 
 def batches_on_device(batches, model):
-    """Yield the pairs (inputs, labels) of `batches` on the device of `model`; see DeviceBatches."""
-    for inputs, labels, _ in DeviceBatches(batches, model):
+    """Yield the pairs (inputs, labels) of `batches` on the device of `model`; see `device_batches`."""
+    for inputs, labels, *_ in device_batches(batches, model):
         yield inputs, labels
 
 
 class DeviceMover:
-    """Moves batches to a device; on CUDA in a stream of its own, so that a copy overlaps with the step before it.
+    """Moves batches to a GPU; on CUDA in a stream of its own, so that a copy overlaps with the step before it.
 
     Args:
         device: torch.device.
@@ -77,11 +69,12 @@ class DeviceMover:
         self.device, self.stream, self.has_streams = device, None, device.type == "cuda"
 
     def __call__(self, batch):
-        """Return the batch on the device. It is ready once `wait` was called, or the next batch is moved."""
+        """Return the batch on the device. It is ready when this is called for the next batch, or for None."""
         if not self.has_streams:
             # on MPS a non-blocking copy reads memory that may be in use again: pytorch/pytorch issue 189690
             return tree_map(lambda tensor: tensor.to(self.device), batch)
-        self.wait()  # before the next copy starts, for which the step of the previous batch need not wait
+        if self.stream is not None:  # the GPU waits for the copy before this one; the CPU does not
+            torch.cuda.current_stream(self.device).wait_stream(self.stream)
         if all(tensor.device == self.device for tensor in tensors(batch)):
             return batch
         self.stream = copy_stream(self.device)
@@ -89,26 +82,8 @@ class DeviceMover:
         with torch.cuda.stream(self.stream):
             return tree_map(lambda tensor: tensor.to(self.device, non_blocking=True), batch)
 
-    def wait(self):
-        """Let everything that the GPU is given from now on wait for the copies; the CPU does not wait."""
-        if self.stream is not None:
-            torch.cuda.current_stream(self.device).wait_stream(self.stream)
-
 
 @functools.cache  # one for all epochs: a stream keeps the memory that was used in it
 def copy_stream(device):
     """Return the CUDA stream in which batches are copied to a GPU."""
     return torch.cuda.Stream(device)
-
-
-def count_samples(inputs, labels):
-    """Return the number of samples that the loss of a batch is the mean over, an int or a scalar tensor.
-
-    This is the first dimension of the first tensor of the labels (of the inputs if there are none). If that tensor is a
-    table of integers, such as a tag for each word of each sentence, it is the number of its entries that are neither
-    -1 (padding in CS230's code) nor -100 (torch's `ignore_index`).
-    """
-    first = next(iter(tensors(labels) or tensors(inputs)), None)
-    if first is None or first.ndim < 2 or first.dtype != torch.int64:
-        return batch_size(first)
-    return ((first != -1) & (first != -100)).sum()

@@ -5,10 +5,10 @@ import math
 import torch
 
 from toolkit.core import processes
+from toolkit.core.forward_pass import gradient_scaler
 from toolkit.core.learning_rate_schedule import Progress, learning_rate_factor
 from toolkit.core.monitor import monitored
 from toolkit.core.moving_average import MovingAverage
-from toolkit.core.precision import gradient_scaler
 from toolkit.core.seeds import MODEL, generators_of, seed_all
 from toolkit.core.sharded_tensors import local
 from utils import UserError
@@ -42,6 +42,8 @@ class Updates:
         self.progress, self.gradient_norms = Progress(params), []
         self.generators = generators_of(model) if is_scheduled else []
         self.has_schedule = is_scheduled and (params.lr_schedule != "constant" or params.warmup_steps > 0)
+        self.accumulation_steps, self.max_grad_norm = params.accumulation_steps, params.max_grad_norm
+        self.seed, self.batch_size, self.rank = params.seed, params.batch_size, processes.rank()
         self.has_weights = params.accumulation_steps > 1 or processes.world_size() > 1
         self.steps_per_epoch = 0
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -58,7 +60,7 @@ class Updates:
         Raises:
             UserError: the warm-up is longer than the run.
         """
-        self.steps_per_epoch = -(-num_batches // self.params.accumulation_steps)
+        self.steps_per_epoch = -(-num_batches // self.accumulation_steps)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         total, warmup = self.params.num_epochs * self.steps_per_epoch, self.params.warmup_steps
         if self.has_schedule and warmup >= total:
@@ -102,42 +104,43 @@ class OptimizerStep:
 
     Args:
         updates: the Updates of the run.
-        batches: the DeviceBatches of the epoch, of which this step takes `accumulation_steps`.
+        batches: iterator over the batches of the epoch, as `device_batches` yields them.
         state: the TrainState, which says where in the run this step is.
 
     Attributes:
         number: int, number of the step in the run, from 0.
         num_batches: int, batches that were taken so far.
+        is_last_batch: bool, True if the epoch has no batch after these.
     """
 
     def __init__(self, updates, batches, state):
         self.updates, self.remaining, self.state = updates, batches, state
-        self.number_in_epoch = state.batches_done // updates.params.accumulation_steps
+        self.number_in_epoch = state.batches_done // updates.accumulation_steps
         self.number = state.epoch * updates.steps_per_epoch + self.number_in_epoch
-        self.num_batches = self.num_samples = 0
+        self.num_batches, self.num_samples, self.is_last_batch = 0, 0, False
 
     def batches(self):
         """Yield (inputs, labels, num_samples) for each batch of the step, on the device."""
-        updates, accumulation_steps = self.updates, self.updates.params.accumulation_steps
-        while self.num_batches < accumulation_steps and not self.remaining.is_exhausted:
-            batch = next(self.remaining)
-            if updates.has_weights:
-                is_last = self.num_batches + 1 == accumulation_steps or self.remaining.is_exhausted
-                processes.set_gradient_sync(updates.ddp_model, is_last)  # gradients are all-reduced once per step
-            yield batch
+        updates = self.updates
+        while self.num_batches < updates.accumulation_steps and not self.is_last_batch:
+            inputs, labels, num_samples, self.is_last_batch = next(self.remaining)
+            if updates.has_weights:  # gradients are all-reduced once per step
+                is_last = self.is_last_batch or self.num_batches + 1 == updates.accumulation_steps
+                processes.set_gradient_sync(updates.ddp_model, is_last)
+            yield inputs, labels, num_samples
             self.num_batches += 1
 
     def seed(self):
         """Seed what the model draws, such as dropout, as a function of (seed, epoch, batch, rank)."""
         if self.updates.is_scheduled:
             epoch, batch = self.state.epoch + 1, self.state.batches_done + self.num_batches
-            seed_all(self.updates.params.seed, epoch, batch, MODEL, self.updates.generators, processes.rank())
+            seed_all(self.updates.seed, epoch, batch, MODEL, self.updates.generators, self.updates.rank)
 
     def backward(self, loss, num_samples):
         """Add the gradients of a batch's loss, weighted by its number of samples, and scaled for fp16."""
         if self.updates.has_weights:
             self.num_samples = self.num_samples + num_samples
-            loss = loss * (num_samples / self.updates.params.batch_size)
+            loss = loss * (num_samples / self.updates.batch_size)
         self.updates.scaler.scale(loss).backward()
 
     def average_gradients(self):
@@ -148,14 +151,14 @@ class OptimizerStep:
             gradients = [local(p.grad) for p in updates.parameters if p.grad is not None]
             total = processes.all_reduce_sum(self.num_samples, gradients[0].device)
             total = total / processes.world_size()  # because DDP and FSDP divide the gradients by this number, too
-            torch._foreach_mul_(gradients, updates.params.batch_size / total)
+            torch._foreach_mul_(gradients, updates.batch_size / total)
 
     def clip_gradients(self):
         """Scale the gradients down to the norm `max_grad_norm`, if there is one; measure their norm now and then."""
         updates, norm = self.updates, None
         is_measured = updates.is_scheduled and self.number_in_epoch % STEPS_BETWEEN_NORMS == 0
-        if updates.params.max_grad_norm is not None:
-            norm = torch.nn.utils.clip_grad_norm_(updates.parameters, updates.params.max_grad_norm)
+        if updates.max_grad_norm is not None:
+            norm = torch.nn.utils.clip_grad_norm_(updates.parameters, updates.max_grad_norm)
         elif is_measured:
             norm = torch.nn.utils.get_total_norm([p.grad for p in updates.parameters if p.grad is not None])
         if is_measured:

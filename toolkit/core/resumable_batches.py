@@ -224,9 +224,10 @@ class EpochOrder:
             self.keys[-2:] = [joined]
 
     def __iter__(self):
+        is_alone = processes.world_size() == 1
         for number in range(self.start, len(self.keys)):
             indices, first = self.keys[number], 0
-            if processes.world_size() > 1 and has_sample_indices(indices):
+            if not is_alone and has_sample_indices(indices):
                 first, end = processes.shard_of(len(indices))
                 indices = indices[first:end] if first < end else indices[:1]
             yield self.epoch, number, first, indices

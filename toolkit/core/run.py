@@ -1,7 +1,9 @@
 """A training run in an experiment's folder: its epochs and steps, when it is saved, and where it resumes."""
 
 import contextlib
+import itertools
 import logging
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from toolkit.core import processes
 from toolkit.core.checkpoint import Best, TrainState, errors_as_damage, pack, read_last, restore
 from toolkit.core.checkpoint import change_learning_rate as scale_learning_rate
 from toolkit.core.checkpoint_writer import CheckpointWriter
-from toolkit.core.device_batches import DeviceBatches
+from toolkit.core.device_batches import device_batches
 from toolkit.core.experiment_folder import (
     as_json,
     changed_params,
@@ -82,6 +84,7 @@ class Run:
         self.stateful = (stateful or {}) | self.updates.stateful
         self.totals: Any = None  # the Totals of the current epoch
         self.is_saved, self.can_save, self.is_recording = True, False, False
+        self.is_last_step, self.is_alone = False, processes.world_size() == 1
         if self.folder is not None:
             self.signals, self.lock = StopSignals(), ExperimentLock(self.folder)
             self.log = RunRecord(self.folder, params)
@@ -170,10 +173,13 @@ class Run:
         """
         self.totals = totals
         self.updates.start_epoch(len(dataloader))
-        self.batches = DeviceBatches(self._remaining_batches(dataloader), self.model)
-        while not self.batches.is_exhausted:
+        batches = device_batches(self._remaining_batches(dataloader), self.model)
+        batch = next(batches, None)
+        while batch is not None:
             self.can_save = False
-            yield OptimizerStep(self.updates, self.batches, self.state)
+            step = OptimizerStep(self.updates, itertools.chain([batch], batches), self.state)
+            yield step
+            batch = None if step.is_last_batch else next(batches, None)
 
     def _remaining_batches(self, dataloader):
         if self.folder is None:
@@ -193,11 +199,12 @@ class Run:
         """Count an optimizer step and its batches: from here on a checkpoint holds it."""
         self.state.step += 1
         self.state.batches_done += step.num_batches
+        self.is_last_step = step.is_last_batch
         self.can_save, self.is_saved = True, False
 
     def checkpoint_if_due(self):
         """Save a checkpoint if `checkpoint_minutes` have passed since the last one."""
-        if self.folder is None:
+        if self.folder is None or (self.is_alone and time.monotonic() < self.checkpoints.due_at):
             return
         if self.signals.agree(self.checkpoints.is_due and processes.is_rank_zero()):
             self.save()
@@ -212,13 +219,10 @@ class Run:
         """
         if self.folder is None:
             return
-        self.signals.stop_if_agreed()
-        has_more_steps = (
-            not self.batches.is_exhausted
-            if self.totals
-            else self.state.tally is None or (self.state.tally.results is None)
-        )
-        if self.options.max_steps is not None and self.state.step >= self.options.max_steps and has_more_steps:
+        if self.signals.received or not self.is_alone:
+            self.signals.stop_if_agreed()
+        max_steps = self.options.max_steps
+        if max_steps is not None and self.state.step >= max_steps and not self.is_last_step:
             raise EndOfSession
 
     @contextlib.contextmanager
@@ -256,7 +260,7 @@ class Run:
         self.history.append(row)
         self.updates.end_epoch(row)
         speed = self.totals.samples_per_second
-        self.state.epoch, self.state.batches_done, self.totals = epoch, 0, None
+        self.state.epoch, self.state.batches_done, self.totals, self.is_last_step = epoch, 0, None, False
         self.save(is_best, and_then=lambda: self.log.write_results(self.history, is_best))
         processes.on_rank_zero(lambda: self.log.show_epoch(self.state, is_best, speed))
         self.signals.agree()

@@ -11,8 +11,8 @@ import torch
 
 import utils
 from toolkit.core import processes
+from toolkit.core.forward_pass import set_arithmetic
 from toolkit.core.image_dataset import read_facts
-from toolkit.core.precision import set_arithmetic
 from toolkit.core.script import add_quiet_argument
 from toolkit.core.task import ROOT, find_model, find_task
 from toolkit.core.tools import find_tool
@@ -113,10 +113,9 @@ def find_data(task, params, data_dir):
     places = [project / "data" / named for project in projects]  # examples may use the repository's own
     path = next((place for place in places if place.exists()), places[-1 if named == "digits" else 0])
     path = Path(os.path.relpath(path)) if path.is_relative_to(Path.cwd()) else path
-    builder, sources = (find_tool(f"datasets.{name}") for name in ("builder", "sources"))
-    if named == "digits" and not path.exists() and builder and sources:
+    if named == "digits" and not path.exists() and (builder := find_tool("datasets.builder")):
         logging.info("%s is not there yet: building it from scikit-learn's digits", path)
-        builder.build(sources.digits(), path)
+        builder.build(find_tool("datasets.sources").digits(), path)
     return path
 
 

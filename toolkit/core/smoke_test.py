@@ -5,8 +5,8 @@ import copy
 import torch
 
 from toolkit.core import processes
-from toolkit.core.device_batches import DeviceBatches
-from toolkit.core.forward_pass import forward_pass
+from toolkit.core.device_batches import device_batches
+from toolkit.core.forward_pass import autocast, forward_pass
 from toolkit.core.metrics import compute_metric, is_streaming
 from toolkit.core.monitor import monitored
 from toolkit.core.resumable_batches import resumable_batches
@@ -32,8 +32,8 @@ def smoke_test(model, loss_fn, dataloaders, metrics, params):
     state = copy.deepcopy(module.state_dict()) if module is not None else None
     for split, dataloader in dataloaders.items():
         first_batch = next(resumable_batches(dataloader, params.seed).batches(epoch=0))
-        inputs, labels, num_samples = next(DeviceBatches([first_batch], model))
-        outputs, loss = forward_pass(model, loss_fn, inputs, labels, params)
+        inputs, labels, num_samples, _ = next(device_batches([first_batch], model))
+        outputs, loss = forward_pass(model, loss_fn, inputs, labels, autocast(params, model))
         if processes.world_size() > 1 and split == "train" and params.parallel == "ddp":
             params.add_facts({"has_unused_parameters": processes.has_unused_parameters(model, loss)})
         totals = Totals(split, {}, 1, params)

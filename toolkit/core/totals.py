@@ -54,7 +54,7 @@ class Totals:
         self.num_read = 0
         self.shards = []  # with several processes: (outputs, labels) of this one's batches since the last reading
         self.results, self.samples, self.shows_metric = None, 0, True
-        self.read_at = time.monotonic()
+        self.is_alone, self.read_at = processes.world_size() == 1, time.monotonic()
         self.bar = EpochBar(title_of(name, params), num_batches, unit_of(params), silent=not processes.is_rank_zero())
 
     def update(self, outputs, labels, loss, num_samples):
@@ -70,10 +70,11 @@ class Totals:
             NonFiniteLoss: the training loss is NaN or infinite in one of the batches since the last reading.
             UserError: the outputs of the split would not fit into memory.
         """
-        outputs = tree_map(torch.Tensor.detach, outputs)
+        is_tensor = isinstance(outputs, torch.Tensor)
+        outputs = outputs.detach() if is_tensor else tree_map(torch.Tensor.detach, outputs)
         self.sizes.append(num_samples)
         self.unread.append({"loss": loss.detach(), **getattr(loss, "parts", {})})
-        if processes.world_size() == 1:
+        if self.is_alone:
             self._keep(outputs, labels)
             is_late = time.monotonic() - self.read_at > SECONDS_BETWEEN_READINGS
         else:
@@ -123,7 +124,7 @@ class Totals:
         self.bar.skip(len(self.sizes))
 
     def _keep(self, outputs, labels):
-        self.samples += batch_size(labels)
+        self.samples += len(labels) if isinstance(labels, torch.Tensor) and labels.ndim else batch_size(labels)
         for metric in self.streaming:
             metric.update(outputs, labels)
         if len(self.streaming) < len(self.metrics):
@@ -141,7 +142,7 @@ class Totals:
         means = {name: torch.stack([losses[name] for losses in self.unread]).tolist() for name in self.unread[0]}
         sizes = torch.stack([torch.as_tensor(size) for size in self.sizes[first:]]).tolist()
         self.unread.clear()
-        if processes.world_size() > 1:
+        if not self.is_alone:
             self._gather(sizes, means)
         else:
             self._add(sizes, means)

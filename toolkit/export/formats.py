@@ -15,6 +15,8 @@ from toolkit.core.text import one_line
 from toolkit.core.trees import batch_size, tensors, tree_cat, tree_map
 from utils import UserError
 
+no_grad = torch.no_grad  # so that export.py imports the core, which sets how threads wait, before torch
+
 
 def capture(model, batches):
     """Return the program of a model by torch.export, and the names of the dynamic dimensions, a dict for each input.

@@ -7,10 +7,9 @@ import torch
 
 import utils
 from toolkit.core.experiment_folder import find_checkpoint
-from toolkit.core.forward_pass import model_outputs
+from toolkit.core.forward_pass import autocast, forward_pass, set_arithmetic
 from toolkit.core.image_dataset import read_facts
 from toolkit.core.metrics import probabilities_of
-from toolkit.core.precision import set_arithmetic
 from toolkit.core.setup import choose_device, find_data
 from toolkit.core.task import find_task
 from toolkit.core.text import as_rows, in_utf8
@@ -45,11 +44,12 @@ def open_checkpoint(model_dir, restore_file, data_dir=None, device=None):
 def predict(model, batches, params):
     """Return the outputs of a model for all batches of inputs, as numpy arrays in their structure; None without any."""
     model.eval()
-    outputs = []
+    precision, collected = autocast(params, model), []
     for inputs in batches:
         inputs = tree_map(lambda tensor: tensor.to(params.device), inputs)
-        outputs.append(tree_map(torch.Tensor.cpu, model_outputs(model, inputs, params)))
-    return tree_map(to_numpy, tree_cat(outputs)) if outputs else None
+        outputs, _ = forward_pass(model, None, inputs, None, precision)
+        collected.append(tree_map(torch.Tensor.cpu, outputs))
+    return tree_map(to_numpy, tree_cat(collected)) if collected else None
 
 
 def rows_of(task, outputs, names, params, top_k):

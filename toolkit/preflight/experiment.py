@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import utils
 from toolkit.core.device_batches import batches_on_device
-from toolkit.core.forward_pass import forward_pass, model_outputs
+from toolkit.core.forward_pass import autocast, forward_pass
 from toolkit.core.resumable_batches import has_sample_indices, resumable_batches
 from toolkit.core.seeds import MODEL, generators_of, seed_all
 from toolkit.core.trees import batch_size, tensors, tree_map
@@ -92,9 +92,10 @@ class Trainer:
     def forward(self, batches):
         """Yield (outputs, labels, loss) of each batch in training mode."""
         self.model.train()
+        precision = autocast(self.params, self.model)
         for number, (inputs, labels) in enumerate(batches_on_device(batches, self.model)):
             seed_all(self.params.seed, 1, number, MODEL, self.generators)
-            outputs, loss = forward_pass(self.model, self.loss_fn, inputs, labels, self.params)
+            outputs, loss = forward_pass(self.model, self.loss_fn, inputs, labels, precision)
             yield outputs, labels, loss
 
     def train(self, batches):
@@ -117,7 +118,8 @@ class Trainer:
         seed_all(self.params.seed, 1, seed, MODEL, self.generators)
         ((inputs, _),) = batches_on_device([batch], self.model)
         with torch.set_grad_enabled(training or gradients):
-            return tree_map(torch.Tensor.detach, model_outputs(self.model, inputs, self.params))
+            outputs, _ = forward_pass(self.model, None, inputs, None, autocast(self.params, self.model))
+        return tree_map(torch.Tensor.detach, outputs)
 
 
 def within(seconds, things, least=2):

@@ -1,4 +1,4 @@
-"""The process that trains one trial of a sweep, on one device. It saves its state if the sweep stops or dies.
+"""The process that trains one trial of a sweep as train.py does. It saves its state if the sweep stops or dies.
 
 It is forked from a server process that has imported torch, so that a trial starts in a tenth of the time.
 """
@@ -21,7 +21,7 @@ from toolkit.core.memory import OutOfMemory
 from toolkit.core.run_record import note_failure
 from utils import UserError
 
-PRELOADED = ["train", "matplotlib.figure", "tensorboard.summary.writer.record_writer"]  # by the fork server
+PRELOADED = ["train", "matplotlib.figure", "matplotlib.backends.backend_agg", "torch.utils.tensorboard"]
 METHOD = "spawn" if sys.platform in ("win32", "darwin") else "forkserver"  # macOS's libraries cannot be forked
 STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
 SECONDS_TO_SAVE = 300  # after the sweep has died, before a trial counts as hanging
