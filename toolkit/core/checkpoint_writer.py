@@ -29,6 +29,14 @@ class CheckpointWriter:
         self.position, self.due_at = None, time.monotonic() + 60 * minutes
         self.thread, self.error = None, None
 
+    def resume(self, position):
+        """Note that the checkpoint of `position`, in words, is on the disk."""
+        self.position = position
+
+    def stop_within_epochs(self):
+        """Take checkpoints at the end of epochs only."""
+        self.within_epochs = False
+
     @property
     def is_due(self):
         """True if it is time for a checkpoint within the epoch."""

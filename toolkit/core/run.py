@@ -131,6 +131,7 @@ class Run:
             if "learning_rate" in self.changed:
                 scale_learning_rate(self.optimizer, self.stateful.values(), *self.changed["learning_rate"])
             self.updates.resume(self.state, has_average="average" in self.resumed.content.get("stateful", {}))
+            self.resumed = self.resumed._replace(content={})  # free the weights that were read
         elif options.restore_file is not None:
             checkpoint = find_checkpoint(self.folder, options.restore_file)
             content = utils.read_checkpoint(checkpoint)
@@ -290,7 +291,8 @@ class Run:
                     "(a metric can have state_dict and load_state_dict)",
                     error,
                 )
-                self.checkpoints.within_epochs, content = False, None
+                self.checkpoints.stop_within_epochs()
+                content = None
             position = self.state.position
             processes.on_rank_zero(lambda: content and self.checkpoints.save(content, position, is_best, and_then))
         self.is_saved = True
@@ -298,7 +300,8 @@ class Run:
     def _start(self):
         lock, resumed, unreadable = self.lock, self.resumed, self.unreadable
         processes.on_rank_zero(lambda: prepare_folder(self.folder, lock, resumed, unreadable))
-        self.checkpoints.position = self.state.position if resumed else None
+        if resumed:
+            self.checkpoints.resume(self.state.position)
         if not resumed and self.options.restore_file is not None:  # so that it can resume though that file was moved
             self.save()
         history = self.history if resumed else None

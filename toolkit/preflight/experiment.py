@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 import utils
 from toolkit.core.device_batches import batches_on_device
 from toolkit.core.forward_pass import autocast, forward_pass
-from toolkit.core.resumable_batches import resumable_batches
+from toolkit.core.resumable_batches import has_sample_indices, resumable_batches
 from toolkit.core.seeds import MODEL, generators_of, seed_all
 from toolkit.core.trees import batch_size, tensors, tree_map
 
@@ -56,6 +56,19 @@ class Experiment:
     def first_batches(self):
         """The first batches of the first epoch, a list."""
         return list(itertools.islice(self.batches(), FIRST))
+
+    def sample_loader(self, split):
+        """Return (indices, load): the indices of some samples, and a function from a list of indices to their batch.
+
+        There are no indices if the data loader cannot load chosen samples.
+        """
+        batches = resumable_batches(self.dataloaders[split], self.params.seed)
+        next(batches.batches(1))  # draws the keys
+        if not all(map(has_sample_indices, batches.keys)):
+            return [], None
+        indices = [int(index) for key in batches.keys for index in key]
+        as_key = torch.as_tensor if batches.keys and isinstance(batches.keys[0], torch.Tensor) else list
+        return indices, lambda chosen: batches.load_batch(1, 0, 0, as_key(chosen))
 
 
 class Trainer:
@@ -118,16 +131,10 @@ def within(seconds, things, least=2):
             return
 
 
-def select(batch, samples):
-    """Return a batch (inputs, labels) of some of its samples, a slice or a list of indices."""
-    size = batch_size(batch[1])
-    return tree_map(lambda t: t[samples] if t.ndim and len(t) == size else t, tuple(batch))
-
-
 def shuffled(labels):
     """Return the labels of a batch, each moved to another sample."""
     size = batch_size(labels)
-    return select((labels, labels), [(i + size // 2) % size for i in range(size)])[1]
+    return tree_map(lambda t: t.roll(size // 2, 0) if t.ndim and len(t) == size else t, labels)
 
 
 def numbers_in(batch):

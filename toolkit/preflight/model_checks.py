@@ -6,17 +6,16 @@ import math
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
-from torch.utils.data import DataLoader, IterableDataset
 
 from toolkit.core.device_batches import batches_on_device
-from toolkit.core.trees import batch_size, tensors, tree_map
-from toolkit.preflight.experiment import SECONDS, Failed, NotApplicable, Trainer, numbers_in, select, shuffled, within
+from toolkit.core.trees import tensors, tree_map
+from toolkit.preflight.experiment import SECONDS, Failed, NotApplicable, Trainer, numbers_in, shuffled, within
 
 SMALLEST_INPUT, LARGEST_INPUT = 0.01, 50  # root mean square of the inputs of the first layer
 VANISHED = 1e-6  # gradient of a layer, relative to the largest
 DEAD_STEPS, MOST_DEAD = 40, 0.5  # training steps before units are counted; share of a layer that may be dead
 RELUS = {"relu", "relu_", "relu6", "threshold", "threshold_"}  # functions whose units can be 0 for all samples
-PADDED = 16  # samples among which the shortest and the longest are taken
+CANDIDATES = 50  # samples among which the smallest and the largest are chosen
 MIXED = "is a dimension mixed up (batch_first?), a mean taken over the batch, or padding not masked?"
 
 
@@ -139,27 +138,26 @@ def some(names):
 
 def check_independence(experiment):
     """Find samples whose output changes with the other samples of the batch (except by batch normalisation)."""
-    trainer, whole = Trainer(experiment), next(experiment.batches("val"))
-    if batch_size(whole[1]) < 4:
-        raise NotApplicable("a batch of val has fewer than 4 samples")
-    batch, other = select(whole, [0, 1, 3]), select(whole, [0, 2, 3])
+    indices, load = experiment.sample_loader("val")
+    if len(indices) < 4:
+        raise NotApplicable("the data loader of val cannot load chosen samples")
+    sizes = sorted((numbers_in(load([index])), index) for index in within(SECONDS / 4, indices[:CANDIDATES], least=4))
+    short, one, two, long = [index for _, index in (sizes[0], *sizes[-3:])]
+    trainer, alone = Trainer(experiment), load([short])
+    batch, again, other = (load([short, middle, long]) for middle in (one, one, two))
+    if [t.shape for t in tensors(tuple(batch))] != [t.shape for t in tensors(tuple(other))]:
+        other = batch  # of another shape, random numbers would differ, too
     for training in (False, True):
-        runs = [trainer.outputs(each, training, batch_norm=False) for each in (batch, batch, other)]
-        for output, again, changed in zip(*map(tensors, runs), strict=True):
-            if differ(output, again, output):
+        runs = [trainer.outputs(each, training, batch_norm=False) for each in (batch, again, other)]
+        for output, repeated, changed in zip(*map(tensors, runs), strict=True):
+            if differ(output, repeated, output):
                 raise NotApplicable("the same batch gives different outputs")
             if differ(output[[0, -1]], changed[[0, -1]], output):
                 raise Failed(f"in {'train' if training else 'eval'} mode, other samples change an output; {MIXED}")
-    loader = experiment.dataloaders["val"]
-    if type(loader) is DataLoader and loader.batch_sampler and not isinstance(loader.dataset, IterableDataset):
-        items = [loader.dataset[index] for index in next(iter(loader.batch_sampler))[:PADDED]]
-        items.sort(key=lambda item: numbers_in(loader.collate_fn([item])))
-        pairs = [
-            trainer.outputs(loader.collate_fn(each), batch_norm=False) for each in (items[:1], [items[0], items[-1]])
-        ]
-        for own, output in zip(*map(tensors, pairs), strict=True):
-            if differ(output[tuple(map(slice, own.shape))], own, output):
-                raise Failed(f"in eval mode, a sample has another output beside a longer one; {MIXED}")
+    pairs = [trainer.outputs(each, batch_norm=False) for each in (alone, batch)]
+    for own, output in zip(*map(tensors, pairs), strict=True):
+        if differ(output[tuple(map(slice, own.shape))], own, output):
+            raise Failed(f"in eval mode, a sample has another output beside a longer one; {MIXED}")
     return "no output changes with the other samples"
 
 

@@ -18,7 +18,6 @@ from toolkit.preflight.experiment import (
     Trainer,
     identical,
     numbers_in,
-    select,
     shuffled,
     within,
 )
@@ -92,7 +91,8 @@ def check_learning_rate(experiment):
 
 def check_overfitting(experiment):
     """Find models that cannot fit a few samples, with the experiment's learning rate or the suggested one."""
-    batch = select(experiment.first_batches[0], slice(SAMPLES))
+    indices, load = experiment.sample_loader("train")
+    batch = load(indices[:SAMPLES]) if indices else experiment.first_batches[0]
     if identical(batch[1], shuffled(batch[1])):
         raise NotApplicable("their labels are all the same, which a constant output fits")
     for rate in filter(None, dict.fromkeys([experiment.params.learning_rate, experiment.range_test.get("suggested")])):
