@@ -4,7 +4,6 @@ python train.py                                                  # the same as -
 python train.py --model_dir experiments/wide --from experiments/base_model num_channels=64 learning_rate=3e-4
 python train.py --list_params                                    # the keys that params.json can have
 torchrun --nproc_per_node=4 train.py --model_dir experiments/wide # on four GPUs
-
 The same command again resumes a run that was interrupted; --restart starts over.
 """
 
@@ -43,8 +42,7 @@ def train(model, optimizer, loss_fn, dataloader, metrics, params, *, run=None):
         run: the Run that this epoch belongs to, which may resume in the middle of it. Without one, nothing is saved.
 
     Returns:
-        dict from name to float: "loss" and the metrics, over all samples of the epoch. Each sample counts as the model
-        saw it: in training mode, with dropout and augmentation, before the steps that followed.
+        dict from name to float: "loss" and the metrics, over all samples of the epoch, each as the model saw it then.
     """
     model.train()
     run = run or Run(model, optimizer, params)
@@ -131,9 +129,8 @@ def train_experiment(task, params, data_dir, model_dir, restore_file=None, *, te
 
 
 def parse_arguments(argv):
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw, allow_abbrev=False)
     add_common_arguments(parser)
     parser.add_argument("--restore_file", help="checkpoint whose weights a new run starts with: best, last, or a path")
     parser.add_argument("--partial", action="store_true", help="load only the weights of --restore_file that fit")
