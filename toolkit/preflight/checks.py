@@ -27,14 +27,14 @@ CHECKS = {
     "overfit 16 samples": training_checks.check_overfitting,
     "memory": training_checks.check_memory,
 }
-NEEDED = "model and data", "inputs and labels"  # by all other checks
+NEEDED = ("model and data", "inputs and labels")  # if one of these checks fails, all later ones are skipped
 
 
 def run_checks(experiment):
     """Run all checks. Yield a dict with "check", "ok" (None: does not apply), "message" and "seconds" for each.
 
     Raises:
-        UserError: data, model or optimizer cannot be made, with which train.py ends, too.
+        UserError: data, model or optimizer cannot be made; train.py would end with the same error.
     """
     failed = None
     for name, check in CHECKS.items():
