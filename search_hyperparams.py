@@ -58,14 +58,11 @@ def parse_arguments(argv):
 
 
 def choose_devices(names, jobs):
-    """Return where trials run.
+    """Return (devices, threads): the device names, one for each trial at a time, and the CPU threads of a trial.
 
     Args:
         names: devices, such as "0,1,2,3" or "cpu"; None for all GPUs, or the CPU if there are none.
         jobs: number of trials at a time; None for one per GPU or CPU core.
-
-    Returns:
-        (devices, threads): a list with the name of the device of each trial, and the CPU threads of each trial.
 
     Raises:
         UserError: there is no such device.
@@ -117,7 +114,7 @@ def main(argv=None):
         )
     results = ["loss", *task.metrics]
     unknown = params.unread.keys() - params.defaults.keys() - space.dimensions.keys()
-    if unknown or (params.monitor or "accuracy") not in results:  # a part of the loss, or of a metric, perhaps
+    if unknown or (params.monitor or "accuracy") not in results:  # it may be one of several results of a loss or metric
         dataloaders, model = task.fetch_dataloader(["val"], data_dir, params), task.make_model(params)
         task.make_optimizer(model, params)  # which may read keys of its own
         results = smoke_test(model, task.loss_fn(params), dataloaders, task.metrics, params)

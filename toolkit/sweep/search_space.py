@@ -21,7 +21,7 @@ EXPECTED = 'a list of values, or {"low": 1e-4, "high": 1e-1, "log": true}, or {"
 
 
 class Dimension(BaseModel, extra="forbid", strict=True, allow_inf_nan=False):
-    """A hyperparameter that is searched if others have the values in `when`; else it keeps its value of params.json."""
+    """A hyperparameter that is searched if others have the values in `when`; else it has its value in params.json."""
 
     when: dict = {}
 
@@ -166,6 +166,7 @@ class SearchSpace:
         return self._configuration(lambda name: self.dimensions[name].suggest(name, trial))
 
     def _configuration(self, value_of):
+        """Return the dict of the values `value_of(name)` of those hyperparameters whose conditions (`when`) hold."""
         values = {}
         for name, dimension in self.dimensions.items():
             known = self.reference | values
@@ -187,7 +188,7 @@ def name_of(configuration, replicate):
 
     Args:
         configuration: dict from name to value.
-        replicate: dict of what distinguishes it from others of the same configuration, such as {"seed": 231}.
+        replicate: dict of the seed and fold that distinguish it from its replicates, such as {"seed": 231}.
     """
     name = ",".join(f"{name}={as_word(value)}" for name, value in configuration.items())
     if len(name) > LONGEST_NAME:
@@ -205,7 +206,7 @@ def as_word(value):
 
 
 def is_exact(value):
-    """Return True if the word for a value shows all of it."""
+    """Return True if the word for a value shows exactly which value it is."""
     if isinstance(value, list):
         return all(isinstance(item, int) and item >= 0 for item in value)
     if isinstance(value, str):
