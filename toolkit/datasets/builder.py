@@ -168,7 +168,8 @@ def describe(items, source, size, recipe):
         if not any(counts[split].values()):
             raise UserError(f"the {split} split has no images")
     train = [item.sums for item in items if item.split == "train"]
-    mean, squares = sum(train) / (len(train) * size[0] * size[1]) / [[255], [255**2]]  # (channels,) each
+    means = sum(train) / (len(train) * size[0] * size[1])  # (2, channels): of the values 0..255, and of their squares
+    mean, squares = means / [[255], [255**2]]  # (channels,) each, of the values 0..1
     std = np.sqrt(np.maximum(squares - mean**2, 0))
     digests = [(item.file, item.digest) for item in items]
     return {

@@ -77,7 +77,7 @@ def digits():
 def torchvision_set(kind, raw_dir):
     """Return MNIST, Fashion-MNIST or CIFAR-10 (`kind` is a key of TORCHVISION_SETS), as a Source with a test split.
 
-    The folder `raw_dir` has the published files (gzipped or not) or torchvision's layout; what is missing is downloaded.
+    The folder `raw_dir` has the published files (gzipped or not) or torchvision's layout; others are downloaded.
     Loading raises a UserError if they are damaged or cannot be downloaded.
     """
     name, classes, channels, size = TORCHVISION_SETS[kind]

@@ -1,4 +1,7 @@
-"""The list of all checks and how they are run: an exception in a check becomes one line that names the user's code."""
+"""Run all checks. A check is a function of the Experiment that returns a message, or raises Failed or NotApplicable.
+
+Any other exception becomes one line that names the place in the user's code.
+"""
 
 import re
 import time

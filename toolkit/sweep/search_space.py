@@ -128,7 +128,7 @@ class SearchSpace:
             deepcopy(params).take({name: value}, self.source)
         for other, allowed in dimension.when.items():
             allowed = dimension.when[other] = allowed if isinstance(allowed, list) else [allowed]
-            known = self.dimensions.get(other, Values(values=[self.reference.get(other)]))
+            known = self.dimensions.get(other, Values(values=[self.reference.get(other)]))  # one value if not searched
             if isinstance(known, Range) or other not in self.dimensions.keys() | self.reference.keys():
                 where = "neither a list of values above it nor a key of params.json"
                 raise UserError(f'{self.source}: {name} has "when" {other}, which is {where}')
