@@ -80,6 +80,5 @@ class IteratorBatches(Dataset):
             return [value[i] for i in indices]
         if isinstance(value, np.ndarray | torch.Tensor):
             return value[indices]
-        raise UserError(
-            f"{self.file}: load_data returned {name} as {describe(value)}; it should be a list, array or tensor"
-        )
+        expected = "it should be a list, array or tensor"
+        raise UserError(f"{self.file}: load_data returned {name} as {describe(value)}; {expected}")

@@ -27,6 +27,7 @@ class CollectedOutputs:
         self.free = SHARE_OF_MEMORY * available_memory()  # bytes that may still be collected
 
     def update(self, outputs, labels):
+        """Keep the outputs and labels of a batch; drop all that was collected if they take too much memory."""
         batch = tree_map(lambda tensor: torch.from_numpy(to_numpy(tensor)), (outputs, labels))
         self.free -= sum(tensor.nbytes for tensor in tensors(batch))
         if self.free > 0:
@@ -35,6 +36,7 @@ class CollectedOutputs:
             self.batches.clear()
 
     def compute(self):
+        """Join the batches, or set `problem`. Return {}, the results of a metric without a value."""
         outputs, labels, lengths = zip(*self.batches, strict=True) if self.batches else ((), (), ())
         self.batches = []
         if self.free <= 0:

@@ -54,14 +54,14 @@ def run_checks(experiment):
                 raise
             ok, message = False, str(error)
         except Exception as error:
-            ok, message = False, one_line(error, experiment.task.project / "model")
+            ok, message = False, describe_error(error, experiment.task.project / "model")
         if ok is False and name in NEEDED:
             failed = name
         yield {"check": name, "ok": ok, "message": message, "seconds": round(time.monotonic() - started, 2)}
 
 
-def one_line(error, model_folder):
-    """Describe an exception in one line that ends with the place in the user's code where it was raised."""
+def describe_error(error, model_folder):
+    """Return an exception as one line that ends with the place in the user's code where it was raised."""
     places = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
     lines = str(error).strip().splitlines() or [""]
     if in_worker := re.findall(r'File "(.+?)", line (\d+)', str(error)):  # the traceback of a data loader's worker

@@ -78,7 +78,8 @@ class Scheduler:
             params.save(folder / "params.json")
         except (UserError, OSError) as error:
             failure = f"{folder}: cannot be created: {error.strerror}" if isinstance(error, OSError) else str(error)
-            return self.end(experiment, "failed", failure)
+            self.end(experiment, "failed", failure)
+            return
         prunes = self.study.options.pruner != "none"
         trial = TrialProcess(experiment, folder, self.data_dir, self.devices[slot], self.threads, prunes)
         self.running[slot] = trial

@@ -105,9 +105,8 @@ class SearchSpace:
                 raise UserError(f"{self.source}: unknown key {name}; {way_out}")
             self.dimensions[name] = self._read(name, description, params, types.get(name))
         if not self.dimensions:
-            raise UserError(
-                f'{self.source}: no hyperparameters; give one, such as {{"learning_rate": [1e-4, 1e-3, 1e-2]}}'
-            )
+            example = '{"learning_rate": [1e-4, 1e-3, 1e-2]}'
+            raise UserError(f"{self.source}: no hyperparameters; give one, such as {example}")
 
     def _read(self, name, description, params, declared_type):
         """Return the Values or Range that the file describes for a hyperparameter."""

@@ -61,9 +61,8 @@ class Record:
     def __init__(self, folder):
         self.folder, path = folder, folder / "run.json"
         if not path.exists():
-            raise UserError(
-                f"{path}: no such file; train.py writes it, and --reproduce repeats the run that it records"
-            )
+            advice = "train.py writes it, and --reproduce repeats the run that it records"
+            raise UserError(f"{path}: no such file; {advice}")
         self.content = utils.read_json(path)
         try:
             self.sessions = sessions_of(self.content["sessions"])
@@ -125,12 +124,14 @@ class Record:
         return {name for name, change in changes.items() if change}
 
     def _changed_code(self, project):
+        """Return the names of code files that have changed, as text; "" if none has."""
         recorded = {file for session in self.sessions for file in session["files"].items()}
         changed = sorted({name for name, sha in recorded if sha != sha256(file_of_code(name, project))})
         commit = str((self.last["code"] or {}).get("commit") or "")[:9]
         return list_some(changed, 4) + (f" (to restore it: git checkout {commit})" if changed and commit else "")
 
     def _changed_params(self):
+        """Return the hyperparameters that changed during the run and affect its results, as text; "" if none did."""
         matter = {"learning_rate", "early_stopping_patience"}
         matter |= {"num_epochs"} if self.params.get("lr_schedule", "constant") != "constant" else set()
         changes = [
@@ -187,7 +188,7 @@ def without_notes(params):
 
 
 def machine_of(session):
-    """Describe device, number of processes and threads of a session."""
+    """Return the device, number of processes and threads of a session, as text."""
     hardware, device = session["hardware"], session["device"].split(":")[0]
     names = ", ".join(sorted(set(hardware["gpus"]))) if device == "cuda" else hardware["processor"]
     return f"{session['processes']} × {device} ({names}), threads: {hardware['threads']}"

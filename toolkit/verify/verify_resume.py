@@ -124,7 +124,7 @@ def wait(process, folder, seconds, kill_at):
 
 
 def difference_of_runs(one, other):
-    """Describe the first difference between the checkpoints of two runs after the same steps; None if there is none.
+    """Return the first difference between the checkpoints of two runs after the same steps, as text, or None.
 
     One of them may have been saved before the evaluation at the end of an epoch, and the other after it.
     """
