@@ -33,9 +33,8 @@ def __getattr__(name):  # launch_training_job, for scripts written for CS230's t
 
 
 def parse_arguments(argv):
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter, allow_abbrev=False)
     add = parser.add_argument
     add("--parent_dir", default="experiments/learning_rate", help="the sweep's folder")
     add("--data_dir", help="the dataset's folder; default: data/ and the `dataset` of params.json")
@@ -81,7 +80,7 @@ def choose_devices(names, jobs):
         if device not in gpus:
             choose_device(device)
     jobs = jobs or (cores if devices == ["cpu"] else len(devices))
-    threads = min(torch.get_num_threads(), max(1, cores // jobs))  # the former may be OMP_NUM_THREADS
+    threads = min(torch.get_num_threads(), max(1, cores // jobs))  # get_num_threads() is OMP_NUM_THREADS if that is set
     return [devices[number % len(devices)] for number in range(jobs)], threads
 
 

@@ -89,12 +89,12 @@ def page_content(table, parent_dir, size):
 
 def fill(content, rows, reports, size):
     """Add curves, reports and pictures, best rows first, until the content takes `size` bytes as JSON."""
-    left = size - len(as_json(content)) - 1000
+    bytes_left = size - len(as_json(content)) - 1000
     for place, (entry, row, report) in enumerate(zip(content["rows"], rows, reports, strict=True)):
         extras = {"curves": thinned_curves(row, content["series"]), "report": cleaned(report)}
         extras["mistakes"] = read_picture(row, report) if place < MOST_PICTURES else None
-        left -= len(as_json(extras))
-        if left < 0:
+        bytes_left -= len(as_json(extras))
+        if bytes_left < 0:
             content["left_out"].append(f"curves, reports and pictures: only those of the best {place:,} rows")
             break
         entry |= {name: value for name, value in extras.items() if value}
