@@ -75,8 +75,8 @@ def main(argv=None):
     checkpoint = find_checkpoint(args.model_dir, args.restore_file)
     version = version_of(checkpoint)
     state = utils.read_checkpoint(checkpoint)
-    way_out = "--other_data allows other samples of the same kind"
-    is_same = check_same_data(state.get("dataset"), params, checkpoint, way_out, args.other_data)
+    advice = "--other_data allows other samples of the same kind"
+    is_same = check_same_data(state.get("dataset"), params, checkpoint, advice, args.other_data)
 
     utils.set_seed(params.seed)
     loaders = processes.local_rank_zero_first(lambda: task.fetch_dataloader([args.split], data_dir, params))

@@ -185,8 +185,8 @@ class Params:
             reader = sys._getframe(1)
             place = f"{relative(reader.f_code.co_filename)}:{reader.f_lineno}"
             near = similar(name, self.given)
-            way_out = f"add it, or rename {near!r}" if near else "add it"
-            raise MissingHyperparameter(f"{self._path} has no key {name!r}, which {place} reads; {way_out}")
+            advice = f"add it, or rename {near!r}" if near else "add it"
+            raise MissingHyperparameter(f"{self._path} has no key {name!r}, which {place} reads; {advice}")
         self._read.add(name)
         return self.values[name]
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -89,6 +90,7 @@ class Checkpoint(NamedTuple):
     file: Path
     content: dict[str, Any]  # as `utils.read_checkpoint` returns it
     state: TrainState
+    unreadable: Sequence[tuple[Path, UserError]] = ()  # newer files of the same run, and why they cannot be read
 
 
 def read_state(content, file):
@@ -106,13 +108,7 @@ def read_state(content, file):
 
 
 def read_last(folder):
-    """Read the latest readable checkpoint of a run: last.pth.tar, or else the one before it.
-
-    Args:
-        folder: Path of the experiment.
-
-    Returns:
-        (checkpoint, unreadable): a Checkpoint or None, and a list of pairs (file, error).
+    """Return the latest readable Checkpoint of a run: last.pth.tar, or else the one before it; None without either.
 
     Raises:
         UserError: there are checkpoints, and none can be read.
@@ -121,16 +117,16 @@ def read_last(folder):
     for file in [file for file in (folder / "last.pth.tar", folder / "previous.pth.tar") if file.exists()]:
         try:
             content = utils.read_checkpoint(file)
-            checkpoint = Checkpoint(file, content, read_state(content, file))
+            checkpoint = Checkpoint(file, content, read_state(content, file), unreadable)
         except UserError as error:
             unreadable.append((file, error))
         else:
             if file.name != "last.pth.tar" and not unreadable:
                 logging.warning("%s is missing; resuming from the checkpoint before it", folder / "last.pth.tar")
-            return checkpoint, unreadable
+            return checkpoint
     if unreadable:
         raise UserError(f"{unreadable[0][1]} (--restart starts over, and moves it aside)")
-    return None, []
+    return None
 
 
 @contextlib.contextmanager
@@ -201,7 +197,7 @@ def restore(checkpoint, model, optimizer, stateful):
     Raises:
         UserError: something does not fit.
     """
-    file, content, state = checkpoint
+    file, content, state, _ = checkpoint
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     if any(hasattr(p, "full_tensor") for p in parameters):  # shard it on the CPU: the whole may not fit on the device
         with errors_as_damage(file):

@@ -26,11 +26,11 @@ def device_batches(batches, model):
     """
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     mover = None if device.type == "cpu" else DeviceMover(device)
-    batches, held, error = iter(batches), None, None
+    batches, held, error = iter(batches), None, None  # held: the batch before, which is yielded once this one is copied
     while True:
         try:
             batch = next(batches, None)
-        except Exception as caught:
+        except Exception as caught:  # raised below, when the batch before has been used
             batch, error = None, caught
         moved = mover(batch) if mover else batch
         if held is not None:
@@ -45,7 +45,7 @@ def device_batches(batches, model):
                 f"should have a function unpack_batch(batch) that returns such a pair"
             )
         inputs, labels = moved
-        first = labels if isinstance(labels, torch.Tensor) else next(iter(tensors(labels) or tensors(inputs)), None)
+        first = next(iter(tensors(labels) or tensors(inputs)), None)
         num_samples = len(first) if first is not None and first.ndim else 1
         if first is not None and first.ndim > 1 and first.dtype == torch.int64:
             num_samples = ((first != -1) & (first != -100)).sum()

@@ -26,18 +26,18 @@ LOOKS = "test_looks.json"  # counts how often evaluate.py has evaluated the test
 
 
 def dataset_of(params):
-    """Return what a checkpoint says of the data it was trained on, a dict; empty for data without a dataset.json."""
+    """Return the facts of the data that a checkpoint holds, a dict; empty for data without a dataset.json."""
     return {name: value for name, value in params.dataset_facts.items() if name != "counts"}
 
 
-def check_same_data(theirs, params, file, way_out, allow=False):
+def check_same_data(theirs, params, file, advice, allow=False):
     """Refuse a checkpoint that was trained on other data; with `allow`, other samples of the same kind are accepted.
 
     Args:
         theirs: what `dataset_of` returned when the checkpoint was written, a dict; None or empty if unknown.
         params: hyperparameters, with the facts of the present data.
         file: the checkpoint, for the message.
-        way_out: what the user can do, for the message.
+        advice: what the user can do, for the message.
         allow: bool.
 
     Returns:
@@ -53,7 +53,7 @@ def check_same_data(theirs, params, file, way_out, allow=False):
     changed = [f"{n} {theirs.get(n)}, now {ours.get(n)}" for n in names if theirs.get(n) != ours.get(n)]
     difference = "; ".join(changed) or "of the same kind, other samples"
     if changed or not allow:
-        raise UserError(f"{file}: was trained on another dataset ({difference}); {way_out}")
+        raise UserError(f"{file}: was trained on another dataset ({difference}); {advice}")
     logging.warning("%s was trained on another dataset (%s)", file, difference)
     return False
 
@@ -64,8 +64,7 @@ def changed_params(checkpoint, params):
     Raises:
         UserError: with one of the changes the result would not be the same run.
     """
-    file, _, state = checkpoint
-    theirs, ours, best = state.params, as_json(params.hyperparameters), state.best
+    theirs, ours, best = checkpoint.state.params, as_json(params.hyperparameters), checkpoint.state.best
     if not theirs:  # CS230's checkpoints do not hold them
         return {}
     theirs = as_json(params.defaults) | theirs  # keys that are newer than the checkpoint had their defaults
@@ -85,8 +84,8 @@ def changed_params(checkpoint, params):
         show(f"params.json has changed since this run was last trained:\n{table}")
     if refused:
         raise UserError(
-            f"{file}: is of a run with another {', '.join(refused)}: put back what params.json had, start over "
-            f"with --restart, or make a new experiment with --from"
+            f"{checkpoint.file}: is of a run with another {', '.join(refused)}: put back what params.json had, start "
+            f"over with --restart, or make a new experiment with --from"
         )
     return differ
 
@@ -168,14 +167,13 @@ def move_results_aside(model_dir, patterns=RESULTS):
     logging.info("The results of the earlier run are now in %s", aside)
 
 
-def prepare_folder(folder, lock, resumed, unreadable):
+def prepare_folder(folder, lock, resumed):
     """Create the folder of an experiment, or make room in it.
 
     Args:
         folder: Path.
         lock: the ExperimentLock on it, which is acquired.
         resumed: the Checkpoint that is resumed, or None for a new run.
-        unreadable: list of pairs (file, error), as `read_last` returns it.
 
     Raises:
         UserError: it cannot be written to, or another process trains there.
@@ -187,7 +185,7 @@ def prepare_folder(folder, lock, resumed, unreadable):
             with contextlib.suppress(OSError):
                 if "_" not in file.name:  # those with "_" may be written by evaluate.py just now
                     file.unlink()
-        for file, error in unreadable if resumed else ():
+        for file, error in resumed.unreadable if resumed else ():
             aside = free_name(folder, "unreadable", f"-{file.name}")
             file.rename(aside)
             logging.warning("%s; it is now %s; resuming from the checkpoint before it", error, aside.name)

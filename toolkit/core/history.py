@@ -1,14 +1,13 @@
 """The results of all epochs of a run: in its checkpoints, and as history.csv."""
 
 import contextlib
-import csv
-import io
 import os
 from array import array
 from pathlib import Path
 
 import torch
 
+from toolkit.core.text import as_csv
 from utils import UserError, write_whole
 
 
@@ -70,16 +69,6 @@ def unpacked(blocks):
     """Return the rows of what `History.packed` returned, a list of dicts."""
     rows = [dict(zip(b["columns"], values, strict=True)) for b in blocks for values in b["values"].tolist()]
     return [row | {"epoch": int(row["epoch"])} for row in rows]
-
-
-def as_csv(rows):
-    """Return rows (dicts) as the text of a csv file. Floats keep all their digits."""
-    text = io.StringIO()
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def size_of(file):

@@ -55,7 +55,7 @@ def in_utf8(name):
 
 
 def as_csv(rows):
-    """Return the text of a CSV file with one row per dict; a row may lack some of the columns."""
+    """Return the text of a CSV file with one row per dict, whose floats keep all digits; a row may lack columns."""
     text = io.StringIO()
     names = list(dict.fromkeys(name for row in rows for name in row))
     writer = csv.DictWriter(text, names, lineterminator="\n")
