@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 KINDS = ("report", "predictions", "confusion", "reliability", "mistakes", "residuals")  # files of an evaluation
 REPORTS = [f"{kind}_{split}{data}.*" for kind in KINDS for split in ("train", "val", "test") for data in ("", "_on_*")]
+LOADING_ERRORS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 class UserError(Exception):
@@ -378,7 +379,7 @@ def load_weights(state, checkpoint, model, optimizer=None, partial=False, *, sha
             raise UserError(f"{checkpoint}: has no state of the optimizer")
         try:
             optimizer.load_state_dict(state["optim_dict"])
-        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        except LOADING_ERRORS as error:
             raise UserError(f"{checkpoint}: the state is that of another optimizer: {error}") from None
 
 

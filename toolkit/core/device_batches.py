@@ -59,18 +59,15 @@ def batches_on_device(batches, model):
 
 
 class DeviceMover:
-    """Moves batches to a GPU; on CUDA in a stream of its own, so that a copy overlaps with the step before it.
-
-    Args:
-        device: torch.device.
-    """
+    """Moves batches to a GPU; on CUDA in a stream of its own, so that a copy overlaps with the step before it."""
 
     def __init__(self, device):
-        self.device, self.stream, self.has_streams = device, None, device.type == "cuda"
+        self.device = device
+        self.stream = None  # the stream that the previous batch was copied in
 
     def __call__(self, batch):
         """Return the batch on the device. It is ready when this is called for the next batch, or for None."""
-        if not self.has_streams:
+        if self.device.type != "cuda":
             # on MPS a non-blocking copy reads memory that may be in use again: pytorch/pytorch issue 189690
             return tree_map(lambda tensor: tensor.to(self.device), batch)
         if self.stream is not None:  # the GPU waits for the copy before this one; the CPU does not

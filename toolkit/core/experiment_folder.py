@@ -12,7 +12,7 @@ import utils
 from toolkit.core import processes
 from utils import UserError
 
-SAMPLE_FACTS = ("fingerprint", "counts", "mean", "std")  # facts of the samples; the others say of what kind the data is
+SAMPLE_FACTS = ("fingerprint", "counts", "mean", "std")  # differ between samples of the same kind (size, classes, ...)
 RUN_FILES = ["previous.pth.tar", "last.pth.tar", "*.pth.tar", "history.csv", "speed.csv", "metrics_*.json", "run.json"]
 RESULTS = [*RUN_FILES, "curves.png", *utils.REPORTS, "model.onnx", "model.pt2", "tensorboard"]  # checkpoints come first
 SAME = "the results stay the same"
@@ -34,14 +34,13 @@ def check_same_data(theirs, params, file, advice, allow=False):
     """Refuse a checkpoint that was trained on other data; with `allow`, other samples of the same kind are accepted.
 
     Args:
-        theirs: what `dataset_of` returned when the checkpoint was written, a dict; None or empty if unknown.
+        theirs: `dataset_of` when the checkpoint was written, a dict; None or empty if unknown.
         params: hyperparameters, with the facts of the present data.
-        file: the checkpoint, for the message.
-        advice: what the user can do, for the message.
+        file, advice: for the message: the checkpoint, and what the user can do.
         allow: bool.
 
     Returns:
-        True if it is the same data, as far as is known.
+        True if it is the same data, as far as is known; False if it was accepted by `allow`.
 
     Raises:
         UserError: it is another dataset.
@@ -96,7 +95,7 @@ def has_run(model_dir):
 
 
 def starts_new_run(model_dir, restore_file=None, *, restart=False, partial=False, **_):
-    """Return True if a run with these arguments of `Run` starts with weights that are not all from a checkpoint."""
+    """Return True if a run with these arguments of `Run` needs initial weights: not all are from a checkpoint."""
     return partial or (restore_file is None and (restart or not processes.on_rank_zero(lambda: has_run(model_dir))))
 
 
@@ -168,12 +167,9 @@ def move_results_aside(model_dir, patterns=RESULTS):
 
 
 def prepare_folder(folder, lock, resumed):
-    """Create the folder of an experiment, or make room in it.
+    """Create and lock the folder of an experiment; move aside what an earlier run left, unless it is resumed.
 
-    Args:
-        folder: Path.
-        lock: the ExperimentLock on it, which is acquired.
-        resumed: the Checkpoint that is resumed, or None for a new run.
+    `resumed` is the Checkpoint that is resumed, or None for a new run.
 
     Raises:
         UserError: it cannot be written to, or another process trains there.

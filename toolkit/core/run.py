@@ -246,11 +246,7 @@ class Run:
             yield
 
     def record(self, epoch, train_metrics, val_metrics):
-        """Record the results of an epoch: checkpoints, metrics, history, TensorBoard, a line in the log.
-
-        Args:
-            epoch: int.
-            train_metrics, val_metrics: dicts from name to float.
+        """Record the results of an epoch (dicts from name to float): checkpoints, history, TensorBoard, a log line.
 
         Raises:
             UserError: the validation loss is NaN, or `params.monitor` is not the name of a result.

@@ -42,11 +42,8 @@ class RunRecord:
     def start_session(self, model, state, changed, history=None):
         """Add this session to run.json, and log how it starts.
 
-        Args:
-            model: nn.Module.
-            state: TrainState that it starts with.
-            changed: dict from name to [then, now], hyperparameters that differ from those of the session before.
-            history: the History of a run that is resumed, else None.
+        `changed` are the hyperparameters that differ from those of the session before, a dict from name to [then, now];
+        `history` is the History of a run that is resumed, else None.
         """
         path = self.folder / "params.json"
         if not path.exists():
