@@ -149,7 +149,7 @@ def pack(state, model, optimizer, stateful, history):
         UserError: one of them holds something that could not be read again without running code.
     """
     gradients = {}
-    if not type(optimizer).__module__.startswith("torch.optim."):  # others may accumulate gradients over steps
+    if not is_from_torch(optimizer):  # others may accumulate gradients over steps
         gradients = {name: whole(p.grad) for name, p in model.named_parameters() if p.grad is not None}
     return vars(state) | {
         "state_dict": plain(model.state_dict(), "state_dict"),
@@ -226,14 +226,18 @@ def check_optimizer(optimizer, file):
         for name, default in optimizer.defaults.items()
         if not can_replace(group.get(name), default)
     ]
-    is_torchs = type(optimizer).__module__.startswith("torch.optim.")
-    if is_torchs and type(optimizer).__name__ in PLAIN_OPTIMIZERS.split():
+    if is_from_torch(optimizer) and type(optimizer).__name__ in PLAIN_OPTIMIZERS.split():
         names = set().union(*optimizer.state.values())
         for parameter, values in optimizer.state.items():
             wrong += names - values.keys()
             wrong += [k for k, v in values.items() if v is not None and not is_state_of(parameter, k, v)]
     if wrong:
         raise UserError(f"{file}: is damaged: {wrong[0]} of the optimizer; --restart starts over")
+
+
+def is_from_torch(optimizer):
+    """Return True if an optimizer is of a class in torch.optim itself."""
+    return type(optimizer).__module__.startswith("torch.optim.")
 
 
 def is_state_of(parameter, name, value):

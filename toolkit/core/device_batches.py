@@ -4,8 +4,9 @@ import functools
 
 import torch
 
+from toolkit.core.forward_pass import device_of
 from toolkit.core.resumable_batches import ZeroWeightBatch
-from toolkit.core.trees import describe, tensors, tree_map
+from toolkit.core.trees import describe, is_pair, tensors, tree_map
 from utils import UserError
 
 
@@ -24,7 +25,7 @@ def device_batches(batches, model):
     Raises:
         UserError: a batch is not a pair. This, and any error of the loader, is raised when the batches before are used.
     """
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = device_of(model)
     mover = None if device.type == "cpu" else DeviceMover(device)
     batches, held, error = iter(batches), None, None  # held: the batch before, which is yielded once this one is copied
     while True:
@@ -39,7 +40,7 @@ def device_batches(batches, model):
             raise error
         if batch is None:
             return
-        if not isinstance(batch, tuple | list) or len(batch) != 2:
+        if not is_pair(batch):
             raise UserError(
                 f"a batch of the data loader is {describe(batch)}; it should be a pair (inputs, labels), or net.py "
                 f"should have a function unpack_batch(batch) that returns such a pair"

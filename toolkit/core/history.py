@@ -12,7 +12,7 @@ from utils import UserError, write_whole
 
 
 class History:
-    """Results, one dict of numbers per epoch. Adding one takes as long for the last epoch as for the first.
+    """The results of all epochs, one dict of numbers each. Adding an epoch takes the same time however many there are.
 
     Args:
         rows: list of dicts, those of earlier sessions.
@@ -21,8 +21,8 @@ class History:
 
     def __init__(self, rows, file):
         self.rows, self.blocks = [], []  # a block: names of columns, and the values of consecutive rows that have these
-        self.file, self.columns = Path(file), []
-        self.size: int | None = None  # of the file, as this object has written it with these columns
+        self.file, self.columns = Path(file), []  # columns: those that the file has
+        self.size: int | None = None  # of the file when it was last written here; another size: someone changed it
         for row in rows:
             self.append(row)
 
@@ -66,7 +66,7 @@ class History:
 
 
 def unpacked(blocks):
-    """Return the rows of what `History.packed` returned, a list of dicts."""
+    """Return the rows (a list of dicts) of a history that `History.packed` returned."""
     rows = [dict(zip(b["columns"], values, strict=True)) for b in blocks for values in b["values"].tolist()]
     return [row | {"epoch": int(row["epoch"])} for row in rows]
 

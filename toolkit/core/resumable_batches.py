@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from toolkit.core import processes
 from toolkit.core.seeds import LOADER, ORDER, generators_of, seed_all
-from toolkit.core.trees import batch_size, describe, tensors, tree_cat, tree_map
+from toolkit.core.trees import batch_size, describe, is_pair, tensors, tree_cat, tree_map
 from utils import UserError
 
 SAMPLING = {"dataset", "batch_size", "shuffle", "sampler", "batch_sampler", "drop_last"}  # arguments of a DataLoader
@@ -162,7 +162,7 @@ class ZeroWeightBatch(tuple):
 
 def shard_of_batch(batch):
     """Return this process's shard of a batch (inputs, labels), a pair of trees of tensors."""
-    if not isinstance(batch, tuple | list) or len(batch) != 2:
+    if not is_pair(batch):
         return batch  # refused later, with a message
     size = batch_size(batch[1]) if tensors(batch[1]) else batch_size(batch[0])
     first, end = processes.shard_of(size)
@@ -176,7 +176,7 @@ def join_last_sample(batches):
     held = []  # the latest batch, or the latest two while the second one may be joined to the first
     try:
         for batch in batches:
-            are_pairs = all(isinstance(b, tuple | list) and len(b) == 2 for b in (*held, batch))
+            are_pairs = all(map(is_pair, [*held, batch]))
             if not (len(held) == 1 and are_pairs and batch_size(batch[1]) == 1 < batch_size(held[0][1])):
                 yield from held
                 held = []
@@ -302,6 +302,6 @@ def unpacked(batches, unpack_batch):
     """Yield `unpack_batch(batch)` for each of `batches`."""
     for batch in batches:
         pair = unpack_batch(batch)
-        if not isinstance(pair, tuple | list) or len(pair) != 2:
+        if not is_pair(pair):
             raise UserError(f"unpack_batch(batch) returned {describe(pair)}; it should return (inputs, labels)")
         yield pair

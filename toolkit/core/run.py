@@ -120,7 +120,7 @@ class Run:
                 processes.on_rank_zero(self.checkpoints.wait)
             elif self.is_recording and not self.signals.is_urgent:
                 self._save_and_say_why(error)
-            if isinstance(error, Exception) and not isinstance(error, EndOfSession):
+            if way_of_ending(error) == "failed":
                 self.signals.stop_if_received()  # a worker may have died of the same signal, which is then the reason
         return isinstance(error, EndOfSession)
 
@@ -320,15 +320,15 @@ class Run:
     def _save_and_say_why(self, error):
         """Save what is done if an exception ends the session, and log why and how to resume."""
         close_bars()
-        is_error = isinstance(error, Exception) and not isinstance(error, EndOfSession)
+        ending = way_of_ending(error)
         # with several processes, all must take part in saving; an error in one of them is unknown to the others
-        can_save = not is_error or (processes.world_size() == 1 and not isinstance(error, NonFiniteLoss))
+        can_save = ending != "failed" or (processes.world_size() == 1 and not isinstance(error, NonFiniteLoss))
         try:
             if self.has_unsaved_step and can_save:
                 self.save()
             self.checkpoints.wait()
             if self.lock.is_held:  # else another run has replaced the folder
-                self.run_record.end_session(self.model, self.state, way_of_ending(error), str(error))
+                self.run_record.end_session(self.model, self.state, ending, str(error))
         except UserError as problem:
             logging.error("%s", problem)
         if isinstance(error, UserError):  # whose message says what to do

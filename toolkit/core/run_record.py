@@ -11,6 +11,7 @@ import utils
 from toolkit.core import processes
 from toolkit.core.curves import plot_curves
 from toolkit.core.experiment_folder import as_json, dataset_of
+from toolkit.core.forward_pass import device_of
 from toolkit.core.memory import peak_memory
 from toolkit.core.monitor import MODES
 from toolkit.core.provenance import name_of_device, now, provenance
@@ -50,7 +51,7 @@ class RunRecord:
             self.params.save(path)
         self.sessions = self.read_sessions()
         project = getattr(self.params, "model_folder", ".")
-        device = next((p.device for p in model.parameters()), "cpu")
+        device = device_of(model)
         session = {"device": str(device), "processes": processes.world_size()}
         session |= {"started": now(), "first_epoch": state.epoch + 1, "first_step": state.step + 1}
         self.sessions.append(provenance(project) | session | ({"changed_params": changed} if changed else {}))

@@ -111,7 +111,8 @@ def find_data(task, params, data_dir):
         return Path(data_dir)
     projects = [task.project, ROOT] if task.project.is_relative_to(ROOT) else [task.project]
     places = [project / "data" / named for project in projects]  # examples may use the repository's own
-    path = next((place for place in places if place.exists()), places[-1 if named == "digits" else 0])
+    to_build = places[-1] if named == "digits" else places[0]  # one copy of the digits serves all examples
+    path = next((place for place in places if place.exists()), to_build)
     path = Path(os.path.relpath(path)) if path.is_relative_to(Path.cwd()) else path
     if named == "digits" and not path.exists() and (builder := find_tool("datasets.builder")):
         logging.info("%s is not there yet: building it from scikit-learn's digits", path)
@@ -120,7 +121,7 @@ def find_data(task, params, data_dir):
 
 
 def facts_of(task, data_dir):
-    """Return the facts of a dataset, as its dataset.json states them; data/ itself need not exist.
+    """Return the facts in the dataset.json of a dataset, a dict; data/ itself need not exist.
 
     Raises:
         UserError: there is no such dataset, or it has fewer than two classes.
@@ -155,7 +156,7 @@ def warn_of_another_model(model_dir, params_from):
 
 
 def derive(params, model_dir, params_from, may_change=()):
-    """Prepare `params`, read from one experiment's file, for a new experiment. Nothing is written yet.
+    """Adapt `params`, read from the experiment `params_from`, to the new one in `model_dir`. Nothing is written yet.
 
     Raises:
         UserError: the new experiment has a params.json with other values of keys that are not among `may_change`.

@@ -22,7 +22,7 @@ class Pruned(EndOfSession):
 
 
 def way_of_ending(error):
-    """Return the word that run.json has for a training that ended by an exception: "pruned", "stopped" or "failed"."""
+    """Return how an exception (or None) ended a training, as run.json says it: "pruned", "stopped" or "failed"."""
     if isinstance(error, Pruned):
         return "pruned"
     return "failed" if isinstance(error, Exception) and not isinstance(error, EndOfSession) else "stopped"

@@ -97,6 +97,11 @@ def from_plain(plain):
     return plain
 
 
+def is_pair(batch):
+    """Return True if a batch is a tuple or list of two, as (inputs, labels) is."""
+    return isinstance(batch, tuple | list) and len(batch) == 2
+
+
 def describe(value):
     """Return what a value is, for an error message."""
     if isinstance(value, torch.Tensor):
