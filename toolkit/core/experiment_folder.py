@@ -22,7 +22,6 @@ MAY_CHANGE = {  # hyperparameters that may change when a run is resumed, and wha
     "early_stopping_patience": "epochs without a better result",
     "dataset": "the data is the same, by its fingerprint",
 } | dict.fromkeys(["checkpoint_minutes", "num_workers", "save_summary_steps", "cache_above_mb"], SAME)
-LOOKS = "test_looks.json"  # counts how often evaluate.py has evaluated the test split
 
 
 def dataset_of(params):

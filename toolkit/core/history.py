@@ -14,9 +14,7 @@ from utils import UserError, write_whole
 class History:
     """The results of all epochs, one dict of numbers each. Adding an epoch takes the same time however many there are.
 
-    Args:
-        rows: list of dicts, those of earlier sessions.
-        file: path of the csv file.
+    `rows`, a list of dicts, are those of earlier sessions; `file` is the path of history.csv.
     """
 
     def __init__(self, rows, file):

@@ -140,10 +140,7 @@ def list_files(data_dir, split, facts):
 class ImageNames(Sequence):
     """The names of the image files of some splits, relative to the folder that contains all of them; listed when used.
 
-    Args:
-        data_dir: dataset folder that build_dataset.py made, a Path or str.
-        splits: list of one or more split names.
-        chosen: indices of the files to keep, a sequence, or None to keep all.
+    `chosen` are the indices of the files to keep; None keeps all.
     """
 
     def __init__(self, data_dir, splits, chosen=None):

@@ -55,14 +55,7 @@ def available_memory():
 
 @contextlib.contextmanager
 def memory_errors_in_a_line(params):
-    """Turn an error of this context that says that memory ran out into one line of advice.
-
-    Args:
-        params: hyperparameters; the line names `device`, `batch_size` and `precision`.
-
-    Raises:
-        OutOfMemory: memory ran out.
-    """
+    """Turn an error of this context that says that memory ran out into an OutOfMemory with one line of advice."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:

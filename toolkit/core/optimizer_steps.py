@@ -19,11 +19,7 @@ STEPS_BETWEEN_NORMS = 20  # the norm of the gradients is measured at every 20th 
 class Updates:
     """The objects and settings that all optimizer steps of a run share.
 
-    Args:
-        model: nn.Module.
-        optimizer: torch.optim.Optimizer of its parameters.
-        params: hyperparameters.
-        is_scheduled: bool, False for a single epoch outside a run: no schedule, no EMA, no seeding.
+    `is_scheduled` is False for a single epoch outside a run: then there is no schedule, no EMA and no seeding.
 
     Attributes:
         ddp_model: the model as training calls it: with several processes, its DDP wrapper.

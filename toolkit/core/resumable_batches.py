@@ -41,14 +41,7 @@ class ResumableBatches:
 
     A torch `DataLoader` starts at any batch at no cost: its sampler draws the order of the whole epoch when the epoch
     starts, and all random generators (torch, numpy, random, and those that the dataset and the sampler own) are seeded
-    for each item in the process that loads it. Any other iterable of batches is replayed from its beginning.
-
-    Args:
-        dataloader: iterable of batches.
-        seed: int.
-
-    Attributes:
-        can_skip: bool, True for a plain DataLoader with a map-style dataset.
+    for each item in the process that loads it (`can_skip`). Any other iterable of batches is replayed from its start.
     """
 
     def __init__(self, dataloader, seed):
@@ -198,10 +191,8 @@ def has_sample_indices(key):
 class EpochOrder:
     """A sampler that yields (epoch, number, first, indices) for each batch of the epoch that was drawn last.
 
-    `indices` are this rank's shard of the batch; `first` is the place of the first of them in the whole batch.
-
-    Attributes:
-        keys: list of what the wrapped sampler gives for each batch of the epoch.
+    `indices` are this rank's shard of the batch; `first` is the place of the first of them in the whole batch. The
+    attribute `keys` lists what the wrapped sampler gives for each batch.
     """
 
     def __init__(self, sampler, seed):

@@ -19,17 +19,12 @@ from toolkit.core.text import as_csv
 from utils import UserError
 
 SECONDS_BETWEEN_PICTURES = 60
-ENDS = {"finished", "stopped", "pruned", "failed"}  # keys of a session in run.json; without one it was killed or runs
 
 
 class RunRecord:
     """The record of a run in its folder.
 
     A session is one process that trained the run, from its start or resume to its end; run.json lists them all.
-
-    Args:
-        folder: the experiment's folder.
-        params: hyperparameters.
     """
 
     def __init__(self, folder, params):
@@ -179,7 +174,7 @@ class RunRecord:
         utils.write_whole(self.folder / "run.json", json.dumps(content, indent=2) + "\n")
 
     def end_session(self, model, state, how, why=""):
-        """Add to run.json when and how (one of ENDS) this session ended."""
+        """Add to run.json when and how this session ended: "finished", "stopped", "pruned" or "failed"."""
         seconds = round(time.monotonic() - self.started, 1)
         self.sessions[-1] |= {how: now(), "seconds": seconds, "last_step": state.step}
         key = {"pruned": "reason", "failed": "error"}.get(how)
@@ -241,22 +236,6 @@ class RunRecord:
             reason = error.strerror or error
             logging.warning("%s/tensorboard: cannot be written: %s; continuing without it", self.folder, reason)
             self.writes_events = False
-
-
-def note_failure(folder, error):
-    """Add to run.json that a training has failed, and why (a str), if its process could not do so itself."""
-    path = Path(folder) / "run.json"
-    try:
-        content = utils.read_json(path)
-        sessions = content.setdefault("sessions", [])
-        if sessions and sessions[-1].get("error") == error:
-            return
-    except (UserError, AttributeError, LookupError):
-        content = {"sessions": []}
-    if not content["sessions"] or ENDS & content["sessions"][-1].keys():
-        content["sessions"].append({"started": now()})
-    content["sessions"][-1] |= {"failed": now(), "error": error}
-    utils.write_whole(path, json.dumps(content, indent=2) + "\n")
 
 
 def count_parameters(model):

@@ -44,7 +44,9 @@ def set_up(model_dir, data_dir=None, device=None, params_from=None, overrides=No
         UserError: something is missing or wrong.
     """
     if params_from is not None:
-        warn_of_another_model(model_dir, params_from)
+        theirs, ours = (utils.relative(find_model(folder)) for folder in (params_from, model_dir))
+        if theirs != ours:
+            logging.warning("%s uses %s, but an experiment in %s uses %s", params_from, theirs, model_dir, ours)
     task = find_task(model_dir)
     params = task.read_params(Path(params_from or model_dir) / "params.json", overrides)
     if params_from is not None:
@@ -146,13 +148,6 @@ def parse_overrides(words):
         except ValueError:
             overrides[key] = value
     return overrides
-
-
-def warn_of_another_model(model_dir, params_from):
-    """Warn if an experiment takes the params.json of one that uses another `model/` folder."""
-    theirs, ours = (utils.relative(find_model(folder)) for folder in (params_from, model_dir))
-    if theirs != ours:
-        logging.warning("%s uses %s, but an experiment in %s uses %s", params_from, theirs, model_dir, ours)
 
 
 def derive(params, model_dir, params_from, may_change=()):
