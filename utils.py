@@ -109,7 +109,7 @@ class Params:
 
     def update(self, json_path):
         """Take over the values of another JSON file."""
-        self._read.update(values := read_json(json_path))  # whoever takes them over knows them
+        self._read.update(values := read_json(json_path))  # these count as read
         self.take(values, json_path)
 
     def take(self, values, source):

@@ -85,7 +85,7 @@ class CheckpointWriter:
 
 
 def copied(tree):
-    """Return a tree with its tensors copied to main memory. Tensors that share memory, as tied weights do, still do."""
+    """Return a tree with its tensors copied to main memory; tensors that share memory (tied weights) share a copy."""
     copies = {}
 
     def copy(tensor):

@@ -45,7 +45,7 @@ from utils import UserError
 
 @dataclass
 class RunOptions:
-    """How a run starts and ends."""
+    """Options that say how a run starts and ends."""
 
     restore_file: str | None = None  # checkpoint whose weights a new run starts with: a name in the folder, or a path
     restart: bool = False  # start over; the results of an earlier run are moved aside
@@ -125,7 +125,7 @@ class Run:
         return isinstance(error, EndOfSession)
 
     def _restore(self):
-        """Load the last checkpoint if the run is resumed, or the weights that a new run starts with."""
+        """Load the last checkpoint if the run can be resumed, else the weights of `restore_file` if it is given."""
         options = self.options
         if not options.restart:
             checkpoint = processes.on_rank_zero(lambda: read_last(self.folder))
@@ -315,7 +315,7 @@ class Run:
 
     def _finish(self):
         processes.on_rank_zero(self.checkpoints.wait)
-        processes.on_rank_zero(lambda: self.run_record.finish(self.model, self.state))
+        processes.on_rank_zero(lambda: self.run_record.finish(self.state))
 
     def _save_and_say_why(self, error):
         """Save what is done if an exception ends the session, and log why and how to resume."""
@@ -328,7 +328,7 @@ class Run:
                 self.save()
             self.checkpoints.wait()
             if self.lock.is_held:  # else another run has replaced the folder
-                self.run_record.end_session(self.model, self.state, ending, str(error))
+                self.run_record.end_session(self.state, ending, str(error))
         except UserError as problem:
             logging.error("%s", problem)
         if isinstance(error, UserError):  # whose message says what to do

@@ -1,4 +1,4 @@
-"""What a run leaves beside its checkpoints: history.csv, metrics, run.json, the log, curves.png, TensorBoard events."""
+"""The files of a run beside its checkpoints: history.csv, metrics, run.json, log, curves.png, TensorBoard events."""
 
 import contextlib
 import csv
@@ -30,6 +30,7 @@ class RunRecord:
     def __init__(self, folder, params):
         self.folder, self.params = Path(folder), params
         self.sessions = []  # as in run.json; the last one is this process
+        self.num_parameters = 0  # of the model
         self.events = None  # the SummaryWriter, after the first epoch
         self.has_header = False  # of the table in the log
         self.draws, self.writes_events = True, True  # False after curves.png, or TensorBoard's file, cannot be written
@@ -44,18 +45,18 @@ class RunRecord:
         path = self.folder / "params.json"
         if not path.exists():
             self.params.save(path)
-        self.sessions = self.read_sessions()
+        self.sessions, self.num_parameters = self.read_sessions(), sum(p.numel() for p in model.parameters())
         project = getattr(self.params, "model_folder", ".")
         device = device_of(model)
         session = {"device": str(device), "processes": processes.world_size()}
         session |= {"started": now(), "first_epoch": state.epoch + 1, "first_step": state.step + 1}
         self.sessions.append(provenance(project) | session | ({"changed_params": changed} if changed else {}))
-        self.write_run_json(model, state)
+        self._write_run_json(state)
         name, others = type(model).__name__, ""  # others: the further processes, in words
         if processes.world_size() > 1:
             others = f" and {processes.world_size() - 1} more ({self.params.parallel})"
             name = name.removeprefix("FSDP")
-        size, where = f"{count_parameters(model):,}", f"{name_of_device(device)}{others}"
+        size, where = f"{self.num_parameters:,}", f"{name_of_device(device)}{others}"
         logging.info("Training %s: %s with %s parameters, on %s", self.folder, name, size, where)
         if hasattr(self.params, "data_dir"):
             logging.info("Model: %s/net.py; data: %s", self.params.model_folder, self.params.data_dir)
@@ -150,7 +151,7 @@ class RunRecord:
                 logging.warning("%s; continuing without pictures", error)
                 self.draws = False
 
-    def write_run_json(self, model, state):
+    def _write_run_json(self, state):
         """Write run.json, which says how to reproduce the run."""
         stated = self.params.hyperparameters
         best = None
@@ -163,7 +164,7 @@ class RunRecord:
             "params": as_json(stated),
             "facts": as_json({name: value for name, value in self.params.values.items() if name not in stated}),
             "dataset": dataset_of(self.params),
-            "parameters_of_the_model": count_parameters(model),
+            "parameters_of_the_model": self.num_parameters,
             "restored_from": state.restored_from,
             "restored_sha256": state.restored_sha256,
             "best": best,
@@ -173,22 +174,22 @@ class RunRecord:
         }
         utils.write_whole(self.folder / "run.json", json.dumps(content, indent=2) + "\n")
 
-    def end_session(self, model, state, how, why=""):
+    def end_session(self, state, how, why=""):
         """Add to run.json when and how this session ended: "finished", "stopped", "pruned" or "failed"."""
         seconds = round(time.monotonic() - self.started, 1)
         self.sessions[-1] |= {how: now(), "seconds": seconds, "last_step": state.step}
         key = {"pruned": "reason", "failed": "error"}.get(how)
         self.sessions[-1] |= {key: why} if key else {}
-        self.write_run_json(model, state)
+        self._write_run_json(state)
 
-    def finish(self, model, state):
+    def finish(self, state):
         """Draw and log what is left to say when all epochs are done, or early stopping ends the run."""
         best = state.best
         if state.epoch < self.params.num_epochs:
             waited = self.params.early_stopping_patience
             logging.info("Stopped early: %s did not improve in %d epochs", best.monitor, waited)
         self.draw(state)
-        self.end_session(model, state, "finished")
+        self.end_session(state, "finished")
         if peak := self._peak_memory():
             logging.info("Peak memory: %.2f GB", peak / 1e9)
         seconds, result = time.monotonic() - self.started, f"{best.monitor} {best.value:.4f}"
@@ -236,8 +237,3 @@ class RunRecord:
             reason = error.strerror or error
             logging.warning("%s/tensorboard: cannot be written: %s; continuing without it", self.folder, reason)
             self.writes_events = False
-
-
-def count_parameters(model):
-    """Return the number of parameters of a model, an int."""
-    return sum(p.numel() for p in model.parameters())

@@ -10,7 +10,7 @@ from toolkit.core import processes
 EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 143, "SIGHUP": 129}  # Slurm sends SIGUSR1 if asked to
 MESSAGE = b"\nstopping after this step and saving (press Ctrl-C again to quit at once)\n"
 
-_entered = []  # the StopSignals that are active, the innermost last
+_entered = []  # the StopSignals whose context is active, the innermost last
 
 
 class EndOfSession(Exception):
@@ -92,7 +92,7 @@ class StopSignals:
 
 
 def raise_exit(code):
-    """Raise the exception that ends a script with an exit code; do nothing for 0."""
+    """Raise KeyboardInterrupt or SystemExit for the exit code of a signal; do nothing for 0."""
     if code == EXIT_CODES["SIGINT"]:
         raise KeyboardInterrupt
     if code:

@@ -28,13 +28,10 @@ MODEL_FOLDER = "TRAINING_MODEL_FOLDER"  # environment variable that tells worker
 
 
 class Task:
-    """What an experiment trains: `net.py` and `data_loader.py` of one `model/` folder.
-
-    Args:
-        folder: the `model/` folder.
+    """The model and data that an experiment trains: `net.py` and `data_loader.py` of one `model/` folder.
 
     Attributes:
-        folder: its path.
+        folder: Path of the `model/` folder.
         project: the folder above it, where `data/` and `experiments/` are.
         Net: called with params, returns an `nn.Module`.
         metrics: dict from name to `fn(outputs, labels) -> float`, or to an object with update, compute and reset.

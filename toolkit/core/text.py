@@ -7,11 +7,9 @@ from tabulate import tabulate
 
 
 def pipe_table(rows):
-    """Return a Markdown pipe table.
+    """Return rows, a list of dicts with the same keys, as a Markdown pipe table.
 
-    Args:
-        rows: list of dicts with the same keys. Floats are shown with four digits, None as "-", and texts unchanged,
-            even if they look like numbers.
+    Floats have four digits, None is "-", and strings stay as they are, even if they look like numbers.
     """
 
     def as_cell(value):

@@ -165,22 +165,22 @@ class Totals:
             metric = self._metric_for_bar() if self.bar.is_shown else {}
         self.num_read = len(self.outputs)
         losses = self.losses["loss"]
-        for batch in range(first, len(losses)) if self.optimizer is not None else ():
-            if not math.isfinite(losses[batch]):
-                self._raise_not_finite(batch, losses[batch])
+        wrong = [batch for batch in range(first, len(losses)) if not math.isfinite(losses[batch])]
+        if wrong and self.optimizer is not None:
+            self._raise_not_finite(wrong[0], losses[wrong[0]])
         self.bar.update(self.samples - self.bar.samples, len(sizes))
         self.bar.show({"loss": np.mean(losses[first:])} | metric)  # of the batches since the last reading
 
     def _gather(self, sizes, means):
-        """Let rank 0 add what all processes have collected since the last reading, batch by batch."""
+        """Send to rank 0, which adds the shards of each batch, what this process collected since the last reading."""
         losses = [dict(zip(means, values, strict=True)) for values in zip(*means.values(), strict=True)]
         shards = tree_map(torch.Tensor.cpu, self.shards)
         gathered = processes.gather(list(zip(sizes, losses, shards, strict=True)))
-        self.sizes, self.shards = self.sizes[: -len(sizes)], []
+        self.sizes, self.shards = self.sizes[: -len(sizes)], []  # rank 0 adds the sizes of whole batches
 
         def add():
             totals, merged = [], {name: [] for name in means}
-            for batch in zip(*gathered, strict=True):
+            for batch in zip(*gathered, strict=True):  # for each process: size, losses and shard
                 counted = [shard for shard in batch if shard[2] is not None]
                 totals.append(sum(size for size, *_ in counted))
                 for name in merged:

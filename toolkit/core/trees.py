@@ -34,8 +34,7 @@ def tensors(tree):
 def tree_cat(trees):
     """Concatenate trees of one structure: tensors along their first dimension, lists without tensors end to end.
 
-    Args:
-        trees: non-empty list of trees; tensors of shape (batch, ...).
+    Anything else, such as a number or None, is that of the first tree.
 
     Raises:
         RuntimeError: the tensors differ in more than their first dimension.
