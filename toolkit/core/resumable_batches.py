@@ -39,9 +39,10 @@ def resumable_batches(dataloader, seed):
 class ResumableBatches:
     """The batches of a data loader, in an order and with random numbers that are a function of (seed, epoch).
 
-    A torch `DataLoader` starts at any batch at no cost: its sampler draws the order of the whole epoch when the epoch
-    starts, and all random generators (torch, numpy, random, and those that the dataset and the sampler own) are seeded
-    for each item in the process that loads it (`can_skip`). Any other iterable of batches is replayed from its start.
+    A plain `DataLoader` of a map-style dataset (`can_skip`) starts at any batch at no cost: its sampler draws the order
+    of the whole epoch when the epoch starts, and all random generators (torch, numpy, random, and those that the
+    dataset and the sampler own) are seeded for each item in the process that loads it. Any other iterable of batches is
+    replayed from its first batch.
     """
 
     def __init__(self, dataloader, seed):
@@ -94,7 +95,7 @@ class ResumableBatches:
             yield collate(load(key))
 
     def _replay(self, epoch):
-        """Yield all batches of an epoch of a loader that cannot skip any, with random numbers as in `load_batch`."""
+        """Yield all batches of an epoch of a loader that cannot skip any; each is seeded before it is loaded."""
         seed_all(self.seed, epoch, 0, ORDER, self.generators)
         if getattr(self.loader, "persistent_workers", False):  # workers that persist have drawn random numbers already
             self.loader = rebuilt(self.loader)
