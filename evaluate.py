@@ -3,8 +3,8 @@
 python evaluate.py --model_dir experiments/base_model                      # the best checkpoint on test
 python evaluate.py --model_dir experiments/base_model --split val --restore_file last
 
-It prints the metrics with 95% confidence intervals and the scores of each class. It writes to the experiment's folder
-each prediction (predictions_test.csv), and pictures of the confusion matrix and the most confident mistakes.
+It prints the metrics with 95% confidence intervals and the scores of each class. In the experiment's folder it writes
+all predictions (predictions_test.csv), the confusion matrix, a reliability diagram and the most confident mistakes.
 """
 
 import argparse
@@ -61,9 +61,7 @@ def parse_arguments(argv):
     add_common_arguments(parser)
     parser.add_argument("--split", default="test", choices=["train", "val", "test"], help="which split (default: test)")
     parser.add_argument("--restore_file", default="best", help="the checkpoint: best (default), last, or a path")
-    parser.add_argument(
-        "--other_data", action="store_true", help="allow other samples than the dataset it was trained on has"
-    )
+    parser.add_argument("--other_data", action="store_true", help="allow data that differs from the training dataset")
     return parser.parse_args(argv)
 
 
