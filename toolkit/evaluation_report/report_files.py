@@ -7,19 +7,18 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
-from toolkit.core.experiment_folder import LOOKS
 from toolkit.core.provenance import now
 from toolkit.core.text import as_csv, pipe_table
 from toolkit.evaluation_report import bootstrap, pictures
 from toolkit.evaluation_report.collected_outputs import CollectedOutputs
 from toolkit.evaluation_report.predictions import calibration, class_scores, find_predictions, inputs_at
 from toolkit.evaluation_report.tagging_mistakes import mistakes_page
-from utils import UserError, read_json, write_whole
+from utils import KINDS, UserError, read_json, write_whole
 
-KINDS = ("report", "predictions", "confusion", "reliability", "mistakes", "residuals")  # of files; see utils.REPORTS
 MOST_CLASSES = 1000  # for scores of each class
 MOST_CLASSES_SHOWN = 20  # in the terminal
 MOST_MISTAKES = 24
+LOOKS = "test_looks.json"  # lists the evaluations of the test split
 
 
 class EvaluationReport:
