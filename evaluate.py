@@ -3,8 +3,8 @@
 python evaluate.py --model_dir experiments/base_model                      # the best checkpoint on test
 python evaluate.py --model_dir experiments/base_model --split val --restore_file last
 
-It prints the metrics with 95% confidence intervals, and the scores of each class; in the experiment's folder are then
-each prediction (predictions_test.csv) and pictures: what is taken for what, the surest mistakes.
+It prints the metrics with 95% confidence intervals and the scores of each class. In the experiment's folder it writes
+all predictions (predictions_test.csv), the confusion matrix, a reliability diagram and the most confident mistakes.
 """
 
 import argparse
@@ -61,9 +61,7 @@ def parse_arguments(argv):
     add_common_arguments(parser)
     parser.add_argument("--split", default="test", choices=["train", "val", "test"], help="which split (default: test)")
     parser.add_argument("--restore_file", default="best", help="the checkpoint: best (default), last, or a path")
-    parser.add_argument(
-        "--other_data", action="store_true", help="allow other samples than the dataset it was trained on has"
-    )
+    parser.add_argument("--other_data", action="store_true", help="allow data that differs from the training dataset")
     return parser.parse_args(argv)
 
 
@@ -75,8 +73,8 @@ def main(argv=None):
     checkpoint = find_checkpoint(args.model_dir, args.restore_file)
     version = version_of(checkpoint)
     state = utils.read_checkpoint(checkpoint)
-    way_out = "--other_data allows other samples of the same kind"
-    is_same = check_same_data(state.get("dataset"), params, checkpoint, way_out, args.other_data)
+    advice = "--other_data allows other samples of the same kind"
+    is_same = check_same_data(state.get("dataset"), params, checkpoint, advice, args.other_data)
 
     utils.set_seed(params.seed)
     loaders = processes.local_rank_zero_first(lambda: task.fetch_dataloader([args.split], data_dir, params))
@@ -85,8 +83,8 @@ def main(argv=None):
     utils.load_weights(state, checkpoint, model, shard_like=divided_like)
     loss_fn = task.loss_fn(params)
     restore_loss(state, checkpoint, loss_fn)
-    where = f"the {args.split} split of {data_dir}, on {name_of_device(params.device)}"
-    logging.info("Evaluating %s (epoch %s) on %s\n", checkpoint, state.get("epoch"), where)
+    split = f"the {args.split} split of {data_dir}, on {name_of_device(params.device)}"
+    logging.info("Evaluating %s (epoch %s) on %s\n", checkpoint, state.get("epoch"), split)
     report = reporting.EvaluationReport(task.metrics, loss_fn, dataloader, params) if reporting else None
     seed_all(params.seed, 0, 0, MODEL)  # as train.py does before it evaluates
     with memory_errors_in_a_line(params):
@@ -96,12 +94,13 @@ def main(argv=None):
         return
 
     folder, name = Path(args.model_dir), name_of(checkpoint, args.model_dir)
-    data = "" if is_same else f"_on_{data_dir.name}"
-    files, lines = [folder / f"metrics_{args.split}_{name}{data}.json"], [pipe_table([{"split": args.split} | results])]
+    suffix = "" if is_same else f"_on_{data_dir.name}"
+    files = [folder / f"metrics_{args.split}_{name}{suffix}.json"]
+    lines = [pipe_table([{"split": args.split} | results])]
     utils.save_dict_to_json(results, files[0])
     if report:
-        source = checkpoint.name if checkpoint.name.startswith(name) else str(checkpoint)  # of another experiment
-        files += report.write(results, folder, args.split + data, {"checkpoint": source, "epoch": state.get("epoch")})
+        source = checkpoint.name if checkpoint.name.startswith(name) else str(checkpoint)  # in another folder
+        files += report.write(results, folder, args.split + suffix, {"checkpoint": source, "epoch": state.get("epoch")})
         lines = report.lines
         if args.split == "test" and is_same:
             lines.append(reporting.count_look(folder, source, data_dir.name))

@@ -42,7 +42,7 @@ def train(model, optimizer, loss_fn, dataloader, metrics, params, *, run=None):
         run: the Run that this epoch belongs to, which may resume in the middle of it. Without one, nothing is saved.
 
     Returns:
-        dict from name to float: "loss" and the metrics, over all samples of the epoch, each as the model saw it then.
+        dict from name to float: "loss" and the metrics over all samples, each with the weights that its step had.
     """
     model.train()
     run = run or Run(model, optimizer, params)

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 KINDS = ("report", "predictions", "confusion", "reliability", "mistakes", "residuals")  # files of an evaluation
 REPORTS = [f"{kind}_{split}{data}.*" for kind in KINDS for split in ("train", "val", "test") for data in ("", "_on_*")]
+LOADING_ERRORS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 class UserError(Exception):
@@ -108,7 +109,7 @@ class Params:
 
     def update(self, json_path):
         """Take over the values of another JSON file."""
-        self._read.update(values := read_json(json_path))  # whoever takes them over knows them
+        self._read.update(values := read_json(json_path))  # these count as read
         self.take(values, json_path)
 
     def take(self, values, source):
@@ -185,8 +186,8 @@ class Params:
             reader = sys._getframe(1)
             place = f"{relative(reader.f_code.co_filename)}:{reader.f_lineno}"
             near = similar(name, self.given)
-            way_out = f"add it, or rename {near!r}" if near else "add it"
-            raise MissingHyperparameter(f"{self._path} has no key {name!r}, which {place} reads; {way_out}")
+            advice = f"add it, or rename {near!r}" if near else "add it"
+            raise MissingHyperparameter(f"{self._path} has no key {name!r}, which {place} reads; {advice}")
         self._read.add(name)
         return self.values[name]
 
@@ -378,7 +379,7 @@ def load_weights(state, checkpoint, model, optimizer=None, partial=False, *, sha
             raise UserError(f"{checkpoint}: has no state of the optimizer")
         try:
             optimizer.load_state_dict(state["optim_dict"])
-        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        except LOADING_ERRORS as error:
             raise UserError(f"{checkpoint}: the state is that of another optimizer: {error}") from None
 
 

@@ -42,6 +42,28 @@ def pytest_collection_modifyitems(items):
             item.add_marker("template")
 
 
+USERS = tuple(str(ROOT / name) for name in ("model", "experiments", "docs", "README.md"))  # what a clone's owner edits
+opened_of_user = []  # files of USERS that this process has opened
+
+
+def note_files_of_user(event, arguments):
+    if event == "open" and isinstance(arguments[0], str) and arguments[0].startswith(USERS):
+        opened_of_user.append(arguments[0])
+
+
+sys.addaudithook(note_files_of_user)
+
+
+@pytest.fixture(autouse=True)
+def leaves_alone_what_users_edit(request):
+    """Fail a test that reads the clone's own model/, experiments/, docs/ or README.md, except where that is its point."""
+    opened_of_user.clear()
+    yield
+    may_read = [ROOT / "tests" / name for name in ("starter", "template", "examples")]
+    if not any(request.path.is_relative_to(folder) for folder in may_read):
+        assert not opened_of_user
+
+
 @pytest.fixture(scope="session")
 def digits_dir(tmp_path_factory):
     """The digits, built once in each test process. Tests that change a dataset make a copy."""

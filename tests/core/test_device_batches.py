@@ -28,6 +28,12 @@ def test_a_lone_last_sample_joins_the_batch_before_it_in_training_alone():
     assert sizes(1, 4, training=True) == [1]
 
 
+def test_a_batch_of_one_sample_in_the_middle_of_an_epoch_ends_nothing():
+    batches = [(torch.ones(size), torch.ones(size)) for size in (4, 1, 4, 1, 1)]
+    assert [len(labels) for _, labels in join_last_sample(batches)] == [4, 1, 4, 1, 1]
+    assert [len(labels) for _, labels in join_last_sample(batches[:4])] == [4, 1, 5]
+
+
 def test_nested_batches_keep_their_structure():
     batch = ({"a": torch.ones(2, 3), "name": ["x", "y"]}, [torch.zeros(2), (torch.ones(2),)])
     ((inputs, labels, *_),) = device_batches([batch], MODEL)

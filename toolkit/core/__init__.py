@@ -1,4 +1,4 @@
-"""What train.py and evaluate.py need, one small file per concern.
+"""The code that train.py and evaluate.py need, one small file per concern.
 
 This is the only module that does something when it is imported. It makes two settings, both before torch is imported:
 

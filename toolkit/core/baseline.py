@@ -1,4 +1,4 @@
-"""The accuracy of always predicting the most frequent class, beside which a trained model should look good."""
+"""The accuracy of always predicting the most frequent class, which a trained model should exceed."""
 
 import logging
 
@@ -8,12 +8,8 @@ import numpy as np
 def warn_if_no_better_than_most_frequent_class(best, dataloader, params):
     """Log a warning if the best validation accuracy of a run is not above that of predicting one class for everything.
 
-    Nothing is logged if another metric is monitored, or if the classes of the validation data are unknown.
-
-    Args:
-        best: the Best of the run, or None.
-        dataloader: the validation data.
-        params: hyperparameters, with the facts of the dataset.
+    Nothing is logged if another metric is monitored, or if the classes of the validation data are unknown. `best` is
+    the Best of the run, or None; `dataloader` has the validation data.
     """
     share = share_of_most_frequent_class(dataloader, params)
     if best is not None and best.monitor == "accuracy" and share is not None and best.value <= share:

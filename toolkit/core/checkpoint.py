@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,9 +17,9 @@ from toolkit.core.sharded_tensors import divided_like, whole
 from utils import UserError
 
 STRICT = ConfigDict(strict=True)  # what is read from a file has the declared types, or is refused
-PLAIN_OPTIMIZERS = "SGD Adam AdamW NAdam RAdam Adamax RMSprop Adagrad Adadelta ASGD Rprop"  # state like the weights
-RATES = ("lr", "initial_lr", "max_lr", "min_lr")  # in an optimizer's parameter groups; OneCycleLR has the last two
-DAMAGE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)  # what loading may raise
+# optimizers of torch whose state is, for each parameter, a few numbers and tensors of its shape
+PLAIN_OPTIMIZERS = "SGD Adam AdamW NAdam RAdam Adamax RMSprop Adagrad Adadelta ASGD Rprop"
+RATES = ("lr", "initial_lr", "max_lr", "min_lr")  # in an optimizer's parameter groups; OneCycleLR adds the last two
 
 
 @dataclass(config=STRICT)
@@ -32,7 +33,7 @@ class Best:
 
 @dataclass(config=STRICT)
 class TotalsState:
-    """What `Totals` has collected of the epoch so far."""
+    """The losses, outputs and labels that `Totals` has collected in the epoch so far."""
 
     sizes: list[int]  # samples of each batch
     losses: dict[str, list[float]]  # name -> the mean over each batch
@@ -44,7 +45,7 @@ class TotalsState:
 
 @dataclass(config=STRICT)
 class TrainState:
-    """Where a run stands: everything that a checkpoint holds besides weights and optimizer.
+    """The position in a run and its results so far: everything in a checkpoint besides weights and optimizer.
 
     There is no state of random generators: they are seeded as a function of (seed, epoch, batch).
     """
@@ -63,7 +64,7 @@ class TrainState:
 
     @property
     def position(self):
-        """Where the run stands, in words."""
+        """The place in the run for a message: "in epoch 2 after batch 7"."""
         if not self.batches_done:
             return f"after epoch {self.epoch}"
         return f"in epoch {self.epoch + 1} after batch {self.batches_done}"
@@ -89,13 +90,13 @@ class Checkpoint(NamedTuple):
     file: Path
     content: dict[str, Any]  # as `utils.read_checkpoint` returns it
     state: TrainState
+    unreadable: Sequence[tuple[Path, UserError]] = ()  # newer files of the same run, and why they cannot be read
 
 
 def read_state(content, file):
-    """Return the TrainState in the dict of a checkpoint. CS230's checkpoints have state_dict, optim_dict, epoch only.
+    """Return the TrainState in the dict of a checkpoint; UserError if it is damaged.
 
-    Raises:
-        UserError: it is not what train.py writes.
+    CS230's checkpoints have only state_dict, optim_dict and epoch.
     """
     known = {name: content[name] for name in TrainState.__dataclass_fields__ if name in content}
     with errors_as_damage(file):
@@ -106,13 +107,7 @@ def read_state(content, file):
 
 
 def read_last(folder):
-    """Read the latest readable checkpoint of a run: last.pth.tar, or else the one before it.
-
-    Args:
-        folder: Path of the experiment.
-
-    Returns:
-        (checkpoint, unreadable): a Checkpoint or None, and a list of pairs (file, error).
+    """Return the latest readable Checkpoint of a run: last.pth.tar, or else the one before it; None without either.
 
     Raises:
         UserError: there are checkpoints, and none can be read.
@@ -121,46 +116,40 @@ def read_last(folder):
     for file in [file for file in (folder / "last.pth.tar", folder / "previous.pth.tar") if file.exists()]:
         try:
             content = utils.read_checkpoint(file)
-            checkpoint = Checkpoint(file, content, read_state(content, file))
+            checkpoint = Checkpoint(file, content, read_state(content, file), unreadable)
         except UserError as error:
             unreadable.append((file, error))
         else:
             if file.name != "last.pth.tar" and not unreadable:
                 logging.warning("%s is missing; resuming from the checkpoint before it", folder / "last.pth.tar")
-            return checkpoint, unreadable
+            return checkpoint
     if unreadable:
         raise UserError(f"{unreadable[0][1]} (--restart starts over, and moves it aside)")
-    return None, []
+    return None
 
 
 @contextlib.contextmanager
 def errors_as_damage(file):
-    """Turn errors of this context into a UserError: the content of the checkpoint `file` is not what was written."""
+    """Turn errors of this context into a UserError that says that the checkpoint `file` is damaged."""
     try:
         yield
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise UserError(f"{file}: is damaged: {where}: {first['msg']}; --restart starts over") from None
-    except DAMAGE as error:
+    except utils.LOADING_ERRORS as error:
         reason = str(error).split("\n")[0]
         raise UserError(f"{file}: does not fit, or is damaged: {reason}; --restart starts over") from None
 
 
 def pack(state, model, optimizer, stateful, history):
-    """Return the dict that a checkpoint holds.
-
-    Args:
-        state: TrainState.
-        model, optimizer: their state_dicts become "state_dict" and "optim_dict".
-        stateful: dict from name to object with a state_dict.
-        history: History.
+    """Return the dict that a checkpoint holds; `stateful` is a dict from name to object with a state_dict.
 
     Raises:
         UserError: one of them holds something that could not be read again without running code.
     """
     gradients = {}
-    if not type(optimizer).__module__.startswith("torch.optim."):  # others may accumulate gradients over steps
+    if not is_from_torch(optimizer):  # others may accumulate gradients over steps
         gradients = {name: whole(p.grad) for name, p in model.named_parameters() if p.grad is not None}
     return vars(state) | {
         "state_dict": plain(model.state_dict(), "state_dict"),
@@ -173,10 +162,9 @@ def pack(state, model, optimizer, stateful, history):
 
 
 def plain(tree, path):
-    """Return nested dicts, lists and tuples with numpy's numbers as Python's, and whole tensors for sharded ones.
+    """Return a state_dict with numpy's numbers as Python's, and sharded tensors gathered on rank 0.
 
-    Raises:
-        UserError: there is something else than tensors, numbers and strings in them.
+    `path` is its name for the message if it holds something else than tensors, numbers and strings, a UserError.
     """
     if isinstance(tree, dict):
         return {plain(key, path): plain(value, f"{path}/{key}") for key, value in tree.items()}
@@ -196,12 +184,12 @@ def plain(tree, path):
 
 
 def restore(checkpoint, model, optimizer, stateful):
-    """Load a Checkpoint into a model, its optimizer and what else has a state.
+    """Load a Checkpoint into a model, its optimizer and the objects in `stateful` (as for `pack`).
 
     Raises:
         UserError: something does not fit.
     """
-    file, content, state = checkpoint
+    file, content, state, _ = checkpoint
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     if any(hasattr(p, "full_tensor") for p in parameters):  # shard it on the CPU: the whole may not fit on the device
         with errors_as_damage(file):
@@ -224,30 +212,21 @@ def restore(checkpoint, model, optimizer, stateful):
 
 
 def restore_loss(checkpoint, file, loss_fn):
-    """Load the weights of a loss that has some from the dict of a checkpoint.
-
-    Raises:
-        UserError: it holds none, or others.
-    """
+    """Load the weights of a Loss, if it has any, from the dict `checkpoint`; UserError if they do not fit."""
     if loss_fn.module is not None:
         with errors_as_damage(file):
             loss_fn.module.load_state_dict(checkpoint["stateful"]["loss"])
 
 
 def check_optimizer(optimizer, file):
-    """Check that an optimizer can continue with the state that it was given from the checkpoint `file`.
-
-    Raises:
-        UserError: it cannot.
-    """
+    """Raise UserError if an optimizer cannot continue with the state that it was given from the checkpoint `file`."""
     wrong = [
         name
         for group in optimizer.param_groups
         for name, default in optimizer.defaults.items()
         if not can_replace(group.get(name), default)
     ]
-    is_torchs = type(optimizer).__module__.startswith("torch.optim.")
-    if is_torchs and type(optimizer).__name__ in PLAIN_OPTIMIZERS.split():
+    if is_from_torch(optimizer) and type(optimizer).__name__ in PLAIN_OPTIMIZERS.split():
         names = set().union(*optimizer.state.values())
         for parameter, values in optimizer.state.items():
             wrong += names - values.keys()
@@ -256,15 +235,20 @@ def check_optimizer(optimizer, file):
         raise UserError(f"{file}: is damaged: {wrong[0]} of the optimizer; --restart starts over")
 
 
+def is_from_torch(optimizer):
+    """Return True if an optimizer is of a class in torch.optim itself."""
+    return type(optimizer).__module__.startswith("torch.optim.")
+
+
 def is_state_of(parameter, name, value):
-    """Return True if one of PLAIN_OPTIMIZERS can keep `value` for a parameter under this name."""
+    """Return True if `value` can be the entry `name` of a parameter's state in one of PLAIN_OPTIMIZERS."""
     if name in ("step", "eta", "mu", "mu_product"):
         return isinstance(value, int | float | torch.Tensor) and getattr(value, "shape", ()) == ()
     return isinstance(value, torch.Tensor) and value.shape == getattr(parameter, "shape", None)
 
 
 def can_replace(value, default):
-    """Return True if an option of an optimizer can have this value where `default` is its default."""
+    """Return True if `value`, read from a checkpoint, has a type that fits an optimizer's option with this default."""
     if isinstance(default, tuple):
         return isinstance(value, tuple | list) and len(value) == len(default)
     if isinstance(value, str | bytes | dict | list):

@@ -19,23 +19,14 @@ class CheckpointWriter:
         minutes: float, time between two checkpoints within an epoch.
 
     Attributes:
-        due_at: time.monotonic() of the next checkpoint within an epoch.
-        position: where the run stood in the last checkpoint that is on the disk, in words; None if there is none.
+        position: str, `TrainState.position` of the last checkpoint that is on the disk; None if there is none.
         within_epochs: bool, False if checkpoints are taken at the end of epochs only.
     """
 
     def __init__(self, folder, lock, minutes):
         self.folder, self.lock, self.seconds, self.within_epochs = folder, lock, 60 * minutes, True
-        self.position, self.due_at = None, time.monotonic() + 60 * minutes
+        self.position, self.due_at = None, time.monotonic() + 60 * minutes  # due_at: the next one within an epoch
         self.thread, self.error = None, None
-
-    def resume(self, position):
-        """Note that the checkpoint of `position`, in words, is on the disk."""
-        self.position = position
-
-    def stop_within_epochs(self):
-        """Take checkpoints at the end of epochs only."""
-        self.within_epochs = False
 
     @property
     def is_due(self):
@@ -47,8 +38,8 @@ class CheckpointWriter:
 
         Args:
             content: dict of tensors and plain values; they may change afterwards.
-            position: where the run stands, in words.
-            is_best: bool, True if it is the best one so far, too.
+            position: str, `TrainState.position`.
+            is_best: bool, True if it becomes best.pth.tar, too.
             and_then: function without arguments, called when the checkpoint is on the disk.
 
         Raises:
@@ -94,7 +85,7 @@ class CheckpointWriter:
 
 
 def copied(tree):
-    """Return a tree with its tensors copied to main memory. Tensors that share memory, as tied weights do, still do."""
+    """Return a tree with its tensors copied to main memory; tensors that share memory (tied weights) share a copy."""
     copies = {}
 
     def copy(tensor):

@@ -1,31 +1,34 @@
-"""Pictures of a run."""
+"""curves.png, the picture of a run."""
 
 import io
 import math
 import warnings
 from typing import Any
 
-BELOW = {"learning_rate": "learning rate", "gradient_norm": "gradient norm", "samples_per_second": "samples per second"}
+SMALL_PLOTS = {
+    "learning_rate": "learning rate",
+    "gradient_norm": "gradient norm",
+    "samples_per_second": "samples per second",
+}
 
 
 def plot_curves(history, best):
-    """The loss and one metric over the epochs, train and val, the best epoch marked; below them what the training did.
+    """Return a picture of the loss and the monitored metric over the epochs, and below them of the keys of SMALL_PLOTS.
 
     Args:
-        history: list of dicts, one an epoch, with "epoch" and, by name, "train_<result>" and "val_<result>", perhaps
-            "learning_rate", "gradient_norm" and "samples_per_second".
-        best: dict with the "epoch" to mark and the "monitor", the metric that is shown beside the loss.
+        history: list of dicts, one per epoch, with "epoch", "train_<result>", "val_<result>" and keys of SMALL_PLOTS.
+        best: dict with "epoch", the one to mark, and "monitor", the metric.
 
     Returns:
-        The picture as the bytes of a PNG file.
+        bytes of a PNG file.
     """
     from matplotlib.figure import Figure
 
     metrics = [key.removeprefix("val_") for key in history[-1] if key.startswith("val_") and key != "val_loss"]
     names = ["loss", best["monitor"]] if best["monitor"] != "loss" else ["loss", *metrics[:1]]
-    below = [name for name in BELOW if any(name in row for row in history)]
-    figure = Figure(figsize=(max(7, 5 * len(names)), 5.4 if below else 3.6), layout="constrained")
-    rows: Any = figure.subfigures(2, 1, height_ratios=[2, 1]) if below else [figure]
+    small = [name for name in SMALL_PLOTS if any(name in row for row in history)]
+    figure = Figure(figsize=(max(7, 5 * len(names)), 5.4 if small else 3.6), layout="constrained")
+    rows: Any = figure.subfigures(2, 1, height_ratios=[2, 1]) if small else [figure]
     for axes, name in zip(rows[0].subplots(1, len(names), squeeze=False)[0], names, strict=True):
         for split, color in (("train", "tab:gray"), ("val", "tab:blue")):
             plot(axes, history, f"{split}_{name}", color=color, label=split)
@@ -34,9 +37,9 @@ def plot_curves(history, best):
             axes.plot(best["epoch"], value, "o", color="tab:orange", label=f"best epoch {best['epoch']}: {value:.4g}")
         axes.set(title=name, xlabel="epoch")
         axes.legend()
-    for axes, name in zip(rows[-1].subplots(1, len(below), squeeze=False)[0] if below else (), below, strict=True):
+    for axes, name in zip(rows[-1].subplots(1, len(small), squeeze=False)[0] if small else (), small, strict=True):
         plot(axes, history, name, color="tab:green")
-        axes.set_title(BELOW[name], fontsize="medium")
+        axes.set_title(SMALL_PLOTS[name], fontsize="medium")
         axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
     return png(figure)
 

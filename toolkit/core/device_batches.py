@@ -4,8 +4,9 @@ import functools
 
 import torch
 
+from toolkit.core.forward_pass import device_of
 from toolkit.core.resumable_batches import ZeroWeightBatch
-from toolkit.core.trees import describe, tensors, tree_map
+from toolkit.core.trees import describe, is_pair, tensors, tree_map
 from utils import UserError
 
 
@@ -24,13 +25,13 @@ def device_batches(batches, model):
     Raises:
         UserError: a batch is not a pair. This, and any error of the loader, is raised when the batches before are used.
     """
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = device_of(model)
     mover = None if device.type == "cpu" else DeviceMover(device)
-    batches, held, error = iter(batches), None, None
+    batches, held, error = iter(batches), None, None  # held: the batch before, which is yielded once this one is copied
     while True:
         try:
             batch = next(batches, None)
-        except Exception as caught:
+        except Exception as caught:  # raised below, when the batch before has been used
             batch, error = None, caught
         moved = mover(batch) if mover else batch
         if held is not None:
@@ -39,13 +40,13 @@ def device_batches(batches, model):
             raise error
         if batch is None:
             return
-        if not isinstance(batch, tuple | list) or len(batch) != 2:
+        if not is_pair(batch):
             raise UserError(
                 f"a batch of the data loader is {describe(batch)}; it should be a pair (inputs, labels), or net.py "
                 f"should have a function unpack_batch(batch) that returns such a pair"
             )
         inputs, labels = moved
-        first = labels if isinstance(labels, torch.Tensor) else next(iter(tensors(labels) or tensors(inputs)), None)
+        first = next(iter(tensors(labels) or tensors(inputs)), None)
         num_samples = len(first) if first is not None and first.ndim else 1
         if first is not None and first.ndim > 1 and first.dtype == torch.int64:
             num_samples = ((first != -1) & (first != -100)).sum()
@@ -59,18 +60,15 @@ def batches_on_device(batches, model):
 
 
 class DeviceMover:
-    """Moves batches to a GPU; on CUDA in a stream of its own, so that a copy overlaps with the step before it.
-
-    Args:
-        device: torch.device.
-    """
+    """Moves batches to a GPU; on CUDA in a stream of its own, so that a copy overlaps with the step before it."""
 
     def __init__(self, device):
-        self.device, self.stream, self.has_streams = device, None, device.type == "cuda"
+        self.device = device
+        self.stream = None  # the stream that the previous batch was copied in
 
     def __call__(self, batch):
         """Return the batch on the device. It is ready when this is called for the next batch, or for None."""
-        if not self.has_streams:
+        if self.device.type != "cuda":
             # on MPS a non-blocking copy reads memory that may be in use again: pytorch/pytorch issue 189690
             return tree_map(lambda tensor: tensor.to(self.device), batch)
         if self.stream is not None:  # the GPU waits for the copy before this one; the CPU does not

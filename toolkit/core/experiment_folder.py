@@ -12,7 +12,7 @@ import utils
 from toolkit.core import processes
 from utils import UserError
 
-SAMPLE_FACTS = ("fingerprint", "counts", "mean", "std")  # facts of the samples; the others say of what kind the data is
+SAMPLE_FACTS = ("fingerprint", "counts", "mean", "std")  # differ between samples of the same kind (size, classes, ...)
 RUN_FILES = ["previous.pth.tar", "last.pth.tar", "*.pth.tar", "history.csv", "speed.csv", "metrics_*.json", "run.json"]
 RESULTS = [*RUN_FILES, "curves.png", *utils.REPORTS, "model.onnx", "model.pt2", "tensorboard"]  # checkpoints come first
 SAME = "the results stay the same"
@@ -22,26 +22,24 @@ MAY_CHANGE = {  # hyperparameters that may change when a run is resumed, and wha
     "early_stopping_patience": "epochs without a better result",
     "dataset": "the data is the same, by its fingerprint",
 } | dict.fromkeys(["checkpoint_minutes", "num_workers", "save_summary_steps", "cache_above_mb"], SAME)
-LOOKS = "test_looks.json"  # counts how often evaluate.py has evaluated the test split
 
 
 def dataset_of(params):
-    """Return what a checkpoint says of the data it was trained on, a dict; empty for data without a dataset.json."""
+    """Return the facts of the data that a checkpoint holds, a dict; empty for data without a dataset.json."""
     return {name: value for name, value in params.dataset_facts.items() if name != "counts"}
 
 
-def check_same_data(theirs, params, file, way_out, allow=False):
+def check_same_data(theirs, params, file, advice, allow=False):
     """Refuse a checkpoint that was trained on other data; with `allow`, other samples of the same kind are accepted.
 
     Args:
-        theirs: what `dataset_of` returned when the checkpoint was written, a dict; None or empty if unknown.
+        theirs: `dataset_of` when the checkpoint was written, a dict; None or empty if unknown.
         params: hyperparameters, with the facts of the present data.
-        file: the checkpoint, for the message.
-        way_out: what the user can do, for the message.
+        file, advice: for the message: the checkpoint, and what the user can do.
         allow: bool.
 
     Returns:
-        True if it is the same data, as far as is known.
+        True if it is the same data, as far as is known; False if it was accepted by `allow`.
 
     Raises:
         UserError: it is another dataset.
@@ -53,7 +51,7 @@ def check_same_data(theirs, params, file, way_out, allow=False):
     changed = [f"{n} {theirs.get(n)}, now {ours.get(n)}" for n in names if theirs.get(n) != ours.get(n)]
     difference = "; ".join(changed) or "of the same kind, other samples"
     if changed or not allow:
-        raise UserError(f"{file}: was trained on another dataset ({difference}); {way_out}")
+        raise UserError(f"{file}: was trained on another dataset ({difference}); {advice}")
     logging.warning("%s was trained on another dataset (%s)", file, difference)
     return False
 
@@ -64,8 +62,7 @@ def changed_params(checkpoint, params):
     Raises:
         UserError: with one of the changes the result would not be the same run.
     """
-    file, _, state = checkpoint
-    theirs, ours, best = state.params, as_json(params.hyperparameters), state.best
+    theirs, ours, best = checkpoint.state.params, as_json(params.hyperparameters), checkpoint.state.best
     if not theirs:  # CS230's checkpoints do not hold them
         return {}
     theirs = as_json(params.defaults) | theirs  # keys that are newer than the checkpoint had their defaults
@@ -85,8 +82,8 @@ def changed_params(checkpoint, params):
         show(f"params.json has changed since this run was last trained:\n{table}")
     if refused:
         raise UserError(
-            f"{file}: is of a run with another {', '.join(refused)}: put back what params.json had, start over "
-            f"with --restart, or make a new experiment with --from"
+            f"{checkpoint.file}: is of a run with another {', '.join(refused)}: put back what params.json had, start "
+            f"over with --restart, or make a new experiment with --from"
         )
     return differ
 
@@ -97,7 +94,7 @@ def has_run(model_dir):
 
 
 def starts_new_run(model_dir, restore_file=None, *, restart=False, partial=False, **_):
-    """Return True if a run with these arguments of `Run` starts with weights that are not all from a checkpoint."""
+    """Return True if a run with these arguments of `Run` needs initial weights: not all are from a checkpoint."""
     return partial or (restore_file is None and (restart or not processes.on_rank_zero(lambda: has_run(model_dir))))
 
 
@@ -168,14 +165,10 @@ def move_results_aside(model_dir, patterns=RESULTS):
     logging.info("The results of the earlier run are now in %s", aside)
 
 
-def prepare_folder(folder, lock, resumed, unreadable):
-    """Create the folder of an experiment, or make room in it.
+def prepare_folder(folder, lock, resumed):
+    """Create and lock the folder of an experiment; move aside what an earlier run left, unless it is resumed.
 
-    Args:
-        folder: Path.
-        lock: the ExperimentLock on it, which is acquired.
-        resumed: the Checkpoint that is resumed, or None for a new run.
-        unreadable: list of pairs (file, error), as `read_last` returns it.
+    `resumed` is the Checkpoint that is resumed, or None for a new run.
 
     Raises:
         UserError: it cannot be written to, or another process trains there.
@@ -187,7 +180,7 @@ def prepare_folder(folder, lock, resumed, unreadable):
             with contextlib.suppress(OSError):
                 if "_" not in file.name:  # those with "_" may be written by evaluate.py just now
                     file.unlink()
-        for file, error in unreadable if resumed else ():
+        for file, error in resumed.unreadable if resumed else ():
             aside = free_name(folder, "unreadable", f"-{file.name}")
             file.rename(aside)
             logging.warning("%s; it is now %s; resuming from the checkpoint before it", error, aside.name)

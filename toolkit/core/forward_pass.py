@@ -6,7 +6,7 @@ import os
 import torch
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
-inference_mode = torch.inference_mode  # for scripts, which import torch only through the core
+inference_mode = torch.inference_mode  # for evaluate.py, which so need not import torch itself
 
 
 def forward_pass(model, loss_fn, inputs, labels, precision):
@@ -34,7 +34,7 @@ def autocast(params, model):
     (the range of float32, 8 bits of precision) or float16 (11 bits, a small range), everything else in float32.
     "auto": bf16 on a GPU that supports it, else fp32.
     """
-    device, precision = device_type(model), params.precision
+    device, precision = device_of(model).type, params.precision
     if precision == "auto":
         precision = "bf16" if device == "cuda" and torch.cuda.get_device_capability()[0] >= 8 else "fp32"
     return torch.autocast(device, dtype=HALF[precision]) if precision in HALF else contextlib.nullcontext()
@@ -42,12 +42,12 @@ def autocast(params, model):
 
 def gradient_scaler(params, model):
     """Return the gradient scaler that fp16 needs, whose small gradients would become zero; disabled for the others."""
-    return torch.amp.GradScaler(device_type(model), enabled=params.precision == "fp16")
+    return torch.amp.GradScaler(device_of(model).type, enabled=params.precision == "fp16")
 
 
-def device_type(model):
-    """Return the type of device that a model is on: "cpu", "cuda" or "mps"."""
-    return next((p.device.type for p in model.parameters()), "cpu")
+def device_of(model):
+    """Return the torch.device that the parameters of a model are on; the CPU if it has none."""
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
 def set_arithmetic(params):

@@ -1,29 +1,26 @@
 """The results of all epochs of a run: in its checkpoints, and as history.csv."""
 
 import contextlib
-import csv
-import io
 import os
 from array import array
 from pathlib import Path
 
 import torch
 
+from toolkit.core.text import as_csv
 from utils import UserError, write_whole
 
 
 class History:
-    """Results, one dict of numbers per epoch. Adding one takes as long for the last epoch as for the first.
+    """The results of all epochs, one dict of numbers each. Adding an epoch takes the same time however many there are.
 
-    Args:
-        rows: list of dicts, those of earlier sessions.
-        file: path of the csv file.
+    `rows`, a list of dicts, are those of earlier sessions; `file` is the path of history.csv.
     """
 
     def __init__(self, rows, file):
         self.rows, self.blocks = [], []  # a block: names of columns, and the values of consecutive rows that have these
-        self.file, self.columns = Path(file), []
-        self.size: int | None = None  # of the file, as this object has written it with these columns
+        self.file, self.columns = Path(file), []  # columns: those that the file has
+        self.size: int | None = None  # of the file when it was last written here; another size: someone changed it
         for row in rows:
             self.append(row)
 
@@ -67,19 +64,9 @@ class History:
 
 
 def unpacked(blocks):
-    """Return the rows of what `History.packed` returned, a list of dicts."""
+    """Return the rows (a list of dicts) of a history that `History.packed` returned."""
     rows = [dict(zip(b["columns"], values, strict=True)) for b in blocks for values in b["values"].tolist()]
     return [row | {"epoch": int(row["epoch"])} for row in rows]
-
-
-def as_csv(rows):
-    """Return rows (dicts) as the text of a csv file. Floats keep all their digits."""
-    text = io.StringIO()
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def size_of(file):

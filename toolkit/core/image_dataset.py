@@ -81,7 +81,7 @@ def load_images(data_dir, split, cache_above):
     shape = (len(files), facts["image_height"], facts["image_width"], facts["image_channels"])
     expected, pixels = facts["split_fingerprint"][split], None
     if np.prod(shape) > cache_above * 1e6:
-        pixels = mapped(data_dir / ".cache" / f"{split}-{expected[:16]}.npy", files, shape, expected)
+        pixels = memory_mapped(data_dir / ".cache" / f"{split}-{expected[:16]}.npy", files, shape, expected)
     if pixels is None:
         pixels = decoded(tuple(files), shape, expected)
     return torch.from_numpy(pixels).permute(0, 3, 1, 2), torch.tensor(labels)
@@ -140,10 +140,7 @@ def list_files(data_dir, split, facts):
 class ImageNames(Sequence):
     """The names of the image files of some splits, relative to the folder that contains all of them; listed when used.
 
-    Args:
-        data_dir: dataset folder that build_dataset.py made, a Path or str.
-        splits: list of one or more split names.
-        chosen: indices of the files to keep, a sequence, or None to keep all.
+    `chosen` are the indices of the files to keep; None keeps all.
     """
 
     def __init__(self, data_dir, splits, chosen=None):
@@ -166,7 +163,7 @@ class ImageNames(Sequence):
 
 @functools.lru_cache(maxsize=2 * len(SPLITS))
 def decoded(files, shape, expected):
-    """Return the pixels of image files, a uint8 array of `shape`; one process decodes them only once."""
+    """Return the pixels of image files, a uint8 array of `shape`; cached, so that a process decodes them only once."""
     pixels = np.empty(shape, np.uint8)
     decode_into(pixels, files, expected)
     return pixels
@@ -205,7 +202,7 @@ def fingerprint_of(images):
     return hashlib.sha256(os.fsencode("".join(lines))).hexdigest()
 
 
-def mapped(cache, files, shape, expected):
+def memory_mapped(cache, files, shape, expected):
     """Return the pixels of image files, a uint8 array of `shape`, memory-mapped from the file `cache`.
 
     The file is written if it is missing. If it cannot be written, a warning says so and the result is None.

@@ -9,8 +9,6 @@ from PIL import Image, ImageOps
 from toolkit.core.progress_bar import progress_bar
 from utils import UserError
 
-GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N", "F")
-
 
 class CorruptImage(UserError):
     """A file that should be an image cannot be decoded."""
@@ -20,15 +18,6 @@ def image_extensions():
     """Return the file extensions that Pillow can open, a set of strings in lower case."""
     Image.init()
     return {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-
-
-def is_grey(path):
-    """Return True if the header of an image file says that it has no colours; True for a corrupt file, too."""
-    try:
-        with opened(path) as image:
-            return image.mode in GREY_MODES
-    except CorruptImage:  # `decode` raises it again
-        return True
 
 
 def opened(path):

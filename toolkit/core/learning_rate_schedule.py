@@ -45,12 +45,7 @@ def half_cosine(start, end, share):
 class Progress:
     """Counts the epochs since the monitored metric improved, for plateau decay and early stopping.
 
-    Args:
-        params: `lr_decay_epochs`, `early_stopping_patience`.
-
-    Attributes:
-        epochs_without_improvement: int.
-        decays: int, how many times `lr_decay_epochs` epochs passed without an improvement.
+    The attribute `decays` is the number of times that `lr_decay_epochs` epochs passed without an improvement.
     """
 
     def __init__(self, params):

@@ -28,10 +28,7 @@ class ExperimentLock:
     """The lock of an experiment folder. It also holds between machines that share a disk, if the disk has file locks.
 
     Data-loader workers do not inherit it: filelock closes its descriptors in a forked process, so a run that is killed
-    can be started again at once.
-
-    Args:
-        folder: the folder; it must exist when the lock is acquired.
+    can be started again at once. The folder must exist when the lock is acquired.
     """
 
     def __init__(self, folder):

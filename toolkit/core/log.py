@@ -48,5 +48,5 @@ def set_logger(log_path=None, terminal=True, *, quiet=None):
 
 
 def is_quiet():
-    """Return True if `set_logger` was told to be quiet."""
+    """Return True if the terminal shows only warnings and errors."""
     return any(isinstance(handler, Log) and handler.level > logging.INFO for handler in logging.root.handlers)

@@ -12,19 +12,12 @@ class Loss:
 
     If the user's function has a third argument, it gets `params`. If it returns a dict, its entry "loss" is returned
     and the others become the attribute `parts` of that tensor (a dict from name to scalar tensor), which are logged.
-
-    Args:
-        fn: the user's `loss_fn`, a function or an nn.Module.
-        params: hyperparameters.
-        file: the file of `fn`, for messages.
-
-    Attributes:
-        module: the user's loss if it has a state to save, else None.
+    `fn` is the user's function or nn.Module, and `file` is where it is defined, for messages.
     """
 
     def __init__(self, fn, params, file):
         self.fn, self.file, self.extra = fn, file, [params] if takes_params(fn) else []
-        self.module = fn if isinstance(fn, torch.nn.Module) and fn.state_dict() else None
+        self.module = fn if isinstance(fn, torch.nn.Module) and fn.state_dict() else None  # None: no state to save
 
     def __call__(self, outputs, labels):
         loss, parts = self.fn(outputs, labels, *self.extra), None

@@ -55,14 +55,7 @@ def available_memory():
 
 @contextlib.contextmanager
 def memory_errors_in_a_line(params):
-    """Turn an error of this context that says that memory ran out into one line of advice.
-
-    Args:
-        params: hyperparameters; the line names `device`, `batch_size` and `precision`.
-
-    Raises:
-        OutOfMemory: memory ran out.
-    """
+    """Turn an error of this context that says that memory ran out into an OutOfMemory with one line of advice."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -77,9 +70,9 @@ def advice(params, error, in_evaluation):
     """Return one line that says how much memory there is, how much `error` asked for, and what to try."""
     device = getattr(params, "device", "cuda" if torch.cuda.is_available() else "cpu")  # a notebook may not set it
     facts = [(peak_memory(device), "was the peak"), (total_memory(device), "is the total")]
-    told = [f"{size / 2**30:.2f} GiB {what}" for size, what in facts if size is not None]
+    parts = [f"{size / 2**30:.2f} GiB {what}" for size, what in facts if size is not None]
     if asked := re.search(r"allocate ([\d.]+ \w+)", str(error)):
-        told.insert(1, f"{asked[1]} more was asked for")
+        parts.insert(1, f"{asked[1]} more was asked for")
     ways = ["a smaller batch_size"]
     if not in_evaluation and params.batch_size > 1:
         accumulation_steps = 2 * params.accumulation_steps
@@ -89,4 +82,4 @@ def advice(params, error, in_evaluation):
     if in_evaluation:
         ways.append("metrics that accumulate batch by batch (objects with update, compute and reset)")
     doing = f"{'evaluating' if in_evaluation else 'training'} with batch_size {params.batch_size}"
-    return f"{device}: out of memory while {doing}: {', '.join(told)}; try {', or '.join(ways)}"
+    return f"{device}: out of memory while {doing}: {', '.join(parts)}; try {', or '.join(ways)}"

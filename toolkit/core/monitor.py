@@ -9,7 +9,7 @@ MODES |= dict.fromkeys(["loss", "rmse", "mae"], "min")  # for these names `monit
 
 
 def is_better(value, best, mode):
-    """Return True if `value` is at least as good as `best`: of equal ones the later wins, as in CS230's template."""
+    """Return True if `value` is at least as good as `best`, a float or None. As in CS230, a tie counts as better."""
     if math.isnan(value):
         return best is None
     if best is None or math.isnan(best):
@@ -18,17 +18,14 @@ def is_better(value, best, mode):
 
 
 def monitored(params, results):
-    """Return the name of the monitored metric, and its direction.
+    """Return the name of the monitored metric, and "max" or "min", whichever is better.
 
     Args:
         params: hyperparameters: `monitor` (by default accuracy if there is one, else loss) and `monitor_mode`.
         results: the names of the results, "loss" and the metrics.
 
-    Returns:
-        (name, "max" or "min")
-
     Raises:
-        UserError: there is no such result, or its direction is unknown.
+        UserError: there is no such result, or it is unknown whether higher or lower is better.
     """
     name, mode = params.monitor, params.monitor_mode
     if name is None:
@@ -42,17 +39,9 @@ def monitored(params, results):
 
 
 def check_results(results, best, epoch, optimizer, params):
-    """Check that the validation results of an epoch can be compared with those before.
+    """Raise UserError if the validation results of an epoch cannot be compared with `best`, the Best so far or None.
 
-    Args:
-        results: dict from name to float.
-        best: the Best so far, or None.
-        epoch: int.
-        optimizer: for the learning rate in the message.
-        params: hyperparameters.
-
-    Raises:
-        UserError: the loss is NaN, or the monitored metric is missing, or is not the one of the epochs before.
+    That is so if the loss is NaN, or the monitored metric is missing or is not the one that `best` was selected by.
     """
     if math.isnan(results["loss"]):
         raise UserError(

@@ -15,7 +15,7 @@ class MovingAverage:
 
     Args:
         model: nn.Module.
-        decay: share of the average that stays at each step, in [0, 1). With 0 there is no average, and nothing is done.
+        decay: weight of the previous average at each step, in [0, 1). With 0 there is no average, and nothing is done.
 
     Attributes:
         kept: dict from name to tensor, the average; while it is swapped into the model, the model's own weights.
@@ -53,7 +53,7 @@ class MovingAverage:
 
     @torch.no_grad()
     def swap(self):
-        """Exchange the model's weights and those in `kept`."""
+        """Swap the model's weights with those in `kept`."""
         for kept, current in zip(self._local(self.kept), self._local(self.current), strict=True):
             own = kept.clone()
             kept.copy_(current)

@@ -17,21 +17,19 @@ STEPS_BETWEEN_NORMS = 20  # the norm of the gradients is measured at every 20th 
 
 
 class Updates:
-    """What the optimizer steps of a run have in common.
+    """The objects and settings that all optimizer steps of a run share.
 
-    Args:
-        model: nn.Module.
-        optimizer: torch.optim.Optimizer of its parameters.
-        params: hyperparameters.
-        is_scheduled: bool, False for a single epoch outside a run: no schedule, no EMA, no seeding.
+    `is_scheduled` is False for a single epoch outside a run: then there is no schedule, no EMA and no seeding.
 
     Attributes:
-        ddp_model: what training calls in place of the model: with several processes, its DDP wrapper.
+        ddp_model: the model as training calls it: with several processes, its DDP wrapper.
         scaler: torch.amp.GradScaler, disabled unless the precision is fp16.
         average: the MovingAverage of the weights.
         progress: the Progress of the monitored metric.
         gradient_norms: list of float or scalar tensors, measured in the current epoch before clipping.
+        has_weights: bool, True if losses are weighted by numbers of samples: a step has several batches or shards.
         steps_per_epoch: int.
+        parameters: list of the optimizer's parameters.
     """
 
     def __init__(self, model, optimizer, params, is_scheduled=True):
@@ -42,25 +40,22 @@ class Updates:
         self.progress, self.gradient_norms = Progress(params), []
         self.generators = generators_of(model) if is_scheduled else []
         self.has_schedule = is_scheduled and (params.lr_schedule != "constant" or params.warmup_steps > 0)
-        self.accumulation_steps, self.max_grad_norm = params.accumulation_steps, params.max_grad_norm
-        self.seed, self.batch_size, self.rank = params.seed, params.batch_size, processes.rank()
         self.has_weights = params.accumulation_steps > 1 or processes.world_size() > 1
-        self.steps_per_epoch = 0
-        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self.steps_per_epoch, self.parameters = 0, []  # set by start_epoch
 
     @property
     def stateful(self):
-        """Return what has a state to save, a dict from name to object."""
+        """The parts that a checkpoint should hold, a dict from name to object."""
         scaler = {"scaler": self.scaler} if self.scaler.is_enabled() else {}
         return scaler | ({"average": self.average} if self.average.current else {})
 
     def start_epoch(self, num_batches):
-        """Count the steps of an epoch of `num_batches` batches.
+        """Prepare for an epoch of `num_batches` batches.
 
         Raises:
             UserError: the warm-up is longer than the run.
         """
-        self.steps_per_epoch = -(-num_batches // self.accumulation_steps)
+        self.steps_per_epoch = -(-num_batches // self.params.accumulation_steps)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         total, warmup = self.params.num_epochs * self.steps_per_epoch, self.params.warmup_steps
         if self.has_schedule and warmup >= total:
@@ -86,7 +81,7 @@ class Updates:
         self.progress.update(row[f"val_{monitor}"], mode)
 
     def summary(self):
-        """Return what the history keeps of the steps of an epoch, a dict: learning rate and mean gradient norm."""
+        """Return the learning rate and the mean gradient norm of an epoch, a dict for the history."""
         norms = self.read_gradient_norms()
         mean = {"gradient_norm": math.fsum(norms) / len(norms)} if norms else {}
         return {"learning_rate": float(self.optimizer.param_groups[0]["lr"])} | mean
@@ -115,17 +110,17 @@ class OptimizerStep:
 
     def __init__(self, updates, batches, state):
         self.updates, self.remaining, self.state = updates, batches, state
-        self.number_in_epoch = state.batches_done // updates.accumulation_steps
+        self.number_in_epoch = state.batches_done // updates.params.accumulation_steps
         self.number = state.epoch * updates.steps_per_epoch + self.number_in_epoch
         self.num_batches, self.num_samples, self.is_last_batch = 0, 0, False
 
     def batches(self):
         """Yield (inputs, labels, num_samples) for each batch of the step, on the device."""
-        updates = self.updates
-        while self.num_batches < updates.accumulation_steps and not self.is_last_batch:
+        updates, accumulation_steps = self.updates, self.updates.params.accumulation_steps
+        while self.num_batches < accumulation_steps and not self.is_last_batch:
             inputs, labels, num_samples, self.is_last_batch = next(self.remaining)
             if updates.has_weights:  # gradients are all-reduced once per step
-                is_last = self.is_last_batch or self.num_batches + 1 == updates.accumulation_steps
+                is_last = self.is_last_batch or self.num_batches + 1 == accumulation_steps
                 processes.set_gradient_sync(updates.ddp_model, is_last)
             yield inputs, labels, num_samples
             self.num_batches += 1
@@ -134,13 +129,13 @@ class OptimizerStep:
         """Seed what the model draws, such as dropout, as a function of (seed, epoch, batch, rank)."""
         if self.updates.is_scheduled:
             epoch, batch = self.state.epoch + 1, self.state.batches_done + self.num_batches
-            seed_all(self.updates.seed, epoch, batch, MODEL, self.updates.generators, self.updates.rank)
+            seed_all(self.updates.params.seed, epoch, batch, MODEL, self.updates.generators, processes.rank())
 
     def backward(self, loss, num_samples):
         """Add the gradients of a batch's loss, weighted by its number of samples, and scaled for fp16."""
         if self.updates.has_weights:
             self.num_samples = self.num_samples + num_samples
-            loss = loss * (num_samples / self.updates.batch_size)
+            loss = loss * (num_samples / self.updates.params.batch_size)
         self.updates.scaler.scale(loss).backward()
 
     def average_gradients(self):
@@ -151,14 +146,14 @@ class OptimizerStep:
             gradients = [local(p.grad) for p in updates.parameters if p.grad is not None]
             total = processes.all_reduce_sum(self.num_samples, gradients[0].device)
             total = total / processes.world_size()  # because DDP and FSDP divide the gradients by this number, too
-            torch._foreach_mul_(gradients, updates.batch_size / total)
+            torch._foreach_mul_(gradients, updates.params.batch_size / total)
 
     def clip_gradients(self):
         """Scale the gradients down to the norm `max_grad_norm`, if there is one; measure their norm now and then."""
-        updates, norm = self.updates, None
+        updates, norm, max_norm = self.updates, None, self.updates.params.max_grad_norm
         is_measured = updates.is_scheduled and self.number_in_epoch % STEPS_BETWEEN_NORMS == 0
-        if updates.max_grad_norm is not None:
-            norm = torch.nn.utils.clip_grad_norm_(updates.parameters, updates.max_grad_norm)
+        if max_norm is not None:
+            norm = torch.nn.utils.clip_grad_norm_(updates.parameters, max_norm)
         elif is_measured:
             norm = torch.nn.utils.get_total_norm([p.grad for p in updates.parameters if p.grad is not None])
         if is_measured:

@@ -10,11 +10,11 @@ from utils import UserError
 
 
 def optimizer_of(model, params):
-    """The optimizer `params.optimizer` of `torch.optim`, of the parameters of `model` that are trained.
+    """Return the optimizer of torch.optim that `params.optimizer` names, for the trainable parameters of `model`.
 
-    `params.learning_rate`, `params.weight_decay` (not of parameters with fewer than two dimensions, which biases and
-    the weights of normalisation layers are) and `params.optimizer_arguments` are given to it. It is fused, one kernel
-    for all parameters, where torch can do so; the numbers differ from the plain one's by rounding.
+    It gets `params.learning_rate`, `params.optimizer_arguments` and `params.weight_decay`; parameters with fewer than
+    two dimensions (biases, weights of normalisation layers) have no weight decay. Where torch can, it is fused: one
+    kernel updates all parameters, with results that differ by rounding.
 
     Raises:
         UserError: there is no such optimizer, or it does not take these arguments.
@@ -48,10 +48,11 @@ def optimizer_of(model, params):
 
 
 def without_compiler():
-    """Keep `torch.optim` from importing `torch._dynamo`, which takes as long as torch itself, for nothing.
+    """Keep torch.optim from importing `torch._dynamo`, which takes as long as importing torch itself.
 
-    It does so to tell torch.compile to leave some of its functions alone; without torch.compile that says nothing.
-    What is called is the same function without that wrapping; where a torch is made otherwise, nothing is changed.
+    Some methods of optimizers are wrapped by torch._disable_dynamo, which imports it at the first call and has no
+    effect without torch.compile. The wrapper is replaced by the method itself. If a version of torch has no such
+    wrappers, nothing is changed.
     """
     base = torch.optim.Optimizer
     for method in vars(base).values():
@@ -64,13 +65,13 @@ def without_compiler():
 
 
 def imports_compiler(function):
-    """Whether a function is one of torch's wrappers that import `torch._dynamo` when they are called."""
+    """Return True if a function is one of torch's wrappers that import `torch._dynamo` when they are called."""
     code = getattr(function, "__code__", None)
     return hasattr(function, "__wrapped__") and code is not None and "_dynamo" in code.co_names
 
 
 def plain_step(step):
-    """An optimizer's `step` as torch runs it where nothing is compiled."""
+    """Return the method `step` of an optimizer without its wrapper, for code that is not being compiled."""
 
     @functools.wraps(step)
     def wrapper(self, *args, **kwargs):

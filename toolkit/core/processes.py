@@ -57,14 +57,6 @@ def initialize(device):
     control = distributed.new_group(backend="gloo")
 
 
-def shut_down():
-    """Disconnect from the other processes."""
-    global control
-    if world_size() > 1:
-        distributed.destroy_process_group()
-        control = None
-
-
 def world_size():
     """Return the number of processes that train together."""
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1

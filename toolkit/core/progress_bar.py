@@ -19,14 +19,7 @@ def progress_bar(name, total, silent=False, leave=False, **options):
 
 
 class EpochBar:
-    """The progress of an epoch: batches, loss, metrics, samples per second, time left.
-
-    Args:
-        name: what is in progress, such as "epoch 1/10 training".
-        total: number of batches.
-        unit: name of the samples.
-        silent: show nothing at all.
-    """
+    """The progress of `total` batches, such as an epoch: loss, metrics, samples (`unit`) per second, time left."""
 
     def __init__(self, name, total, unit="samples", silent=False):
         self.name, self.total, self.unit, self.silent = name, total, unit, silent or is_quiet()

@@ -23,11 +23,7 @@ def now():
 
 
 def provenance(project):
-    """Return what is needed to reproduce this run, a dict for JSON.
-
-    Args:
-        project: the `model/` folder of the experiment; the commit and uncommitted changes are of its repository.
-    """
+    """Return what is needed to reproduce this run, a dict for JSON; `project` is the `model/` folder."""
     import torch
 
     return {
@@ -48,11 +44,9 @@ def provenance(project):
 
 @functools.cache  # a sweep's process trains many experiments, with the code that it imported first
 def files_of_code(project):
-    """Return the imported files of the user's project and of the template.
+    """Return the imported files of the user's project and of the template, a dict from name to `sha256`.
 
-    Returns:
-        dict from name ("model/net.py", "train.py"; "model/../helpers.py" next to a `model/` outside the template) to
-        the SHA-256 of the file, see `sha256`.
+    Names are "model/net.py", "train.py", and "model/../helpers.py" for a file next to a `model/` outside the template.
     """
     model = Path(project).resolve()
     loaded = {getattr(module, "__file__", None) or "" for module in [*sys.modules.values()]}
@@ -80,11 +74,9 @@ def sha256(file):
 
 @functools.cache
 def git_state(project):
-    """Return the commit and the uncommitted changes of the repository that the folder `project` is in.
+    """Return a dict with the "commit" of the repository that `project` is in, "uncommitted_diff" and "untracked_files".
 
-    Returns:
-        dict with "commit", "uncommitted_diff" (includes untracked files that are imported) and "untracked_files", or
-        None if the folder is in no repository.
+    The diff includes untracked files that are imported. Return None if the folder is in no repository.
     """
 
     def git(*arguments, folder=project, check=True):

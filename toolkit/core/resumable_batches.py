@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from toolkit.core import processes
 from toolkit.core.seeds import LOADER, ORDER, generators_of, seed_all
-from toolkit.core.trees import batch_size, describe, tensors, tree_cat, tree_map
+from toolkit.core.trees import batch_size, describe, is_pair, tensors, tree_cat, tree_map
 from utils import UserError
 
 SAMPLING = {"dataset", "batch_size", "shuffle", "sampler", "batch_sampler", "drop_last"}  # arguments of a DataLoader
@@ -39,16 +39,10 @@ def resumable_batches(dataloader, seed):
 class ResumableBatches:
     """The batches of a data loader, in an order and with random numbers that are a function of (seed, epoch).
 
-    A torch `DataLoader` starts at any batch at no cost: its sampler draws the order of the whole epoch when the epoch
-    starts, and all random generators (torch, numpy, random, and those that the dataset and the sampler own) are seeded
-    for each item in the process that loads it. Any other iterable of batches is replayed from its beginning.
-
-    Args:
-        dataloader: iterable of batches.
-        seed: int.
-
-    Attributes:
-        can_skip: bool, True for a plain DataLoader with a map-style dataset.
+    A plain `DataLoader` of a map-style dataset (`can_skip`) starts at any batch at no cost: its sampler draws the order
+    of the whole epoch when the epoch starts, and all random generators (torch, numpy, random, and those that the
+    dataset and the sampler own) are seeded for each item in the process that loads it. Any other iterable of batches is
+    replayed from its first batch.
     """
 
     def __init__(self, dataloader, seed):
@@ -63,7 +57,7 @@ class ResumableBatches:
             self.loader, self.generators = inner, generators_of(inner)
 
     def batches(self, epoch, start=0, join_last=False):
-        """Yield the batches of an epoch from number `start` on; with several processes, this one's shard of each.
+        """Yield the batches of an epoch from number `start` on; with several processes, this rank's shard of each.
 
         With `join_last`, a last batch of one sample is joined to the one before it if their shapes allow it: batch
         normalisation has no variance of a single sample, and dropping the batch would leave that sample out.
@@ -82,26 +76,26 @@ class ResumableBatches:
 
     @property
     def keys(self):
-        """What the sampler gave for each batch of the latest epoch, a list; empty if it cannot be known."""
+        """The list of what the sampler gave for each batch of the latest epoch; empty if it cannot be known."""
         return self.order.keys if self.can_skip else []
 
     def load_batch(self, epoch, number, first, indices):
-        """Load the samples at `indices` in this process as they come at place `first` of batch `number` of an epoch.
+        """Return the batch of the samples at `indices`, loaded in this process; it needs `can_skip`.
 
-        Returns:
-            The batch, as `batches` yields it. Only if `can_skip`.
+        They get the random numbers of samples number `first`, `first + 1`, ... of batch `number` of the epoch.
         """
         (batch,) = self._load_here([(epoch, number, first, indices)])
         return batch if self.unpack_batch is None else self.unpack_batch(batch)
 
     def _load_here(self, keys):
-        """Yield what `iter(self.loader)` gives without workers, in less time."""
+        """Yield what `iter(self.loader)` yields without workers, in less time."""
         dataset, collate = self.loader.dataset, self.loader.collate_fn
         load = dataset.__getitem__ if self.loader.batch_sampler is None else dataset.__getitems__
         for key in keys:
             yield collate(load(key))
 
     def _replay(self, epoch):
+        """Yield all batches of an epoch of a loader that cannot skip any; each is seeded before it is loaded."""
         seed_all(self.seed, epoch, 0, ORDER, self.generators)
         if getattr(self.loader, "persistent_workers", False):  # workers that persist have drawn random numbers already
             self.loader = rebuilt(self.loader)
@@ -127,8 +121,7 @@ class ResumableBatches:
         """Log that `done` batches are replayed.
 
         Raises:
-            UserError: `num_workers` is among `changed_params`, a dict from name to [then, now]: other batches would
-                come.
+            UserError: `num_workers` is among `changed_params` (name -> [then, now]), which changes the batches.
         """
         if "num_workers" in changed_params:
             raise UserError(
@@ -139,9 +132,9 @@ class ResumableBatches:
 
 
 def rebuilt(loader, dataset=None, order=None):
-    """Return a DataLoader with the options of `loader`, for `dataset` in the order of the sampler `order`.
+    """Return a new DataLoader with the options of `loader`, for `dataset` in the order of the sampler `order`.
 
-    Without these two, the dataset and sampler of `loader`; its persistent workers are started again.
+    By default it has the dataset and the sampler of `loader`; only its persistent workers are new.
     """
     parameters = inspect.signature(DataLoader).parameters
     options = {name: getattr(loader, name, p.default) for name, p in parameters.items() if name not in SAMPLING}
@@ -155,12 +148,15 @@ def rebuilt(loader, dataset=None, order=None):
 
 
 class ZeroWeightBatch(tuple):
-    """A batch that this process computes only because the other processes have a part of the same batch."""
+    """A batch that has fewer samples than there are processes, so that this one has none of them.
+
+    It holds one sample of another process, which is computed with weight 0: all processes must take part in a step.
+    """
 
 
 def shard_of_batch(batch):
     """Return this process's shard of a batch (inputs, labels), a pair of trees of tensors."""
-    if not isinstance(batch, tuple | list) or len(batch) != 2:
+    if not is_pair(batch):
         return batch  # refused later, with a message
     size = batch_size(batch[1]) if tensors(batch[1]) else batch_size(batch[0])
     first, end = processes.shard_of(size)
@@ -171,24 +167,21 @@ def shard_of_batch(batch):
 
 def join_last_sample(batches):
     """Yield `batches`; a last batch of one sample is joined to the one before it if the shapes allow it."""
-    previous, batches = None, iter(batches)
-    while True:
-        try:
-            batch = next(batches, None)
-        except Exception:
-            if previous is not None:
-                yield previous  # a batch that was loaded before the error is not lost
-            raise
-        if previous is not None and batch is not None:
-            are_pairs = all(isinstance(b, tuple | list) and len(b) == 2 for b in (previous, batch))
-            if are_pairs and batch_size(batch[1]) == 1 < batch_size(previous[1]):
-                with contextlib.suppress(RuntimeError):
-                    previous, batch = None, tree_cat([tuple(previous), tuple(batch)])
-        if previous is not None:
-            yield previous
-        if batch is None:
-            return
-        previous = batch
+    held = []  # the latest batch, or the latest two while the second one may be joined to the first
+    try:
+        for batch in batches:
+            are_pairs = all(map(is_pair, [*held, batch]))
+            if not (len(held) == 1 and are_pairs and batch_size(batch[1]) == 1 < batch_size(held[0][1])):
+                yield from held
+                held = []
+            held.append(batch)
+    except Exception:
+        yield from held  # batches that were loaded before the error are not lost
+        raise
+    if len(held) == 2:
+        with contextlib.suppress(RuntimeError):
+            held = [tree_cat([tuple(batch) for batch in held])]
+    yield from held
 
 
 def has_sample_indices(key):
@@ -199,10 +192,8 @@ def has_sample_indices(key):
 class EpochOrder:
     """A sampler that yields (epoch, number, first, indices) for each batch of the epoch that was drawn last.
 
-    `indices` are those of this process's shard of the batch, which starts at place `first` (0 for a single process).
-
-    Attributes:
-        keys: list of what the wrapped sampler gives for each batch of the epoch.
+    `indices` are this rank's shard of the batch; `first` is the place of the first of them in the whole batch. The
+    attribute `keys` lists what the wrapped sampler gives for each batch.
     """
 
     def __init__(self, sampler, seed):
@@ -224,10 +215,10 @@ class EpochOrder:
             self.keys[-2:] = [joined]
 
     def __iter__(self):
-        is_alone = processes.world_size() == 1
+        is_single = processes.world_size() == 1
         for number in range(self.start, len(self.keys)):
             indices, first = self.keys[number], 0
-            if not is_alone and has_sample_indices(indices):
+            if not is_single and has_sample_indices(indices):
                 first, end = processes.shard_of(len(indices))
                 indices = indices[first:end] if first < end else indices[:1]
             yield self.epoch, number, first, indices
@@ -239,7 +230,7 @@ class EpochOrder:
 class SeededDataset(Dataset):
     """A dataset that seeds all random generators before each item or batch, in whichever process loads it."""
 
-    OWN = ("dataset", "seed", "generators", "process")
+    OWN = ("dataset", "seed", "generators", "process")  # all other attributes are those of the dataset
 
     def __init__(self, dataset, seed):
         self.dataset, self.seed = dataset, seed
@@ -303,6 +294,6 @@ def unpacked(batches, unpack_batch):
     """Yield `unpack_batch(batch)` for each of `batches`."""
     for batch in batches:
         pair = unpack_batch(batch)
-        if not isinstance(pair, tuple | list) or len(pair) != 2:
+        if not is_pair(pair):
             raise UserError(f"unpack_batch(batch) returned {describe(pair)}; it should return (inputs, labels)")
         yield pair

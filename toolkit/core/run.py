@@ -3,15 +3,21 @@
 import contextlib
 import itertools
 import logging
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import utils
 from toolkit.core import processes
-from toolkit.core.checkpoint import Best, TrainState, errors_as_damage, pack, read_last, restore
-from toolkit.core.checkpoint import change_learning_rate as scale_learning_rate
+from toolkit.core.checkpoint import (
+    Best,
+    TrainState,
+    change_learning_rate,
+    errors_as_damage,
+    pack,
+    read_last,
+    restore,
+)
 from toolkit.core.checkpoint_writer import CheckpointWriter
 from toolkit.core.device_batches import device_batches
 from toolkit.core.experiment_folder import (
@@ -39,7 +45,7 @@ from utils import UserError
 
 @dataclass
 class RunOptions:
-    """How a run starts and ends."""
+    """Options that say how a run starts and ends."""
 
     restore_file: str | None = None  # checkpoint whose weights a new run starts with: a name in the folder, or a path
     restart: bool = False  # start over; the results of an earlier run are moved aside
@@ -49,7 +55,7 @@ class RunOptions:
 
 
 class Run:
-    """A training run. If it was interrupted, it resumes where it was.
+    """A training run. If it was interrupted, it resumes at the same step.
 
         with Run(model, optimizer, params, model_dir) as run:
             for epoch in run.epochs():
@@ -64,12 +70,12 @@ class Run:
         model, optimizer: what is trained; the state of the last checkpoint is loaded into them.
         params: hyperparameters.
         model_dir: the experiment's folder. None: for a single epoch in a loop of your own, which saves nothing.
-        stateful: dict from name to what else has a state_dict and a load_state_dict, such as a loss with weights.
+        stateful: dict from name to a further object with state_dict and load_state_dict, such as a loss with weights.
         options: fields of RunOptions.
 
     Attributes:
-        state: TrainState.
-        updates: Updates, what the optimizer steps share.
+        state: TrainState, the position in the run and its results so far.
+        updates: Updates, which the optimizer steps share.
 
     Raises:
         UserError: another process trains there, or a checkpoint is damaged, does not fit, or is of another run.
@@ -83,11 +89,14 @@ class Run:
         self.state, self.updates = TrainState(), Updates(model, optimizer, params, is_scheduled=model_dir is not None)
         self.stateful = (stateful or {}) | self.updates.stateful
         self.totals: Any = None  # the Totals of the current epoch
-        self.is_saved, self.can_save, self.is_recording = True, False, False
-        self.is_last_step, self.is_alone = False, processes.world_size() == 1
+        self.has_unsaved_step = False  # True between two steps, if there is something to save when the run is stopped
+        self.is_last_step = False  # True between the last step of an epoch and its results
+        self.is_recording = False  # True once this session is in run.json
+        self.resumed: Any = None  # the Checkpoint that this session started from
+        self.changed = {}  # hyperparameters that differ from those of the session before: name -> [then, now]
         if self.folder is not None:
             self.signals, self.lock = StopSignals(), ExperimentLock(self.folder)
-            self.log = RunRecord(self.folder, params)
+            self.run_record = RunRecord(self.folder, params)
             self.checkpoints = CheckpointWriter(self.folder, self.lock, params.checkpoint_minutes)
 
     def __enter__(self):
@@ -100,7 +109,7 @@ class Run:
             self.history = History(self.state.history, self.folder / "history.csv")
             self.state.history = self.history.rows
             pack(self.state, self.model, self.optimizer, self.stateful, self.history)  # raises if it cannot be saved
-            undo.callback(self.log.close)
+            undo.callback(self.run_record.close)
             self.undo = undo.pop_all()
         return self
 
@@ -111,25 +120,25 @@ class Run:
                 processes.on_rank_zero(self.checkpoints.wait)
             elif self.is_recording and not self.signals.is_urgent:
                 self._save_and_say_why(error)
-            if isinstance(error, Exception) and not isinstance(error, EndOfSession):
+            if way_of_ending(error) == "failed":
                 self.signals.stop_if_received()  # a worker may have died of the same signal, which is then the reason
         return isinstance(error, EndOfSession)
 
     def _restore(self):
-        """Load the last checkpoint if the run is resumed, or the weights that a new run starts with."""
-        options, self.resumed, self.unreadable, self.changed = self.options, None, [], {}
+        """Load the last checkpoint if the run can be resumed, else the weights of `restore_file` if it is given."""
+        options = self.options
         if not options.restart:
-            checkpoint, self.unreadable = processes.on_rank_zero(lambda: read_last(self.folder))
+            checkpoint = processes.on_rank_zero(lambda: read_last(self.folder))
             if checkpoint and options.restore_file in (None, checkpoint.state.restored_from):
                 self.resumed = checkpoint
         if self.resumed:
-            way_out = "--restart starts over with this one"
-            check_same_data(self.resumed.state.dataset, self.params, self.resumed.file, way_out)
+            advice = "--restart starts over with this one"
+            check_same_data(self.resumed.state.dataset, self.params, self.resumed.file, advice)
             self.changed = changed_params(self.resumed, self.params)
             restore(self.resumed, self.model, self.optimizer, self.stateful)
             self.state = self.resumed.state
             if "learning_rate" in self.changed:
-                scale_learning_rate(self.optimizer, self.stateful.values(), *self.changed["learning_rate"])
+                change_learning_rate(self.optimizer, self.stateful.values(), *self.changed["learning_rate"])
             self.updates.resume(self.state, has_average="average" in self.resumed.content.get("stateful", {}))
             self.resumed = self.resumed._replace(content={})  # free the weights that were read
         elif options.restore_file is not None:
@@ -145,18 +154,19 @@ class Run:
         The first file is written here; a new run moves what an earlier one left to a folder `replaced-<n>`.
         """
         if self.is_over:
-            self.log.say_finished(self.state)
-            if not processes.on_rank_zero(lambda: self.log.is_complete(self.state)):  # it was killed at the very end
+            self.run_record.say_finished(self.state)
+            is_complete = processes.on_rank_zero(lambda: self.run_record.is_complete(self.state))
+            if not is_complete:  # the process was killed after the last epoch, before it had written all files
                 self._start()
                 self._finish()
             return
         self._start()
-        for row in self.state.history:  # a sweep that was killed may not know them
+        for row in self.state.history:  # a sweep that was killed and resumed does not have these results yet
             self._report(row)
         while not self.is_over:
             self.stop_if_requested()
             self.params.add_facts({"epoch": self.state.epoch + 1})
-            self.log.start_epoch()
+            self.run_record.start_epoch()
             yield self.state.epoch + 1
         self._finish()
 
@@ -166,7 +176,7 @@ class Run:
         return self.state.epoch >= self.params.num_epochs or self.updates.progress.is_over
 
     def steps(self, dataloader, totals):
-        """Yield each OptimizerStep of the epoch that is still to be done.
+        """Yield the OptimizerSteps of the epoch that are still to be done.
 
         Args:
             dataloader: the training data.
@@ -177,7 +187,7 @@ class Run:
         batches = device_batches(self._remaining_batches(dataloader), self.model)
         batch = next(batches, None)
         while batch is not None:
-            self.can_save = False
+            self.has_unsaved_step = False
             step = OptimizerStep(self.updates, itertools.chain([batch], batches), self.state)
             yield step
             batch = None if step.is_last_batch else next(batches, None)
@@ -192,7 +202,7 @@ class Run:
             self.state.tally = None
         if done and not batches.can_skip:
             batches.check_replay(done, self.changed)
-        if self.totals.results is not None:  # it was interrupted during the evaluation
+        if self.totals.results is not None:  # the run was interrupted during the evaluation: nothing is left to train
             return ()
         return batches.batches(self.state.epoch + 1, done, join_last=True)
 
@@ -201,15 +211,13 @@ class Run:
         self.state.step += 1
         self.state.batches_done += step.num_batches
         self.is_last_step = step.is_last_batch
-        self.can_save, self.is_saved = True, False
+        self.has_unsaved_step = True
 
     def checkpoint_if_due(self):
         """Save a checkpoint if `checkpoint_minutes` have passed since the last one."""
-        if self.folder is None or (self.is_alone and time.monotonic() < self.checkpoints.due_at):
-            return
-        if self.signals.agree(self.checkpoints.is_due and processes.is_rank_zero()):
+        if self.folder is not None and self.signals.agree(self.checkpoints.is_due and processes.is_rank_zero()):
             self.save()
-            self.signals.agreement.finish()  # a wish from before this checkpoint
+            self.signals.agreement.finish()  # drop what was requested before this checkpoint
 
     def stop_if_requested(self):
         """Stop here if a signal came, or `max_steps` is reached.
@@ -220,17 +228,17 @@ class Run:
         """
         if self.folder is None:
             return
-        if self.signals.received or not self.is_alone:
-            self.signals.stop_if_agreed()
+        self.signals.stop_if_agreed()
         max_steps = self.options.max_steps
         if max_steps is not None and self.state.step >= max_steps and not self.is_last_step:
             raise EndOfSession
 
     @contextlib.contextmanager
     def evaluation(self):
-        """Give the model the weights to evaluate within this context: their moving average if `ema_decay` is not 0.
+        """Prepare the model for the evaluation in this context.
 
-        All processes get the buffers of rank 0, and what the model draws is a function of the seed alone.
+        It has its averaged weights if `ema_decay` is not 0, all processes have the buffers of rank 0, and random
+        numbers depend on the seed alone.
         """
         seed_all(self.params.seed, 0, 0, MODEL)
         processes.broadcast_buffers(self.model, self.updates.average.kept)
@@ -238,18 +246,14 @@ class Run:
             yield
 
     def record(self, epoch, train_metrics, val_metrics):
-        """Record the results of an epoch: checkpoints, metrics, history, TensorBoard, a line in the log.
-
-        Args:
-            epoch: int.
-            train_metrics, val_metrics: dicts from name to float.
+        """Record the results of an epoch (dicts from name to float): checkpoints, history, TensorBoard, a log line.
 
         Raises:
             UserError: the validation loss is NaN, or `params.monitor` is not the name of a result.
             Pruned: `report` returned a reason to stop.
         """
-        self.can_save = False
-        processes.on_rank_zero(self.checkpoints.wait)  # it may be writing the history
+        self.has_unsaved_step = False
+        processes.on_rank_zero(self.checkpoints.wait)  # the thread that writes it may be writing the history, too
         best = self.state.best
         processes.on_rank_zero(lambda: check_results(val_metrics, best, epoch, self.optimizer, self.params))
         row = {"epoch": epoch} | self.updates.summary()
@@ -262,12 +266,13 @@ class Run:
         self.updates.end_epoch(row)
         speed = self.totals.samples_per_second
         self.state.epoch, self.state.batches_done, self.totals, self.is_last_step = epoch, 0, None, False
-        self.save(is_best, and_then=lambda: self.log.write_results(self.history, is_best))
-        processes.on_rank_zero(lambda: self.log.show_epoch(self.state, is_best, speed))
+        self.save(is_best, and_then=lambda: self.run_record.write_results(self.history, is_best))
+        processes.on_rank_zero(lambda: self.run_record.show_epoch(self.state, is_best, speed))
         self.signals.agree()
         self._report(row)
 
     def _report(self, row):
+        """Call `options.report` with the monitored metric in `row`; raise Pruned if it says why to stop here."""
         value = row[f"val_{self.state.best.monitor}"]
         reason = processes.on_rank_zero(lambda: self.options.report and self.options.report(row["epoch"], value))
         if reason and row["epoch"] == self.state.epoch < self.params.num_epochs:
@@ -291,39 +296,39 @@ class Run:
                     "(a metric can have state_dict and load_state_dict)",
                     error,
                 )
-                self.checkpoints.stop_within_epochs()
-                content = None
+                self.checkpoints.within_epochs = False
+                content = None  # on rank 0 only, which has all outputs; so the next line is for all ranks
             position = self.state.position
             processes.on_rank_zero(lambda: content and self.checkpoints.save(content, position, is_best, and_then))
-        self.is_saved = True
+        self.has_unsaved_step = False
 
     def _start(self):
-        lock, resumed, unreadable = self.lock, self.resumed, self.unreadable
-        processes.on_rank_zero(lambda: prepare_folder(self.folder, lock, resumed, unreadable))
-        if resumed:
-            self.checkpoints.resume(self.state.position)
-        if not resumed and self.options.restore_file is not None:  # so that it can resume though that file was moved
+        """Write the first files of this session."""
+        processes.on_rank_zero(lambda: prepare_folder(self.folder, self.lock, self.resumed))
+        if self.resumed:
+            self.checkpoints.position = self.state.position
+        elif self.options.restore_file is not None:  # so that the run can be resumed even if that file is gone
             self.save()
-        history = self.history if resumed else None
-        processes.on_rank_zero(lambda: self.log.start_session(self.model, self.state, self.changed, history))
+        history = self.history if self.resumed else None
+        processes.on_rank_zero(lambda: self.run_record.start_session(self.model, self.state, self.changed, history))
         self.is_recording = True
 
     def _finish(self):
         processes.on_rank_zero(self.checkpoints.wait)
-        processes.on_rank_zero(lambda: self.log.finish(self.model, self.state))
+        processes.on_rank_zero(lambda: self.run_record.finish(self.state))
 
     def _save_and_say_why(self, error):
         """Save what is done if an exception ends the session, and log why and how to resume."""
         close_bars()
-        # with several processes, the others know nothing of an error in this one
-        together = processes.world_size() == 1 or isinstance(error, EndOfSession) or not isinstance(error, Exception)
+        ending = way_of_ending(error)
+        # with several processes, all must take part in saving; an error in one of them is unknown to the others
+        can_save = ending != "failed" or (processes.world_size() == 1 and not isinstance(error, NonFiniteLoss))
         try:
-            is_sound = self.can_save and together and not isinstance(error, NonFiniteLoss)
-            if is_sound and not self.is_saved:
+            if self.has_unsaved_step and can_save:
                 self.save()
             self.checkpoints.wait()
-            if self.lock.is_held:  # else the folder is not that of this run any more
-                self.log.end_session(self.model, self.state, way_of_ending(error), str(error))
+            if self.lock.is_held:  # else another run has replaced the folder
+                self.run_record.end_session(self.state, ending, str(error))
         except UserError as problem:
             logging.error("%s", problem)
         if isinstance(error, UserError):  # whose message says what to do

@@ -1,4 +1,4 @@
-"""What a run leaves beside its checkpoints: history.csv, metrics, run.json, the log, curves.png, TensorBoard events."""
+"""The files of a run beside its checkpoints: history.csv, metrics, run.json, log, curves.png, TensorBoard events."""
 
 import contextlib
 import csv
@@ -11,74 +11,72 @@ import utils
 from toolkit.core import processes
 from toolkit.core.curves import plot_curves
 from toolkit.core.experiment_folder import as_json, dataset_of
-from toolkit.core.history import as_csv
+from toolkit.core.forward_pass import device_of
 from toolkit.core.memory import peak_memory
 from toolkit.core.monitor import MODES
 from toolkit.core.provenance import name_of_device, now, provenance
+from toolkit.core.text import as_csv
 from utils import UserError
 
 SECONDS_BETWEEN_PICTURES = 60
-ENDS = {"finished", "stopped", "pruned", "failed"}  # of a session in run.json; without one it was killed, or is running
 
 
 class RunRecord:
     """The record of a run in its folder.
 
-    Args:
-        folder: the experiment's folder.
-        params: hyperparameters.
+    A session is one process that trained the run, from its start or resume to its end; run.json lists them all.
     """
 
     def __init__(self, folder, params):
         self.folder, self.params = Path(folder), params
-        self.sessions, self.events = [], None
-        self.has_header, self.draws, self.writes_events = False, True, True
+        self.sessions = []  # as in run.json; the last one is this process
+        self.num_parameters = 0  # of the model
+        self.events = None  # the SummaryWriter, after the first epoch
+        self.has_header = False  # of the table in the log
+        self.draws, self.writes_events = True, True  # False after curves.png, or TensorBoard's file, cannot be written
         self.started = self.drawn_at = self.epoch_started = time.monotonic()
 
     def start_session(self, model, state, changed, history=None):
-        """Add this process to run.json, and log how it starts.
+        """Add this session to run.json, and log how it starts.
 
-        Args:
-            model: nn.Module.
-            state: TrainState that it starts with.
-            changed: dict from name to [then, now], hyperparameters that differ from those of the session before.
-            history: the History of a run that is resumed, else None.
+        `changed` are the hyperparameters that differ from those of the session before, a dict from name to [then, now];
+        `history` is the History of a run that is resumed, else None.
         """
         path = self.folder / "params.json"
         if not path.exists():
             self.params.save(path)
-        self.sessions = self.read_sessions()
+        self.sessions, self.num_parameters = self.read_sessions(), sum(p.numel() for p in model.parameters())
         project = getattr(self.params, "model_folder", ".")
-        device = next((p.device for p in model.parameters()), "cpu")
+        device = device_of(model)
         session = {"device": str(device), "processes": processes.world_size()}
         session |= {"started": now(), "first_epoch": state.epoch + 1, "first_step": state.step + 1}
         self.sessions.append(provenance(project) | session | ({"changed_params": changed} if changed else {}))
-        self.write_run_json(model, state)
-        name, others = type(model).__name__, ""
+        self._write_run_json(state)
+        name, others = type(model).__name__, ""  # others: the further processes, in words
         if processes.world_size() > 1:
             others = f" and {processes.world_size() - 1} more ({self.params.parallel})"
             name = name.removeprefix("FSDP")
-        size, where = f"{count_parameters(model):,}", f"{name_of_device(device)}{others}"
+        size, where = f"{self.num_parameters:,}", f"{name_of_device(device)}{others}"
         logging.info("Training %s: %s with %s parameters, on %s", self.folder, name, size, where)
         if hasattr(self.params, "data_dir"):
             logging.info("Model: %s/net.py; data: %s", self.params.model_folder, self.params.data_dir)
         if history is not None:
             logging.info("Resuming %s", state.position)
-            self.write_missing(state, history)
+            self._write_missing(state, history)
             if state.best and not (self.folder / "best.pth.tar").exists():
                 logging.warning("best.pth.tar (epoch %d) is missing; the next better epoch writes it", state.best.epoch)
         elif state.restored_from is not None:
             logging.info("Starting with the weights of %s", state.restored_from)
 
     def start_epoch(self):
-        """Start the clock of an epoch."""
+        """Start measuring the time of an epoch."""
         self.epoch_started = time.monotonic()
 
     def show_epoch(self, state, is_best, samples_per_second):
         """Show the results of the epoch that has just ended: in the log, TensorBoard and, now and then, curves.png."""
         row = state.history[-1]
         self._log(row, is_best)
-        peak = self.peak_memory()
+        peak = self._peak_memory()
         speed = {"samples_per_second": samples_per_second} | ({"peak_memory_mb": peak / 1e6} if peak else {})
         self._write_events(row | speed)
         with contextlib.suppress(OSError):  # the checkpoint that is being written reports a full disk
@@ -88,12 +86,11 @@ class RunRecord:
         if time.monotonic() - self.drawn_at > SECONDS_BETWEEN_PICTURES:
             self.draw(state)
 
-    def peak_memory(self):
-        """Return the most memory that the device had in use so far, in bytes, or None if unknown."""
+    def _peak_memory(self):
         return peak_memory(getattr(self.params, "device", "cpu"))  # a notebook may not set it
 
-    def read_speeds(self):
-        """Return speed.csv as a dict by epoch. Speeds differ between machines, so they are no part of the history."""
+    def _read_speeds(self):
+        """Return speed.csv, a dict from epoch to row. Speeds differ between machines, so the history has none."""
         try:
             with open(self.folder / "speed.csv", encoding="utf-8", newline="") as file:
                 return {int(row.pop("epoch")): {k: float(v) for k, v in row.items()} for row in csv.DictReader(file)}
@@ -101,7 +98,7 @@ class RunRecord:
             return {}
 
     def write_results(self, history, is_best):
-        """Write the validation metrics of the last epoch, which may be the best one too, and then history.csv."""
+        """Write the validation metrics of the last epoch, as those of the best one, too, if it is; then history.csv."""
         row = history.rows[-1]
         metrics = {name.removeprefix("val_"): value for name, value in row.items() if name.startswith("val_")}
         if is_best:
@@ -109,8 +106,8 @@ class RunRecord:
         utils.save_dict_to_json(metrics, self.folder / "metrics_val_last_weights.json")
         history.write()
 
-    def write_missing(self, state, history):
-        """Write the results that a process left out because it was killed just after an epoch."""
+    def _write_missing(self, state, history):
+        """Write the results that the previous session did not write because it was killed just after an epoch."""
         if not state.history or state.batches_done:
             return
         is_best = False
@@ -147,14 +144,14 @@ class RunRecord:
         self.drawn_at = time.monotonic()
         if self.draws:
             try:
-                speeds = self.read_speeds()
+                speeds = self._read_speeds()
                 history = [row | speeds.get(row["epoch"], {}) for row in state.history]
                 utils.write_whole(self.folder / "curves.png", plot_curves(history, vars(state.best)))
             except UserError as error:
                 logging.warning("%s; continuing without pictures", error)
                 self.draws = False
 
-    def write_run_json(self, model, state):
+    def _write_run_json(self, state):
         """Write run.json, which says how to reproduce the run."""
         stated = self.params.hyperparameters
         best = None
@@ -167,7 +164,7 @@ class RunRecord:
             "params": as_json(stated),
             "facts": as_json({name: value for name, value in self.params.values.items() if name not in stated}),
             "dataset": dataset_of(self.params),
-            "parameters_of_the_model": count_parameters(model),
+            "parameters_of_the_model": self.num_parameters,
             "restored_from": state.restored_from,
             "restored_sha256": state.restored_sha256,
             "best": best,
@@ -177,23 +174,23 @@ class RunRecord:
         }
         utils.write_whole(self.folder / "run.json", json.dumps(content, indent=2) + "\n")
 
-    def end_session(self, model, state, how, why=""):
-        """Add to run.json when and how this process ended: "finished", "stopped", "pruned" or "failed"."""
+    def end_session(self, state, how, why=""):
+        """Add to run.json when and how this session ended: "finished", "stopped", "pruned" or "failed"."""
         seconds = round(time.monotonic() - self.started, 1)
         self.sessions[-1] |= {how: now(), "seconds": seconds, "last_step": state.step}
-        reasons = {"pruned": "reason", "failed": "error"}
-        self.sessions[-1] |= {reasons[how]: why} if how in reasons else {}
-        self.write_run_json(model, state)
+        key = {"pruned": "reason", "failed": "error"}.get(how)
+        self.sessions[-1] |= {key: why} if key else {}
+        self._write_run_json(state)
 
-    def finish(self, model, state):
+    def finish(self, state):
         """Draw and log what is left to say when all epochs are done, or early stopping ends the run."""
         best = state.best
         if state.epoch < self.params.num_epochs:
             waited = self.params.early_stopping_patience
             logging.info("Stopped early: %s did not improve in %d epochs", best.monitor, waited)
         self.draw(state)
-        self.end_session(model, state, "finished")
-        if peak := self.peak_memory():
+        self.end_session(state, "finished")
+        if peak := self._peak_memory():
             logging.info("Peak memory: %.2f GB", peak / 1e9)
         seconds, result = time.monotonic() - self.started, f"{best.monitor} {best.value:.4f}"
         logging.info("Done in %.0f seconds. Best epoch: %d (marked *), with val %s.", seconds, best.epoch, result)
@@ -240,24 +237,3 @@ class RunRecord:
             reason = error.strerror or error
             logging.warning("%s/tensorboard: cannot be written: %s; continuing without it", self.folder, reason)
             self.writes_events = False
-
-
-def note_failure(folder, error):
-    """Add to run.json that a training which could not do so itself has failed, and why, a str."""
-    path = Path(folder) / "run.json"
-    try:
-        content = utils.read_json(path)
-        sessions = content.setdefault("sessions", [])
-        if sessions and sessions[-1].get("error") == error:
-            return
-    except (UserError, AttributeError, LookupError):
-        content = {"sessions": []}
-    if not content["sessions"] or ENDS & content["sessions"][-1].keys():
-        content["sessions"].append({"started": now()})
-    content["sessions"][-1] |= {"failed": now(), "error": error}
-    utils.write_whole(path, json.dumps(content, indent=2) + "\n")
-
-
-def count_parameters(model):
-    """Return the number of parameters of a model, an int."""
-    return sum(p.numel() for p in model.parameters())

@@ -1,4 +1,4 @@
-"""How scripts start and end: the option `--quiet`, exit codes, and one line for a mistake of the user."""
+"""The start and the end of scripts: the option `--quiet`, exit codes, and one line for a mistake of the user."""
 
 import atexit
 import contextlib
@@ -66,7 +66,7 @@ def is_plain_script(main):
 
 
 def end_process(code):
-    """End the process as Python does, but without destroying every object that torch has made, which takes a second."""
+    """End the process without the destruction of all of torch's objects, which takes Python a second."""
     atexit._run_exitfuncs()  # ends worker processes and closes logs
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):  # its reader has ended

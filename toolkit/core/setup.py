@@ -44,7 +44,9 @@ def set_up(model_dir, data_dir=None, device=None, params_from=None, overrides=No
         UserError: something is missing or wrong.
     """
     if params_from is not None:
-        warn_of_another_model(model_dir, params_from)
+        theirs, ours = (utils.relative(find_model(folder)) for folder in (params_from, model_dir))
+        if theirs != ours:
+            logging.warning("%s uses %s, but an experiment in %s uses %s", params_from, theirs, model_dir, ours)
     task = find_task(model_dir)
     params = task.read_params(Path(params_from or model_dir) / "params.json", overrides)
     if params_from is not None:
@@ -111,7 +113,8 @@ def find_data(task, params, data_dir):
         return Path(data_dir)
     projects = [task.project, ROOT] if task.project.is_relative_to(ROOT) else [task.project]
     places = [project / "data" / named for project in projects]  # examples may use the repository's own
-    path = next((place for place in places if place.exists()), places[-1 if named == "digits" else 0])
+    to_build = places[-1] if named == "digits" else places[0]  # one copy of the digits serves all examples
+    path = next((place for place in places if place.exists()), to_build)
     path = Path(os.path.relpath(path)) if path.is_relative_to(Path.cwd()) else path
     if named == "digits" and not path.exists() and (builder := find_tool("datasets.builder")):
         logging.info("%s is not there yet: building it from scikit-learn's digits", path)
@@ -120,7 +123,7 @@ def find_data(task, params, data_dir):
 
 
 def facts_of(task, data_dir):
-    """Return the facts of a dataset, as its dataset.json states them; data/ itself need not exist.
+    """Return the facts in the dataset.json of a dataset, a dict; data/ itself need not exist.
 
     Raises:
         UserError: there is no such dataset, or it has fewer than two classes.
@@ -147,15 +150,8 @@ def parse_overrides(words):
     return overrides
 
 
-def warn_of_another_model(model_dir, params_from):
-    """Warn if an experiment takes the params.json of one that uses another `model/` folder."""
-    theirs, ours = (utils.relative(find_model(folder)) for folder in (params_from, model_dir))
-    if theirs != ours:
-        logging.warning("%s uses %s, but an experiment in %s uses %s", params_from, theirs, model_dir, ours)
-
-
 def derive(params, model_dir, params_from, may_change=()):
-    """Prepare `params`, read from one experiment's file, for a new experiment. Nothing is written yet.
+    """Adapt `params`, read from the experiment `params_from`, to the new one in `model_dir`. Nothing is written yet.
 
     Raises:
         UserError: the new experiment has a params.json with other values of keys that are not among `may_change`.

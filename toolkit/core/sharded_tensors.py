@@ -16,10 +16,10 @@ def whole(tensor):
     return full.cpu() if distributed.get_rank() == 0 else full.new_empty(0)
 
 
-def divided_like(tensor, model):
-    """Return a full tensor sharded like the DTensor `model`, or the tensor itself if `model` is not sharded."""
-    if not hasattr(model, "full_tensor"):
+def divided_like(tensor, other):
+    """Return a full tensor sharded like the DTensor `other`, or the tensor itself if `other` is not sharded."""
+    if not hasattr(other, "full_tensor"):
         return tensor
     from torch.distributed.tensor import distribute_tensor
 
-    return distribute_tensor(tensor.to(model.device), model.device_mesh, model.placements)
+    return distribute_tensor(tensor.to(other.device), other.device_mesh, other.placements)

@@ -10,7 +10,7 @@ from toolkit.core import processes
 EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 143, "SIGHUP": 129}  # Slurm sends SIGUSR1 if asked to
 MESSAGE = b"\nstopping after this step and saving (press Ctrl-C again to quit at once)\n"
 
-_entered = []  # the StopSignals that are active, the innermost last
+_entered = []  # the StopSignals whose context is active, the innermost last
 
 
 class EndOfSession(Exception):
@@ -22,7 +22,7 @@ class Pruned(EndOfSession):
 
 
 def way_of_ending(error):
-    """Return the word that run.json has for a training that ended by an exception: "pruned", "stopped" or "failed"."""
+    """Return how an exception (or None) ended a training, as run.json says it: "pruned", "stopped" or "failed"."""
     if isinstance(error, Pruned):
         return "pruned"
     return "failed" if isinstance(error, Exception) and not isinstance(error, EndOfSession) else "stopped"
@@ -34,6 +34,7 @@ class StopSignals:
     Attributes:
         received: name of the first signal that came, or None.
         is_urgent: bool, True after a second Ctrl-C: nothing more is to be saved.
+        agreed_code: int, the exit code that all processes agreed to stop with; 0 to continue.
     """
 
     def __init__(self):
@@ -61,9 +62,8 @@ class StopSignals:
         name = signal.Signals(number).name
         if self.received is None:
             self.received = name
-            if hasattr(
-                signal, "SIGCHLD"
-            ):  # workers that got the signal, too, may die; torch's handler would raise then
+            if hasattr(signal, "SIGCHLD"):
+                # workers may die of the same signal: torch's handler would raise an error in this process then
                 signal.signal(signal.SIGCHLD, lambda number, frame: None)
             if processes.is_rank_zero():
                 with contextlib.suppress(OSError):  # the terminal may be gone, and be the reason for the signal
@@ -73,13 +73,12 @@ class StopSignals:
             raise KeyboardInterrupt
 
     def agree(self, wants_checkpoint=False):
-        """Agree between all processes on whether to stop, and return whether rank 0 wants a checkpoint.
+        """Agree between all processes on whether to stop; return True if one of them requests a checkpoint.
 
-        All processes call this at the same points. With several of them the answer is that of the call before, so that
-        nobody waits.
+        All call this at the same points. With several of them the answer is that of the call before: see `Agreement`.
         """
-        self.agreed_code, wanted = self.agreement(EXIT_CODES.get(self.received, 0), int(wants_checkpoint))
-        return bool(wanted)
+        self.agreed_code, wants_checkpoint = self.agreement(EXIT_CODES.get(self.received, 0), int(wants_checkpoint))
+        return bool(wants_checkpoint)
 
     def stop_if_agreed(self):
         """Raise KeyboardInterrupt (Ctrl-C) or SystemExit if the processes agreed to stop."""
@@ -93,7 +92,7 @@ class StopSignals:
 
 
 def raise_exit(code):
-    """Raise the exception that ends a script with an exit code; do nothing for 0."""
+    """Raise KeyboardInterrupt or SystemExit for the exit code of a signal; do nothing for 0."""
     if code == EXIT_CODES["SIGINT"]:
         raise KeyboardInterrupt
     if code:

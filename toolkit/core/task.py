@@ -28,18 +28,16 @@ MODEL_FOLDER = "TRAINING_MODEL_FOLDER"  # environment variable that tells worker
 
 
 class Task:
-    """What an experiment trains: `net.py` and `data_loader.py` of one `model/` folder.
-
-    Args:
-        folder: the `model/` folder.
+    """The model and data that an experiment trains: `net.py` and `data_loader.py` of one `model/` folder.
 
     Attributes:
-        folder: its path.
+        folder: Path of the `model/` folder.
         project: the folder above it, where `data/` and `experiments/` are.
         Net: called with params, returns an `nn.Module`.
         metrics: dict from name to `fn(outputs, labels) -> float`, or to an object with update, compute and reset.
         declared: the pydantic models of the keys of params.json that the two files declare.
         hyperparameters: one pydantic model of all declared keys.
+        split_names: dict from "train", "val" or "test" to its name in data_loader.py, where the two differ.
         read_items, describe: functions for predict.py, or None; see docs/your_own_task.md.
 
     Raises:
@@ -69,8 +67,10 @@ class Task:
         return utils.relative(module.__file__)
 
     def _need(self, module, name, expected):
+        """Return an attribute of net.py or data_loader.py; UserError if it is missing or not as `expected` says."""
         found = getattr(module, name, None)
-        if not (isinstance(found, dict) if name == "metrics" else callable(found)):
+        is_valid = isinstance(found, dict) if name == "metrics" else callable(found)
+        if not is_valid:
             what = f"{name} is {type(found).__name__}" if hasattr(module, name) else f"there is no {name}"
             raise UserError(f"{self.path_of(module)}: {what}, but train.py needs {expected}")
         return found

@@ -7,11 +7,9 @@ from tabulate import tabulate
 
 
 def pipe_table(rows):
-    """Return a Markdown pipe table.
+    """Return rows, a list of dicts with the same keys, as a Markdown pipe table.
 
-    Args:
-        rows: list of dicts with the same keys. Floats are shown with four digits, None as "-", and texts unchanged,
-            even if they look like numbers.
+    Floats have four digits, None is "-", and strings stay as they are, even if they look like numbers.
     """
 
     def as_cell(value):
@@ -61,7 +59,7 @@ def list_some(names, most=3):
 
 
 def as_csv(rows):
-    """Return the text of a CSV file with one row per dict; a row may lack some of the columns."""
+    """Return the text of a CSV file with one row per dict, whose floats keep all digits; a row may lack columns."""
     text = io.StringIO()
     names = list(dict.fromkeys(name for row in rows for name in row))
     writer = csv.DictWriter(text, names, lineterminator="\n")

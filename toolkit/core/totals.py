@@ -53,16 +53,20 @@ class Totals:
         self.outputs, self.labels = [], []  # of each batch, the first `num_read` of them in main memory
         self.num_read = 0
         self.shards = []  # with several processes: (outputs, labels) of this one's batches since the last reading
-        self.results, self.samples, self.shows_metric = None, 0, True
-        self.is_alone, self.read_at = processes.world_size() == 1, time.monotonic()
-        self.bar = EpochBar(title_of(name, params), num_batches, unit_of(params), silent=not processes.is_rank_zero())
+        self.results, self.samples = None, 0  # what `compute` returns; samples so far, for the progress bar
+        self.shows_metric = True  # in the progress bar; False once it took too long
+        self.is_single_process, self.read_at = processes.world_size() == 1, time.monotonic()
+        epoch = getattr(params, "epoch", None)
+        title = f"epoch {epoch}/{params.num_epochs} {name}" if epoch else name
+        unit = "images" if "image_channels" in params.values else "samples"
+        self.bar = EpochBar(title, num_batches, unit, silent=not processes.is_rank_zero())
 
     def update(self, outputs, labels, loss, num_samples):
         """Add a batch.
 
         Args:
             outputs: what the model returned, tensors of shape (batch, ...).
-            labels: what the loader gave.
+            labels: those of the batch.
             loss: scalar tensor, the mean over the batch.
             num_samples: int or scalar tensor; 0 for a batch that only other processes have samples of.
 
@@ -74,7 +78,7 @@ class Totals:
         outputs = outputs.detach() if is_tensor else tree_map(torch.Tensor.detach, outputs)
         self.sizes.append(num_samples)
         self.unread.append({"loss": loss.detach(), **getattr(loss, "parts", {})})
-        if self.is_alone:
+        if self.is_single_process:
             self._keep(outputs, labels)
             is_late = time.monotonic() - self.read_at > SECONDS_BETWEEN_READINGS
         else:
@@ -124,6 +128,7 @@ class Totals:
         self.bar.skip(len(self.sizes))
 
     def _keep(self, outputs, labels):
+        """Update the streaming metrics, and keep outputs and labels for the others."""
         self.samples += len(labels) if isinstance(labels, torch.Tensor) and labels.ndim else batch_size(labels)
         for metric in self.streaming:
             metric.update(outputs, labels)
@@ -142,10 +147,10 @@ class Totals:
         means = {name: torch.stack([losses[name] for losses in self.unread]).tolist() for name in self.unread[0]}
         sizes = torch.stack([torch.as_tensor(size) for size in self.sizes[first:]]).tolist()
         self.unread.clear()
-        if not self.is_alone:
-            self._gather(sizes, means)
-        else:
+        if self.is_single_process:
             self._add(sizes, means)
+        else:
+            self._gather(sizes, means)
 
     def _add(self, sizes, means):
         """Add the sizes and losses of the latest batches, and show them in the progress bar."""
@@ -160,22 +165,22 @@ class Totals:
             metric = self._metric_for_bar() if self.bar.is_shown else {}
         self.num_read = len(self.outputs)
         losses = self.losses["loss"]
-        for batch in range(first, len(losses)) if self.optimizer is not None else ():
-            if not math.isfinite(losses[batch]):
-                self._raise_not_finite(batch, losses[batch])
+        wrong = [batch for batch in range(first, len(losses)) if not math.isfinite(losses[batch])]
+        if wrong and self.optimizer is not None:
+            self._raise_not_finite(wrong[0], losses[wrong[0]])
         self.bar.update(self.samples - self.bar.samples, len(sizes))
         self.bar.show({"loss": np.mean(losses[first:])} | metric)  # of the batches since the last reading
 
     def _gather(self, sizes, means):
-        """Let rank 0 add what all processes have collected since the last reading, batch by batch."""
+        """Send to rank 0, which adds the shards of each batch, what this process collected since the last reading."""
         losses = [dict(zip(means, values, strict=True)) for values in zip(*means.values(), strict=True)]
         shards = tree_map(torch.Tensor.cpu, self.shards)
         gathered = processes.gather(list(zip(sizes, losses, shards, strict=True)))
-        self.sizes, self.shards = self.sizes[: -len(sizes)], []
+        self.sizes, self.shards = self.sizes[: -len(sizes)], []  # rank 0 adds the sizes of whole batches
 
         def add():
             totals, merged = [], {name: [] for name in means}
-            for batch in zip(*gathered, strict=True):
+            for batch in zip(*gathered, strict=True):  # for each process: size, losses and shard
                 counted = [shard for shard in batch if shard[2] is not None]
                 totals.append(sum(size for size, *_ in counted))
                 for name in merged:
@@ -207,7 +212,7 @@ class Totals:
         return results
 
     def _metric_for_bar(self):
-        """Return the monitored metric, or else the first one, of the latest outputs, as a dict; empty if it is slow."""
+        """Return {name: value} of the monitored metric, or the first one, for the latest outputs; {} if it is slow."""
         wanted = self.params.monitor if self.params.monitor in self.metrics else next(iter(self.metrics))
         if is_streaming(self.metrics[wanted]) or not self.shows_metric:
             return {}
@@ -255,17 +260,6 @@ class Totals:
                 f"{MAX_SHARE_OF_MEMORY:.0%} of the {free / 2**30:.1f} GiB of free memory; use metrics that take one "
                 f"batch at a time: objects with update(outputs, labels), compute() and reset(), as in torchmetrics"
             )
-
-
-def title_of(name, params):
-    """Return the title of the progress bar."""
-    epoch = getattr(params, "epoch", None)
-    return f"epoch {epoch}/{params.num_epochs} {name}" if epoch else name
-
-
-def unit_of(params):
-    """Return the name of a sample in the progress bar."""
-    return "images" if "image_channels" in params.values else "samples"
 
 
 def is_flat(outputs, labels):

@@ -34,8 +34,7 @@ def tensors(tree):
 def tree_cat(trees):
     """Concatenate trees of one structure: tensors along their first dimension, lists without tensors end to end.
 
-    Args:
-        trees: non-empty list of trees; tensors of shape (batch, ...).
+    Anything else, such as a number or None, is that of the first tree.
 
     Raises:
         RuntimeError: the tensors differ in more than their first dimension.
@@ -95,6 +94,11 @@ def from_plain(plain):
     if isinstance(plain, tuple | list):
         return type(plain)(from_plain(value) for value in plain)
     return plain
+
+
+def is_pair(batch):
+    """Return True if a batch is a tuple or list of two, as (inputs, labels) is."""
+    return isinstance(batch, tuple | list) and len(batch) == 2
 
 
 def describe(value):

@@ -13,13 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from toolkit.core.image_decoding import image_extensions, is_grey
+from toolkit.core.image_decoding import CorruptImage, image_extensions, opened
 from utils import UserError
 
 SPLIT_NAMES = {"train": "train", "val": "val", "dev": "val", "test": "test"}
 SPLIT_PREFIX = re.compile(r"(train|val|dev|test)(ing|s|id|idation|elopment)?(?![a-z])", re.IGNORECASE)
 CLOTHES = "T-shirt-top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot"
 THINGS = "airplane,automobile,bird,cat,deer,dog,frog,horse,ship,truck"
+GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N", "F")  # of Pillow
 TORCHVISION_SETS = {  # class in torchvision, class names, channels, (height, width)
     "mnist": ("MNIST", [str(n) for n in range(10)], 1, (28, 28)),
     "fashion_mnist": ("FashionMNIST", CLOTHES.split(","), 1, (28, 28)),
@@ -149,6 +150,15 @@ def folder(path):
     channels = 1 if all(is_grey(item.image) for item in items) else 3
     facts = {"kind": "folder", "from": str(path.resolve()), "inventory": inventory.hexdigest()}
     return Source(lambda: items, classes, channels, None, facts)
+
+
+def is_grey(path):
+    """Return True if the header of an image file says that it has no colours; True for a corrupt file, too."""
+    try:
+        with opened(path) as image:
+            return image.mode in GREY_MODES
+    except CorruptImage:  # `decode` raises it again
+        return True
 
 
 def images_in(folder, pattern="**/*"):

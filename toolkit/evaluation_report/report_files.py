@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
-from toolkit.core.experiment_folder import LOOKS
 from toolkit.core.provenance import now
 from toolkit.core.text import as_csv, pipe_table
 from toolkit.evaluation_report import bootstrap, pictures
@@ -19,6 +18,7 @@ from utils import KINDS, UserError, read_json, write_whole
 MOST_CLASSES = 1000  # for scores of each class
 MOST_CLASSES_SHOWN = 20  # in the terminal
 MOST_MISTAKES = 24
+LOOKS = "test_looks.json"  # lists the evaluations of the test split
 
 
 class EvaluationReport:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from toolkit.core.image_decoding import CorruptImage, decode, image_extensions, in_threads
+from toolkit.core.trees import is_pair
 from utils import UserError
 
 AT_ONCE = 2**26  # bytes of pixels that are decoded together in parallel threads
@@ -29,7 +30,7 @@ def read_inputs(task, paths, params):
     data_loader = task.path_of(task.data_loader)
     if task.read_items:
         pair = task.read_items(list(dict.fromkeys(named + found)), params)
-        if not isinstance(pair, tuple | list) or len(pair) != 2:
+        if not is_pair(pair):
             raise UserError(f"{data_loader}: read_items(files, params) should return (names, batches)")
         return pair
     if not {"image_height", "image_width", "image_channels"} <= params.values.keys():

@@ -9,10 +9,9 @@ from multiprocessing import connection
 
 from toolkit.core.experiment_folder import MAY_CHANGE
 from toolkit.core.progress_bar import progress_bar
-from toolkit.core.run_record import note_failure
 from toolkit.core.setup import derive
 from toolkit.core.stop_signals import StopSignals
-from toolkit.sweep.trial_process import TrialProcess
+from toolkit.sweep.trial_process import TrialProcess, note_failure
 from utils import UserError
 
 SECONDS_BETWEEN_CHECKS = 0.5  # for signals

@@ -101,8 +101,8 @@ class SearchSpace:
             if name in params.dataset_facts:
                 raise UserError(f"{self.source}: {name} is a fact of the dataset, not a hyperparameter; remove it")
             if name not in self.reference and (meant := similar(name, types)):
-                way_out = f"did you mean {meant}? Add a key of your own to params.json, too"
-                raise UserError(f"{self.source}: unknown key {name}; {way_out}")
+                advice = f"did you mean {meant}? Add a key of your own to params.json, too"
+                raise UserError(f"{self.source}: unknown key {name}; {advice}")
             self.dimensions[name] = self._read(name, description, params, types.get(name))
         if not self.dimensions:
             example = '{"learning_rate": [1e-4, 1e-3, 1e-2]}'

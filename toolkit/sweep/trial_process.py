@@ -4,6 +4,7 @@ It is forked from a server process that has imported torch, so that a trial star
 """
 
 import contextlib
+import json
 import multiprocessing
 import os
 import signal
@@ -18,7 +19,7 @@ from typing import Any
 import utils
 from toolkit.core.lock import InUse
 from toolkit.core.memory import OutOfMemory
-from toolkit.core.run_record import note_failure
+from toolkit.core.provenance import now
 from utils import UserError
 
 PRELOADED = ["train", "matplotlib.figure", "matplotlib.backends.backend_agg", "torch.utils.tensorboard"]
@@ -26,6 +27,7 @@ METHOD = "spawn" if sys.platform in ("win32", "darwin") else "forkserver"  # mac
 STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
 SECONDS_TO_SAVE = 300  # for a trial, after the sweep has died; then its process ends anyway
 LONGEST_PAUSE = 10  # seconds between attempts to start, while another process trains in the folder
+ENDS = {"finished", "stopped", "pruned", "failed"}  # keys of a session in run.json that has ended, unless it was killed
 
 
 class TrialProcess:
@@ -157,3 +159,19 @@ def train_experiment(sweep, model_dir, data_dir, device, prunes):
         record = utils.read_json(Path(model_dir) / "run.json")
         session = record["sessions"][-1]
         return ("pruned", session["reason"]) if "pruned" in session else ("finished", record["best"]["value"])
+
+
+def note_failure(folder, error):
+    """Add to run.json that a training has failed, and why (a str), if its process could not do so itself."""
+    path = Path(folder) / "run.json"
+    try:
+        content = utils.read_json(path)
+        sessions = content.setdefault("sessions", [])
+        if sessions and sessions[-1].get("error") == error:
+            return
+    except (UserError, AttributeError, LookupError):
+        content = {"sessions": []}
+    if not content["sessions"] or ENDS & content["sessions"][-1].keys():
+        content["sessions"].append({"started": now()})
+    content["sessions"][-1] |= {"failed": now(), "error": error}
+    utils.write_whole(path, json.dumps(content, indent=2) + "\n")

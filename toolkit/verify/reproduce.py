@@ -79,7 +79,7 @@ class Record:
         self.overrides = {name: value for name, value in self.params.items() if getattr(today, name, None) != value}
         if new := [name for name in without_notes(utils.read_json(json_path)) if name not in self.params]:
             raise UserError(f"{json_path}: {', '.join(new)}: not in the recorded run; remove what was added")
-        checkpoint = read_last(folder)[0] if has_run(folder) else None
+        checkpoint = read_last(folder) if has_run(folder) else None
         last_step = checkpoint.state.step if checkpoint else 0
         self.checkpoint = checkpoint.file if checkpoint and last_step >= self.steps else None  # not an older one
         self.steps = max(self.steps, last_step)
