@@ -53,7 +53,7 @@ def main(argv=None):
         return
     if (args.source == "folder") != (args.path is not None):
         raise UserError("`folder`, and only `folder`, needs the path of your images: build_dataset.py folder <path>")
-    size = (args.image_size * 2)[:2] if args.image_size else None  # one number is both
+    size = (args.image_size * 2)[:2] if args.image_size else None  # [64] becomes [64, 64]
     if size and (len(args.image_size) > 2 or min(size) < 1):
         raise UserError(f"--image_size {args.image_size}: give one number above 0, or two: height and width")
     target = target_folder(args, DATA, Path(args.path).resolve().name if args.path else args.source)

@@ -50,7 +50,8 @@ def main(argv=None):
 
     program, names = capture(model, batches)
     contents, rows = {}, []
-    for name, convert, advice in (FORMATS[kind] for kind in dict.fromkeys(args.format)):
+    for kind in dict.fromkeys(args.format):  # each once
+        name, convert, advice = FORMATS[kind]
         with one_line_errors(name, advice):
             contents[name], run = convert(program, names, metadata)
             difference, same = compare(model, run, batches, name)

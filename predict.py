@@ -21,7 +21,7 @@ from toolkit.predict.inputs import read_inputs
 from toolkit.predict.outputs import open_checkpoint, predict, rows_of
 from utils import UserError
 
-SHOWN = 20  # rows in a terminal
+SHOWN = 20  # rows that a terminal shows
 
 
 def parse_arguments(argv):
@@ -34,10 +34,12 @@ def parse_arguments(argv):
     args = parser.parse_args(argv)
     if args.top_k < 1:
         raise UserError(f"--top_k is {args.top_k}; it should be at least 1")
-    output = Path(args.output or "predictions.csv").absolute()
-    is_input = output.resolve() in [Path(file).resolve() for file in args.files]
-    if output.suffix != ".csv" or output.is_dir() or is_input or not output.parent.is_dir():
-        raise UserError(f"--output {args.output}: give a .csv file in an existing folder, other than the input files")
+    if args.output is not None:
+        output = Path(args.output).absolute()
+        is_input = output.resolve() in [Path(file).resolve() for file in args.files]
+        if output.suffix != ".csv" or output.is_dir() or is_input or not output.parent.is_dir():
+            problem = "give a .csv file in an existing folder, other than the input files"
+            raise UserError(f"--output {args.output}: {problem}")
     return args
 
 

@@ -33,9 +33,8 @@ def __getattr__(name):  # launch_training_job, for scripts written for CS230's t
 
 
 def parse_arguments(argv):
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter, allow_abbrev=False)
     add = parser.add_argument
     add("--parent_dir", default="experiments/learning_rate", help="the sweep's folder")
     add("--data_dir", help="the dataset's folder; default: data/ and the `dataset` of params.json")
@@ -58,14 +57,11 @@ def parse_arguments(argv):
 
 
 def choose_devices(names, jobs):
-    """Return where trials run.
+    """Return (devices, threads): the device names, one for each trial at a time, and the CPU threads of a trial.
 
     Args:
         names: devices, such as "0,1,2,3" or "cpu"; None for all GPUs, or the CPU if there are none.
         jobs: number of trials at a time; None for one per GPU or CPU core.
-
-    Returns:
-        (devices, threads): a list with the name of the device of each trial, and the CPU threads of each trial.
 
     Raises:
         UserError: there is no such device.
@@ -84,7 +80,7 @@ def choose_devices(names, jobs):
         if device not in gpus:
             choose_device(device)
     jobs = jobs or (cores if devices == ["cpu"] else len(devices))
-    threads = min(torch.get_num_threads(), max(1, cores // jobs))  # the former may be OMP_NUM_THREADS
+    threads = min(torch.get_num_threads(), max(1, cores // jobs))  # get_num_threads() is OMP_NUM_THREADS if that is set
     return [devices[number % len(devices)] for number in range(jobs)], threads
 
 
@@ -117,7 +113,7 @@ def main(argv=None):
         )
     results = ["loss", *task.metrics]
     unknown = params.unread.keys() - params.defaults.keys() - space.dimensions.keys()
-    if unknown or (params.monitor or "accuracy") not in results:  # a part of the loss, or of a metric, perhaps
+    if unknown or (params.monitor or "accuracy") not in results:  # it may be one of several results of a loss or metric
         dataloaders, model = task.fetch_dataloader(["val"], data_dir, params), task.make_model(params)
         task.make_optimizer(model, params)  # which may read keys of its own
         results = smoke_test(model, task.loss_fn(params), dataloaders, task.metrics, params)

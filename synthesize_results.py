@@ -113,19 +113,17 @@ def watch(args, options):
 
 
 def parse_arguments(argv):
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument(
-        "--parent_dir", default="experiments", help="folder that contains the experiments, at any depth"
-    )
-    parser.add_argument("--metric", help="metric to sort by (default: the one that selected the best checkpoints)")
-    parser.add_argument("--mode", choices=["max", "min"], help="direction in which --metric is better")
-    parser.add_argument("--no_fold", action="store_true", help="do not merge replicates (seeds, folds) into means")
-    parser.add_argument("--baseline", metavar="NAME", help="name of the row to compare all others with")
-    parser.add_argument("--no_plots", action="store_true", help="do not draw results.png")
-    parser.add_argument("--html", action="store_true", help="also write results.html, a page for the browser")
-    parser.add_argument("--watch", type=float, nargs="?", const=5, metavar="SECONDS", help="refresh until Ctrl-C")
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter, allow_abbrev=False)
+    add = parser.add_argument
+    add("--parent_dir", default="experiments", help="folder that contains the experiments, at any depth")
+    add("--metric", help="metric to sort by (default: the one that selected the best checkpoints)")
+    add("--mode", choices=["max", "min"], help="direction in which --metric is better")
+    add("--no_fold", action="store_true", help="do not merge replicates (seeds, folds) into means")
+    add("--baseline", metavar="NAME", help="name of the row to compare all others with")
+    add("--no_plots", action="store_true", help="do not draw results.png")
+    add("--html", action="store_true", help="also write results.html, a page for the browser")
+    add("--watch", type=float, nargs="?", const=5, metavar="SECONDS", help="refresh until Ctrl-C")
     add_quiet_argument(parser)
     return parser.parse_args(argv)
 

@@ -27,8 +27,9 @@ from model import corpora
 from model.data_loader import FILES, counts_of, digest, read_index, read_split
 from toolkit.core.image_dataset import FACTS, SPLITS, read_facts
 from toolkit.core.script import run_script
+from toolkit.core.text import list_some
 from toolkit.datasets.dataset_folder import add_build_arguments, already_built, target_folder, write_folder
-from toolkit.datasets.findings import BAD, DOUBTFUL, GOOD, Finding, list_some, log_findings, write_findings
+from toolkit.datasets.findings import BAD, DOUBTFUL, GOOD, Finding, log_findings, write_findings
 from utils import UserError
 
 DATA = Path(__file__).resolve().parent / "data"

@@ -52,6 +52,12 @@ def in_utf8(name):
     return str(name).encode(errors="backslashreplace").decode()
 
 
+def list_some(names, most=3):
+    """Return the first `most` of a list of names, and the number of the others, as text."""
+    others = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(map(str, names[:most])) + others
+
+
 def as_csv(rows):
     """Return the text of a CSV file with one row per dict, whose floats keep all digits; a row may lack columns."""
     text = io.StringIO()

@@ -38,8 +38,8 @@ def fetch_from_iterators(loader_class, file, types, data_dir, params):
 class IteratorBatches(Dataset):
     """The batches of a `data_iterator`, each requested by the indices of its samples.
 
-    CS230's iterator shuffles in the same way in each epoch and drops the last batch. So it never gets a whole split,
-    but the samples of one batch at a time, in an order that is decided here.
+    CS230's iterator shuffles in the same way in each epoch and drops the last batch. So it is never given a whole
+    split, but the samples of one batch at a time, in an order that is decided here.
     """
 
     def __init__(self, loader, data, params, file):
@@ -61,8 +61,8 @@ class IteratorBatches(Dataset):
         batches = iter(self.loader.data_iterator(part, params, False))
         batch = next(batches, None)
         sizes = [tensor.shape for tensor in tensors(batch)[:1] if count not in tensor.shape]
-        too_small = any(size and size[0] < count for size in sizes)  # larger is fine: words, one after the other
-        # of a single sample, CS230's iterator yields further, empty batches
+        too_small = any(size and size[0] < count for size in sizes)  # larger: concatenated words
+        # given a single sample, CS230's iterator yields further, empty batches
         if batch is None or too_small or (count > 1 and next(batches, None) is not None):
             raise UserError(
                 f"{self.file}: data_iterator should yield one batch of the {count} samples that it was given; let it "
@@ -71,6 +71,7 @@ class IteratorBatches(Dataset):
         return batch
 
     def _chosen(self, name, value, indices):
+        """Return the part of an entry of the split that belongs to the samples at `indices`."""
         if isinstance(value, dict):
             return {key: self._chosen(f"{name}/{key}", part, indices) for key, part in value.items()}
         if not hasattr(value, "__len__") or isinstance(value, str) or len(value) != len(self):
@@ -79,6 +80,5 @@ class IteratorBatches(Dataset):
             return [value[i] for i in indices]
         if isinstance(value, np.ndarray | torch.Tensor):
             return value[indices]
-        raise UserError(
-            f"{self.file}: load_data returned {name} as {describe(value)}; it should be a list, array or tensor"
-        )
+        expected = "it should be a list, array or tensor"
+        raise UserError(f"{self.file}: load_data returned {name} as {describe(value)}; {expected}")

@@ -11,22 +11,23 @@ from scipy.stats import chi2_contingency
 
 from toolkit.core.image_dataset import SPLITS, digest_of, fingerprint_of, read_image_facts
 from toolkit.core.image_decoding import CorruptImage, decode, in_threads
+from toolkit.core.text import list_some
 from toolkit.datasets.builder import to_image
 from toolkit.datasets.contact_sheets import draw_contact_sheets
 from toolkit.datasets.duplicates import near_copies, perceptual_hash
-from toolkit.datasets.findings import BAD, DOUBTFUL, GOOD, Finding, list_some
+from toolkit.datasets.findings import BAD, DOUBTFUL, GOOD, Finding
 from utils import UserError
 
-SIDE = 32  # pixels of the small images that are compared and measured
-SINGLE_COLOUR = 2  # standard deviation of the pixels, 0 to 255, of an image of a single colour
-NO_COLOUR = 1  # mean difference between red, green and blue, 0 to 255, of an image without colour
+SIDE = 32  # pixels; images are reduced to this size to compare and measure them
+SINGLE_COLOUR = 2  # an image whose pixels, 0 to 255, have a smaller standard deviation has a single colour
+NO_COLOUR = 1  # an image whose red, green and blue, 0 to 255, differ by less on average has no colour
 FAR_OUT = 3  # interquartile ranges beyond the quartiles: J. W. Tukey, "Exploratory Data Analysis", 1977
 ENOUGH = 20  # images of a class, to know what is usual there
-MANY_NEAR = 0.02  # share of a split that has near copies in an earlier one
-FEW_IN_SPLIT = 100  # below this, an accuracy of 90% is known to about 6 points only
-UNBALANCED = 3  # times as many images in the largest class as in the smallest
+MANY_NEAR = 0.02  # share of a split with near copies in an earlier split, from which on it is a serious problem
+FEW_IN_SPLIT = 100  # with fewer images, the 95% interval of an accuracy of 90% is wider than ±6 points
+UNBALANCED = 3  # ratio of the largest class to the smallest, above which classes are unbalanced
 OTHER_MIX, BY_CHANCE = 0.1, 0.001  # share of a split that would have to change class; p-value of such a difference
-FEW = 5000  # images that are also audited at the end of a build, where it takes a second
+FEW = 5000  # the largest number of images that are also audited after a build, where it takes a second
 REBUILD = "build the dataset again with --force"
 
 
@@ -63,7 +64,7 @@ def audit_images(data_dir):
 
 
 def audit_build(data_dir, facts):
-    """Return the findings for a dataset that was just built; for a large one only those from the counts of images."""
+    """Return the findings for a dataset that was just built; if it is large, only those about counts of images."""
     few = sum(sum(counts.values()) for counts in facts["counts"].values()) <= FEW
     return audit_images(data_dir)[0] if few else check_counts(facts)
 
@@ -72,7 +73,7 @@ def read_images(data_dir, facts):
     """Decode and measure all images, in the order train, val, test.
 
     Returns:
-        (images, broken): list of AuditedImage; dict from file to reason, for images that cannot be used.
+        (images, broken): list of AuditedImage; dict from file to the reason why an image cannot be used.
     """
     channels, height, width = (facts[f"image_{name}"] for name in ("channels", "height", "width"))
 
@@ -102,22 +103,23 @@ def measure(pixels):
 
 
 def find_copies(images):
-    """Search for images that show the same.
+    """Search for identical and similar images.
 
     Returns:
-        same: list of pairs of images with the same pixels, each image with the one before it.
+        same: list of pairs of images with the same pixels; each image is paired with the previous one of its group.
         near: list of (similarity, pair) of images that differ a little, the most similar first.
     """
     groups = {}
     for image in images:
         groups.setdefault(image.digest, []).append(image)
-    distinct = [group[0] for group in groups.values()]  # in the order of splits
+    distinct = [group[0] for group in groups.values()]
     pairs, similarity = near_copies(np.stack([image.hash for image in distinct]))
     near = [(round(float(s), 3), (distinct[a], distinct[b])) for (a, b), s in zip(pairs, similarity, strict=True)]
     return [pair for group in groups.values() for pair in pairwise(group)], near
 
 
 def check_files(images, broken, facts):
+    """Return the finding about images that are damaged, or changed since the build."""
     if broken:
         text = f"{len(broken)} images cannot be used: {list_some(list(broken))}; {REBUILD}"
         return Finding(BAD, "files", text, {"broken": broken})
@@ -133,7 +135,7 @@ def check_copies(images, same, near):
     text = f"pairs of identical images within a split: {len(same):,}" if same else "no two images are identical"
     identical = Finding(DOUBTFUL if same else GOOD, "copies", text, {"pairs": [[a.file, b.file] for a, b in same]})
 
-    later = {b.file: b.split for _, (a, b) in near if a.split != b.split}  # images of val and test
+    later = {b.file: b.split for _, (a, b) in near if a.split != b.split}  # those with a near copy in an earlier split
     counts, sizes = Counter(later.values()), Counter(image.split for image in images)
     shares = " and ".join(f"{counts[s]:,} of {s} ({counts[s] / sizes[s]:.1%})" for s in SPLITS if counts[s])
     problem = f"{shares} have a near copy in an earlier split" if later else "all within a split"
@@ -151,7 +153,7 @@ def check_copies(images, same, near):
 
 
 def check_odd(images):
-    """Look for images of a single colour, without colour, or unlike the others of their class."""
+    """Return the finding about images of a single colour, without colour, or unlike the others of their class."""
     files, labels = np.array([image.file for image in images]), np.array([image.label for image in images])
     measures = np.array([image.measures for image in images]).T  # (3, N)
     _, contrast, saturation = measures

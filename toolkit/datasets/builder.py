@@ -13,8 +13,8 @@ from PIL import Image
 
 from toolkit.core.image_dataset import FACTS, SPLITS, digest_of, fingerprint_of, list_files, read_facts
 from toolkit.core.image_decoding import CorruptImage, decode, in_threads, resized
+from toolkit.core.text import list_some
 from toolkit.datasets.dataset_folder import already_built, write_folder
-from toolkit.datasets.findings import list_some
 from utils import UserError, write_whole
 
 DEFAULT_SIZE = (64, 64)  # of images from a folder
@@ -41,7 +41,7 @@ def build(source, target, *, seed=230, image_size=None, force=False, skip_corrup
     target = Path(target)
     size = tuple(image_size or source.image_size or DEFAULT_SIZE)
     options = {"seed": seed, "image_size": list(size), "skip_corrupt": skip_corrupt, "drop_duplicates": drop_duplicates}
-    recipe = source.facts | options
+    recipe = source.facts | options  # determines the content of the dataset
     if already_built(target, recipe, force):
         facts = read_facts(target)
         for split in SPLITS:
@@ -57,7 +57,10 @@ def build(source, target, *, seed=230, image_size=None, force=False, skip_corrup
 
 
 def assign_splits(items, classes, seed):
-    """Give each item without a split one, class by class, and return all items. Copies of a file stay together."""
+    """Draw a split for each item that has none, class by class, and return all items. Copies of a file stay together.
+
+    If the source has one of val and test only, the other one is drawn from its train split.
+    """
     if len(classes) < 2:
         raise UserError(f"there is only one class ({classes[0]}); a classifier needs at least two")
     missing = {"test", "val"} - {item.split for item in items}
@@ -88,7 +91,7 @@ def assign_splits(items, classes, seed):
 
 
 def content_keys(items):
-    """Yield a key for each item, equal for copies. Only files of the same size are read for it."""
+    """Yield a key for each item, equal for copies. Only files that share their size with another one are read."""
     sizes = Counter(item.image.stat().st_size for item in items if isinstance(item.image, Path))
     for item in items:
         if not isinstance(item.image, Path):
@@ -132,7 +135,11 @@ def to_image(pixels):
 
 
 def check_duplicates(items, folder, drop):
-    """Return the items if no image is in several splits; with `drop`, without those that are also in a later split."""
+    """Return the items without those that are also in a later split, if `drop` is set.
+
+    Raises:
+        UserError: an image is in two splits, and `drop` is not set.
+    """
     copies = {}  # from the pixels' digest to a dict from split to the first item there
     for item in sorted(items, key=lambda item: SPLITS.index(item.split)):
         copies.setdefault(item.digest, {}).setdefault(item.split, item)
@@ -161,7 +168,8 @@ def describe(items, source, size, recipe):
         if not any(counts[split].values()):
             raise UserError(f"the {split} split has no images")
     train = [item.sums for item in items if item.split == "train"]
-    mean, squares = sum(train) / (len(train) * size[0] * size[1]) / [[255], [255**2]]  # (channels,) each
+    means = sum(train) / (len(train) * size[0] * size[1])  # (2, channels): of the values 0..255, and of their squares
+    mean, squares = means / [[255], [255**2]]  # (channels,) each, of the values 0..1
     std = np.sqrt(np.maximum(squares - mean**2, 0))
     digests = [(item.file, item.digest) for item in items]
     return {

@@ -17,10 +17,7 @@ COLUMNS, MOST = 10, 60  # images in a row; images, or pairs, on a sheet
 def draw_contact_sheets(folder, data_dir, images, pairs, odd):
     """Draw `contact_<class>.png` for each class, `duplicates.png` and `odd.png` into a folder.
 
-    Args:
-        folder, data_dir: paths of the folder and of the dataset.
-        images, pairs: list of all AuditedImage, and of pairs of them that are copies.
-        odd: dict from file to the reason why it is odd.
+    `images` is the list of all AuditedImage, `pairs` of pairs of copies, `odd` a dict from an odd file to the reason.
     """
     classes = {}
     for image in images:
@@ -39,7 +36,7 @@ def draw_contact_sheets(folder, data_dir, images, pairs, odd):
 
 
 def spread(values):
-    """Return at most MOST of some values, at even distances."""
+    """Return at most MOST of the values, evenly spaced."""
     return [values[i] for i in np.linspace(0, len(values) - 1, min(MOST, len(values))).astype(int)]
 
 
@@ -49,8 +46,8 @@ def tile(data_dir, file, *notes):
     scale = SIDE / max(image.size)
     size = [max(1, round(scale * side)) for side in image.size]
     image = image.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BOX)
-    split, kind, name = file.split("/", 2)
-    lines = [*notes, name.removesuffix(".png"), f"{split}/{kind}"]
+    split, label, name = file.split("/", 2)
+    lines = [*notes, name.removesuffix(".png"), f"{split}/{label}"]
     canvas = Image.new("RGB", (SIDE, image.height + LINE * len(lines)), "white")
     canvas.paste(image)
     font = ImageFont.load_default(size=11)

@@ -9,24 +9,18 @@ from toolkit.core.progress_bar import progress_bar
 LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # weights of red, green and blue
 COEFFICIENTS, OF_COLOUR = 8, 4  # kept in each direction: for the brightness, and for two differences of colours
 SHRINKAGE = 0.1  # share of the mean variance that is added to each variance, so that noise is not amplified
-LEAST = 0.75  # similarity that near copies have at least
-LEAST_OF_FEW, FEW = 0.85, 100  # the same for datasets too small to estimate the density of images
+LEAST = 0.75  # smallest similarity of near copies
+LEAST_OF_FEW, FEW = 0.85, 100  # the same for datasets of fewer images, too few to estimate their density
 BY_CHANCE = 1e-8  # expected number of images that are as near to an image by chance
-NEIGHBOURS, SAMPLE = 100, 10_000  # nearest neighbours, in a sample of this size, to estimate the density
-CHUNK = 500  # images that are compared with all others at once
+NEIGHBOURS, SAMPLE = 100, 10_000  # number of nearest neighbours, in a sample of this size, to estimate the density
+CHUNK = 500  # number of images that are compared with all others at once
 
 
 def perceptual_hash(pixels):
-    """Return a vector for an image, similar for images that look similar: low frequencies of its cosine transform.
+    """Return a float32 vector (D,) for a small image, uint8 (height, width, channels); similar images, similar vectors.
 
-    These are the coefficients of the perceptual hash pHash (C. Zauner, "Implementation and Benchmarking of Perceptual
-    Image Hash Functions", 2010). pHash keeps one bit of each; here they stay numbers, and colours are added.
-
-    Args:
-        pixels: uint8 array (height, width, channels) of a small image; 32 pixels a side are enough.
-
-    Returns:
-        float32 array (D,).
+    It has the low frequencies of the cosine transform, as the perceptual hash pHash (C. Zauner, "Implementation and
+    Benchmarking of Perceptual Image Hash Functions", 2010), but numbers in place of bits, and colours in addition.
     """
     image = pixels.astype(np.float32)
     grey = image @ LUMINANCE if image.shape[-1] == 3 else image[..., 0]  # (height, width)
@@ -73,7 +67,7 @@ def near_copies(hashes):
 
 
 def least_similarity(vectors):
-    """Return how similar another image must be to be a near copy of each image; (N, D) of length 1 to (N,)."""
+    """Return the smallest similarity of a near copy of each image, (N,), from vectors of length 1, (N, D)."""
     if len(vectors) < FEW:
         return torch.full((len(vectors),), LEAST_OF_FEW)
     chosen = torch.randperm(len(vectors), generator=torch.Generator().manual_seed(0))[:SAMPLE]

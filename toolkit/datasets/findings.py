@@ -41,9 +41,3 @@ def log_findings(findings, script, data_dir):
     for finding in findings:
         logging.log(logging.INFO if finding.mark == GOOD else logging.WARNING, str(finding))
     logging.info("For details and contact sheets: python %s --audit %s", script, data_dir)
-
-
-def list_some(names, most=3):
-    """Return the first of some names, and the number of the others, as text."""
-    others = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return ", ".join(map(str, names[:most])) + others

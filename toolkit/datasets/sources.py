@@ -42,7 +42,7 @@ class Item:
 
     @property
     def origin(self):
-        """The file that the image comes from, as text; of pixels, the file in the dataset."""
+        """The path of the image's file, as text; if the source holds pixels, the file in the dataset."""
         return str(self.image) if isinstance(self.image, Path) else self.file
 
 
@@ -76,14 +76,10 @@ def digits():
 
 
 def torchvision_set(kind, raw_dir):
-    """Return MNIST, Fashion-MNIST or CIFAR-10 with its own test split, as a Source.
+    """Return MNIST, Fashion-MNIST or CIFAR-10 (`kind` is a key of TORCHVISION_SETS), as a Source with a test split.
 
-    Args:
-        kind: "mnist", "fashion_mnist" or "cifar10".
-        raw_dir: folder of the published files (gzipped or not), or of torchvision's layout; downloaded if missing.
-
-    Raises:
-        UserError: when loading, if the files are damaged or cannot be downloaded.
+    The folder `raw_dir` has the published files (gzipped or not) or torchvision's layout; others are downloaded.
+    Loading raises a UserError if they are damaged or cannot be downloaded.
     """
     name, classes, channels, size = TORCHVISION_SETS[kind]
 
@@ -109,7 +105,7 @@ def torchvision_set(kind, raw_dir):
 
 
 def torchvision_root(raw_dir, name, temporary):
-    """Return `raw_dir` for torchvision; if it contains MNIST's files themselves, unpack them below `temporary`."""
+    """Return torchvision's root folder: `raw_dir`, or `temporary` after unpacking MNIST's files in `raw_dir` there."""
     loose = [file for file in raw_dir.glob("*-ubyte*") if file.is_file()]
     if name == "CIFAR10" or not loose:
         return raw_dir

@@ -12,9 +12,9 @@ from toolkit.core.totals import to_numpy
 from toolkit.core.trees import tree_map
 
 RESAMPLES = 1000
-FEWEST_RESAMPLES = 100  # for an interval: its ends are the outer 5%
+FEWEST_RESAMPLES = 100  # for an interval, outside which 5% of the resamples lie
 SECONDS = 10.0  # time limit
-CLOSE = 1e-4  # relative: a value computed in one piece differs by rounding from one that is summed over batches
+CLOSE = 1e-4  # relative rounding difference of a value of all samples at once from one summed over batches
 
 
 @torch.inference_mode()
@@ -35,10 +35,11 @@ def bootstrap_intervals(collected, results, metrics, loss_fn, params):
     """
     count, functions, names, drawn = len(collected.lengths), {}, [], []
     for name, metric in {"loss": loss_fn, **metrics}.items():
-        whole = values_of(name, metric, (collected.outputs, collected.labels), params)
-        same = [k for k, v in whole.items() if math.isclose(v, results.get(k, math.nan), rel_tol=CLOSE, abs_tol=1e-9)]
-        names += same
-        functions |= {name: metric} if same else {}
+        at_once = values_of(name, metric, (collected.outputs, collected.labels), params)
+        same = [k for k, v in at_once.items() if math.isclose(v, results.get(k, math.nan), rel_tol=CLOSE, abs_tol=1e-9)]
+        if same:
+            names += same
+            functions[name] = metric
     started, random = time.monotonic(), np.random.default_rng(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -24,9 +24,10 @@ class CollectedOutputs:
     def reset(self):
         self.batches, self.problem = [], "there was no batch"
         self.outputs, self.labels, self.lengths = None, None, torch.empty(0, dtype=torch.int64)
-        self.free = SHARE_OF_MEMORY * available_memory()
+        self.free = SHARE_OF_MEMORY * available_memory()  # bytes that may still be collected
 
     def update(self, outputs, labels):
+        """Keep the outputs and labels of a batch; drop all that was collected if they take too much memory."""
         batch = tree_map(lambda tensor: torch.from_numpy(to_numpy(tensor)), (outputs, labels))
         self.free -= sum(tensor.nbytes for tensor in tensors(batch))
         if self.free > 0:
@@ -35,6 +36,7 @@ class CollectedOutputs:
             self.batches.clear()
 
     def compute(self):
+        """Join the batches, or set `problem`. Return {}, the results of a metric without a value."""
         outputs, labels, lengths = zip(*self.batches, strict=True) if self.batches else ((), (), ())
         self.batches = []
         if self.free <= 0:
@@ -61,7 +63,7 @@ class CollectedOutputs:
 
 
 def rows_per_sample(outputs, labels):
-    """Return the number of output rows of each sample of a batch, int64 (B,), or None if that is not clear."""
+    """Return the number of output rows of each sample in a batch, int64 (B,), or None if that is not clear."""
     sizes = {len(t) if t.ndim else 0 for t in tensors((outputs, labels))}
     if len(sizes) == 1:
         return torch.ones(sizes.pop(), dtype=torch.int64)

@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: confusion matrix, calibration, most confident mistakes, residuals."""
+"""Pictures of an evaluation as the bytes of PNG files: confusion matrix, calibration, worst mistakes, residuals."""
 
 import numpy as np
 from matplotlib.colors import PowerNorm
@@ -14,7 +14,7 @@ COLUMNS = 6  # of the picture of mistakes
 
 
 def confusion(counts, class_names):
-    """Draw the confusion matrix `counts`; unlike scikit-learn's display, colored by share of the true class."""
+    """Draw the confusion matrix `counts`, colored by share of the true class (scikit-learn has no such display)."""
     names = [shorten(name, 20) for name in class_names]
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = float(np.clip(0.5 * len(names), 3, 12))
@@ -27,14 +27,15 @@ def confusion(counts, class_names):
         font = min(10, 500 / len(names))
         axes.set_xticks(range(len(names)), names, rotation=90 if max(map(len, names)) > 3 else 0, fontsize=font)
         axes.set_yticks(range(len(names)), names, fontsize=font)
-    for row, column in np.argwhere(counts) if len(names) <= MOST_CLASSES_WITH_COUNTS else ():
-        color = "white" if shares[row, column] > 0.3 else "black"
-        axes.text(column, row, counts[row, column], ha="center", va="center", color=color, fontsize="small")
+    if len(names) <= MOST_CLASSES_WITH_COUNTS:
+        for row, column in np.argwhere(counts):
+            color = "white" if shares[row, column] > 0.3 else "black"
+            axes.text(column, row, counts[row, column], ha="center", va="center", color=color, fontsize="small")
     return png(figure)
 
 
 def reliability(error, bins):
-    """Draw accuracy over probability, and the number of predictions, from what `calibration` returns."""
+    """Draw the reliability diagram of what `calibration` returns, and the number of predictions in each bin."""
     counts, accuracy, probability = bins
     width = 1 / len(counts)
     middle = (np.arange(len(counts)) + 0.5) * width
@@ -51,7 +52,7 @@ def reliability(error, bins):
 
 
 def mistakes(rows, inputs):
-    """Draw wrong predictions, rows of Predictions, whose `inputs` are batches of one image; None without images."""
+    """Draw wrong predictions, rows of Predictions, with their `inputs`, batches of one; None if these are no images."""
     images = [image_of(batch) for batch in inputs]
     if not images or any(image is None for image in images):
         return None
@@ -86,7 +87,7 @@ def image_of(inputs):
 
 
 def residuals(labels, predictions):
-    """Draw the residuals of a regression, arrays (R, numbers), over the predictions, and their distribution."""
+    """Draw the residuals of a regression over its predictions, and their histogram; both arrays are (R, numbers)."""
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=[3, 1])
     differences = labels - predictions

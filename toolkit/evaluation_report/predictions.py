@@ -28,7 +28,8 @@ class Predictions:
         labels, predictions: arrays (R,) of class numbers; for a regression (R, numbers).
         probabilities: float64 array (R,), of the predicted classes.
         class_names: list of str.
-        positions: int array (R,), the number of each row's sample in the order of the evaluation; None if unknown.
+        positions: int array (R,), the number of each row's sample in the order in which the loader yields them; None
+            if it is not known which sample of the dataset that is.
     """
 
     kind: str
@@ -41,7 +42,7 @@ class Predictions:
 
 
 def find_predictions(collected, dataloader, params):
-    """Return the Predictions in CollectedOutputs, or None if these have another form."""
+    """Return the Predictions that CollectedOutputs hold, or None if the task is of no kind that is known here."""
     facts = (params.values.get(name) for name in ("class_names", "tags"))
     class_names = next((list(map(str, names)) for names in facts if isinstance(names, list)), None)
     found = find_rows(collected, len(class_names) if class_names else params.values.get("num_classes"))
@@ -86,7 +87,7 @@ def find_rows(collected, num_classes=None):
         return None
     labels = labels[0]
     if labels.is_floating_point():
-        is_binary = bool(((labels == 0) | (labels == 1)).all())  # labels of a loss for two classes
+        is_binary = bool(((labels == 0) | (labels == 1)).all())  # 0 and 1 are classes, of a binary cross-entropy
         fits = isinstance(collected.outputs, torch.Tensor) and outputs.shape == labels.shape and labels.ndim < 3
         if not fits or is_binary or labels[0].numel() > MOST_NUMBERS:
             return None
@@ -143,10 +144,7 @@ def names_of(dataset):
 
 
 def inputs_at(dataloader, seed, positions):
-    """Yield the inputs of the samples at `positions` of an evaluation, loaded as they were then, as batches of one.
-
-    Their `places_in_dataset` must be known.
-    """
+    """Yield the inputs of samples as batches of one, loaded as in the evaluation; `positions` as in Predictions."""
     order = resumable_batches(dataloader, seed)
     ends = np.cumsum([len(key) for key in order.keys])
     for position in positions:
@@ -172,12 +170,10 @@ def class_scores(predictions):
 
 
 def calibration(probabilities, right):
-    """Return the expected calibration error: the mean gap between predicted probability and accuracy, in 15 bins.
+    """Return the expected calibration error (Guo et al., "On Calibration of Modern Neural Networks", 2017, equation 3).
 
-    See Guo et al., "On Calibration of Modern Neural Networks" (2017), equation 3.
-
-    Args:
-        probabilities, right: arrays (R,), the probability of the predicted class and whether it is right.
+    It is the mean gap between the probability of the predicted class and the accuracy, in 15 bins. Both arguments are
+    arrays (R,): the probabilities, and True where the prediction is right.
 
     Returns:
         The error, and three arrays (15,): number of predictions, accuracy and mean probability (NaN in an empty bin).

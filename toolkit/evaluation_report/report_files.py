@@ -1,4 +1,4 @@
-"""Write the report of an evaluation to its experiment folder. What evaluate.py uses is here."""
+"""The report of an evaluation, written to the experiment folder by evaluate.py."""
 
 import json
 import math
@@ -43,14 +43,8 @@ class EvaluationReport:
     def write(self, results, folder, split, about):
         """Write the files of the report, and delete those of an earlier report of the same split that it lacks.
 
-        Args:
-            results: dict from name to float, as `evaluate` returned it.
-            folder: the experiment folder.
-            split: name of the split, for the names of the files.
-            about: dict, further entries of report_<split>.json.
-
-        Returns:
-            list of the paths of the files.
+        `results` is what `evaluate` returned, and the dict `about` has further entries of report_<split>.json. Return
+        the paths of the files, a list.
         """
         self.compute(results, split, about)
         files = {name.replace(".", f"_{split}."): file for name, file in self.files.items() if file is not None}
@@ -62,7 +56,7 @@ class EvaluationReport:
         return [Path(folder) / name for name in files]
 
     def compute(self, results, split, about):
-        """Compute `content`, `files` and `lines`; arguments as for `write`."""
+        """Set `content`, `files` and `lines`; arguments as for `write`."""
         if self.collected.problem:
             self.lines = [results_table(results, {}, split), f"No report of this split: {self.collected.problem}."]
             return
@@ -93,7 +87,7 @@ class EvaluationReport:
         self.files = {"report.json": report, "predictions.csv": rows, **self.files}
 
     def add_classes(self, predictions):
-        """Add scores of the classes, the calibration and the most confident mistakes."""
+        """Add to the report the scores of the classes, the calibration and the most confident mistakes."""
         right = predictions.predictions == predictions.labels
         wrong = np.flatnonzero(~right)
         worst = wrong[np.argsort(-predictions.probabilities[wrong], kind="stable")][:MOST_MISTAKES]
@@ -119,7 +113,7 @@ class EvaluationReport:
 
 
 def find_contradiction(predictions, results):
-    """Return why the outputs are not scores of classes, or "": the largest output contradicts the accuracy."""
+    """Return why the outputs cannot be scores of classes (the accuracy contradicts the largest output), or ""."""
     if predictions is None or predictions.kind == "regression" or "accuracy" not in results:
         return ""
     found, stated = np.mean(predictions.predictions == predictions.labels), results["accuracy"]
@@ -129,7 +123,7 @@ def find_contradiction(predictions, results):
 
 
 def results_table(results, intervals, split):
-    """Return the results as a table; those of parts, such as "f1/person", in a second one with one row per part."""
+    """Return the results as a table, and those of parts, such as "f1/person", as a second one with a row per part."""
     cells = {name: f"{value:.4f}" for name, value in results.items()}
     cells |= {name: f"{cells[name]} [{low:.4f}, {high:.4f}]" for name, (low, high) in intervals.items()}
     main, parts = {"split": split}, {}
@@ -140,10 +134,9 @@ def results_table(results, intervals, split):
 
 
 def count_look(folder, checkpoint, dataset):
-    """Record in an experiment folder that a checkpoint was evaluated on a dataset's test split; both are names.
+    """Record in an experiment folder that a checkpoint was evaluated on a dataset's test split (both are names).
 
-    Returns:
-        A sentence with the number of such evaluations, for the terminal.
+    Return a sentence for the terminal with the number of such evaluations.
     """
     path = Path(folder) / LOOKS
     with FileLock(path.with_name(f".{path.name}.lock")):

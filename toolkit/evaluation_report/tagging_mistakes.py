@@ -57,11 +57,9 @@ def mistakes_page(rows, title):
 def compare(words, actual, predicted):
     """Return the mistakes in a sentence, in order, a list of (kind, first token, last token, explanation).
 
-    Args:
-        words: the words of the sentence.
-        actual, predicted: what `entities` returns for the labels and for the predictions.
+    `actual` and `predicted` are what `entities` returns for the labels and for the predictions.
     """
-    groups = []  # lists of wrong spans (first, last); wrong spans that overlap are one mistake
+    groups = []  # lists of wrong spans (first, last); those that overlap are one mistake
     for span in sorted(s for s in actual.keys() | predicted.keys() if actual.get(s) != predicted.get(s)):
         if groups and span[0] <= max(last for _, last in groups[-1]):
             groups[-1].append(span)

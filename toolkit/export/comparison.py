@@ -1,36 +1,42 @@
 """Compare an exported model with the model itself on real inputs."""
 
 import itertools
+import math
 
 import torch
 
 from toolkit.core.trees import tensors
 from utils import UserError
 
-USUAL, OTHERS = 1000, ((1, 8), (7, 56))  # samples in batches of the usual size; other sizes and samples in those
-TOLERANCE = 1e-3  # of the largest value of an output; the order of sums in float32 changes far less
+SAMPLES = 1000  # compared in batches of the usual size
+OTHER_BATCHES = ((1, 8), (7, 56))  # pairs of a batch size and the number of samples compared in such batches
+TOLERANCE = 1e-3  # relative to the largest value of an output; another order of float32 sums changes far less
 
 
 def real_inputs(task, split, data_dir, params):
     """Return inputs of the model from a split, a list of batches of several sizes, spread over the split."""
     batches, usual = [], params.batch_size
-    for size, samples in ((usual, USUAL), *OTHERS):
+    for size, samples in ((usual, SAMPLES), *OTHER_BATCHES):
         params.batch_size = size
         loader = task.fetch_dataloader([split], data_dir, params)[split]
-        step = -(-len(loader) // max(1, samples // (size or samples)))
+        step = math.ceil(len(loader) / max(1, samples // (size or samples)))
         batches += [inputs for inputs, _ in itertools.islice(loader, 0, None, step)]
     params.batch_size = usual
     return batches
 
 
 def compare(model, run, batches, name):
-    """Refuse the exported file `name` if what it computes (`run`) for batches of inputs differs from the model.
+    """Compare `run`, which executes the exported file `name`, with the model on batches of inputs.
 
-    Return the largest absolute difference, and the share of rows with the same largest output (None without scores).
+    Returns:
+        The largest absolute difference, and the share of rows with the same largest output (None without scores).
+
+    Raises:
+        UserError: the file does not compute what the model does.
     """
     expected, actual = ([tensors(function(inputs)) for inputs in batches] for function in (model, run))
     difference = 0.0
-    for ours, theirs in zip(zip(*expected, strict=True), zip(*actual, strict=True), strict=True):  # of all batches
+    for ours, theirs in zip(zip(*expected, strict=True), zip(*actual, strict=True), strict=True):  # for each output
         largest = max(torch.where(t.isfinite(), t.double().abs(), 0).max().item() for t in ours)
         try:
             torch.testing.assert_close(theirs, ours, rtol=0, atol=TOLERANCE * largest + 1e-6)

@@ -19,12 +19,12 @@ no_grad = torch.no_grad  # so that export.py imports the core, which sets how th
 
 
 def capture(model, batches):
-    """Return the program of a model by torch.export, and the names of the dynamic dimensions, a dict for each input.
+    """Return the model as a program of torch.export, and the names of its dynamic dimensions, one dict per input.
 
-    A dimension is dynamic if it differs between the inputs in `batches`. Dimensions that are equal in all of them share
-    a name; the first dimension of the first input is "batch".
+    The first dimension of an input is dynamic, and so are those that differ between the inputs in `batches`. Dimensions
+    that are equal to each other in all batches share a name; the first dimension of the first input is "batch".
     """
-    known, names = {}, []
+    known, names = {}, []  # known: from the sizes of a dimension in all batches to its name
     for same_tensor in zip(*map(tensors, batches), strict=True):
         sizes = list(zip(*(tensor.shape for tensor in same_tensor), strict=True))  # for each dimension, in all batches
         dynamic = {dim: seen for dim, seen in enumerate(sizes) if dim == 0 or len(set(seen)) > 1}
@@ -45,7 +45,7 @@ def capture(model, batches):
 
 
 def to_torch(program, names, metadata):
-    """Return a program as the bytes of a .pt2 file, with `metadata`, a dict, and a function that runs these bytes."""
+    """Return a program as the bytes of a .pt2 file that contains the dict `metadata`, and a function that runs them."""
     file = io.BytesIO()
     torch.export.save(program, file, extra_files={"metadata.json": json.dumps(metadata, indent=2)})
     file.seek(0)
@@ -53,7 +53,7 @@ def to_torch(program, names, metadata):
 
 
 def to_onnx(program, names, metadata):
-    """Return a program as the bytes of an ONNX file, with `metadata`, and a function that runs them in onnxruntime."""
+    """Return the same for an ONNX file, which onnxruntime runs; `names` are those of the dynamic dimensions."""
     import onnx
     import onnxruntime
 

@@ -10,7 +10,7 @@ from toolkit.core.image_decoding import CorruptImage, decode, image_extensions, 
 from toolkit.core.trees import is_pair
 from utils import UserError
 
-AT_ONCE = 2**26  # bytes of pixels that are decoded together
+AT_ONCE = 2**26  # bytes of pixels that are decoded together in parallel threads
 
 
 def read_inputs(task, paths, params):
@@ -18,7 +18,7 @@ def read_inputs(task, paths, params):
 
     `batches` yields inputs of the model in the order of `names`, a list that is complete once all batches were read.
     """
-    named, found = [], []  # files that the user names are read whatever their ending
+    named, found = [], []  # files that the user names, which are read whatever their extension; files in folders
     for path in map(Path, paths):
         if not path.exists():
             raise UserError(f"{path}: no such file or folder")
@@ -57,8 +57,8 @@ def image_batches(files, params, names):
             return error
 
     for start in range(0, len(files), at_once):
-        some, images = files[start : start + at_once], []
-        for file, pixels in zip(some, in_threads(pixels_or_error, some, "images"), strict=True):
+        chunk, images = files[start : start + at_once], []
+        for file, pixels in zip(chunk, in_threads(pixels_or_error, chunk, "images"), strict=True):
             if isinstance(pixels, CorruptImage):
                 logging.warning("skipped: %s", pixels)
             else:

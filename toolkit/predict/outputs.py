@@ -30,7 +30,7 @@ def open_checkpoint(model_dir, restore_file, data_dir=None, device=None):
     device = choose_device(device)
     set_arithmetic(params)
     facts = state.get("dataset")
-    if data_dir or task.read_items:  # which may read files of the dataset, such as a vocabulary
+    if data_dir or task.read_items:  # read_items may need files of the dataset, such as a vocabulary
         folder = find_data(task, params, data_dir)
         facts = facts or (read_facts(folder) if data_dir or folder.is_dir() else {})
         params.add_facts({"data_dir": str(folder)})
@@ -42,7 +42,7 @@ def open_checkpoint(model_dir, restore_file, data_dir=None, device=None):
 
 @torch.inference_mode()
 def predict(model, batches, params):
-    """Return the outputs of a model for all batches of inputs, as numpy arrays in their structure; None without any."""
+    """Return the outputs of a model for all batches of inputs, a tree of numpy arrays; None if there is no batch."""
     model.eval()
     precision, collected = autocast(params, model), []
     for inputs in batches:

@@ -1,4 +1,7 @@
-"""The list of all checks and how they are run: an exception in a check becomes one line that names the user's code."""
+"""Run all checks. A check is a function of the Experiment that returns a message, or raises Failed or NotApplicable.
+
+Any other exception becomes one line that names the place in the user's code.
+"""
 
 import re
 import time
@@ -27,14 +30,14 @@ CHECKS = {
     "overfit 16 samples": training_checks.check_overfitting,
     "memory": training_checks.check_memory,
 }
-NEEDED = "model and data", "inputs and labels"  # by all other checks
+NEEDED = ("model and data", "inputs and labels")  # if one of these checks fails, all later ones are skipped
 
 
 def run_checks(experiment):
     """Run all checks. Yield a dict with "check", "ok" (None: does not apply), "message" and "seconds" for each.
 
     Raises:
-        UserError: data, model or optimizer cannot be made, with which train.py ends, too.
+        UserError: data, model or optimizer cannot be made; train.py would end with the same error.
     """
     failed = None
     for name, check in CHECKS.items():
@@ -51,14 +54,14 @@ def run_checks(experiment):
                 raise
             ok, message = False, str(error)
         except Exception as error:
-            ok, message = False, one_line(error, experiment.task.project / "model")
+            ok, message = False, describe_error(error, experiment.task.project / "model")
         if ok is False and name in NEEDED:
             failed = name
         yield {"check": name, "ok": ok, "message": message, "seconds": round(time.monotonic() - started, 2)}
 
 
-def one_line(error, model_folder):
-    """Describe an exception in one line that ends with the place in the user's code where it was raised."""
+def describe_error(error, model_folder):
+    """Return an exception as one line that ends with the place in the user's code where it was raised."""
     places = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
     lines = str(error).strip().splitlines() or [""]
     if in_worker := re.findall(r'File "(.+?)", line (\d+)', str(error)):  # the traceback of a data loader's worker

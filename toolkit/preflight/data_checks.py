@@ -28,25 +28,25 @@ def check_batches(experiment):
     trainer, counts = Trainer(experiment), []
     outputs = tree_map(torch.Tensor.cpu, trainer.outputs(next(experiment.batches())))
     for split in experiment.dataloaders:
-        found = {"inputs": set(), "labels": set()}  # (place in the batch, smallest or largest value) of each tensor
+        extremes = {"inputs": set(), "labels": set()}  # pairs (index of a tensor, its smallest or largest value)
         for number, batch in enumerate(within(SECONDS / 2, experiment.batches(split)), 1):
-            for name, tree in zip(found, batch, strict=True):
-                for place, tensor in enumerate(t for t in tensors(tree) if t.numel() and not t.is_complex()):
-                    ends = tensor.min().item(), tensor.max().item()
-                    if not all(map(math.isfinite, ends)):
-                        raise Failed(
-                            f"batch {number} of {split} contains NaN or infinity; correct or remove its source"
-                        )
-                    found[name] |= {(place, end) for end in ends}
+            for name, tree in zip(extremes, batch, strict=True):
+                for index, tensor in enumerate(t for t in tensors(tree) if t.numel() and not t.is_complex()):
+                    low, high = tensor.min().item(), tensor.max().item()
+                    if not (math.isfinite(low) and math.isfinite(high)):
+                        problem = f"batch {number} of {split} contains NaN or infinity"
+                        raise Failed(f"{problem}; correct or remove its source")
+                    extremes[name] |= {(index, low), (index, high)}
             try:
                 trainer.loss_fn(outputs, batch[1])  # on the CPU: on a GPU, an invalid class would end the process
-            except Exception as error:  # mostly another batch size; what else fails is found below
+            except Exception as error:  # usually because this batch has another size; other errors are found below
                 if "out of bounds" in str(error):
                     raise Failed(f"batch {number} of {split} has a class without output: {error}") from None
         counts.append(f"{number} {split}")
-        for name, values in found.items() if split == "train" and number * batch_size(batch[1]) > 1 else ():
-            if values and len(values) == len({place for place, _ in values}):
-                raise Failed(f"all {name} of train are {min(values)[1] + 0.0:g}; a model cannot learn from constants")
+        for name, pairs in extremes.items():
+            are_constant = pairs and len(pairs) == len({index for index, _ in pairs})  # one value for each tensor
+            if are_constant and split == "train" and number * batch_size(batch[1]) > 1:
+                raise Failed(f"all {name} of train are {min(pairs)[1] + 0.0:g}; a model cannot learn from constants")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         smoke_test(trainer.model, trainer.loss_fn, experiment.dataloaders, experiment.task.metrics, experiment.params)
@@ -68,7 +68,7 @@ def check_speed(experiment):
 
 
 def seconds_each(things):
-    """Return the seconds between two things that are generated; the first one takes longer and does not count."""
+    """Return the mean time in seconds in which an iterable yields one item, not counting the first, slower one."""
     times = [time.monotonic() for _ in within(SECONDS / 3, things)]
     return (times[-1] - times[0]) / (len(times) - 1)
 
@@ -79,7 +79,6 @@ def check_shuffling(experiment):
     if len(first) == 1:
         raise NotApplicable("an epoch is one batch")
     if identical(first, second):
-        raise Failed(
-            "the second epoch has the order of the first; use shuffle=True, or a sampler that draws from torch"
-        )
+        problem = "the second epoch has the order of the first"
+        raise Failed(f"{problem}; use shuffle=True, or a sampler that draws from torch")
     return "the second epoch has another order than the first"

@@ -1,4 +1,4 @@
-"""The data of an experiment and new models to train on it, as train.py makes them; the checks keep nothing of it."""
+"""The data of an experiment, and new models to train on it, made as train.py makes them. Nothing is saved."""
 
 import functools
 import itertools
@@ -14,8 +14,8 @@ from toolkit.core.resumable_batches import has_sample_indices, resumable_batches
 from toolkit.core.seeds import MODEL, generators_of, seed_all
 from toolkit.core.trees import batch_size, tensors, tree_map
 
-SECONDS = 8  # for a check that can do with fewer steps or batches
-FIRST = 8  # batches of the first epoch that most checks use
+SECONDS = 8  # time limit of a check whose number of steps or batches does not matter
+FIRST = 8  # number of batches of the first epoch that most checks use
 
 
 class Failed(Exception):
@@ -33,7 +33,7 @@ class Experiment:
         task, params, data_dir: as `set_up` returns them.
 
     Attributes:
-        range_test: the result of the learning-rate range test, a dict, empty before that test.
+        range_test: dict that `range_test` returned; empty before that check has run.
     """
 
     def __init__(self, task, params, data_dir):
@@ -58,12 +58,12 @@ class Experiment:
         return list(itertools.islice(self.batches(), FIRST))
 
     def sample_loader(self, split):
-        """Return (indices, load): the indices of some samples, and a function from a list of indices to their batch.
+        """Return (indices, load): the indices of the samples of an epoch, and a function from indices to their batch.
 
-        There are no indices if the data loader cannot load chosen samples.
+        If the data loader cannot load chosen samples, the result is ([], None).
         """
         batches = resumable_batches(self.dataloaders[split], self.params.seed)
-        next(batches.batches(1))  # draws the keys
+        next(batches.batches(1))  # draws the order of the samples, which `keys` holds
         if not all(map(has_sample_indices, batches.keys)):
             return [], None
         indices = [int(index) for key in batches.keys for index in key]
@@ -72,7 +72,7 @@ class Experiment:
 
 
 class Trainer:
-    """A new model with its loss and optimizer, as a run of the experiment with this seed (default: its own) starts."""
+    """A new model with its loss and optimizer, as at the start of a run with `seed` (default: the experiment's)."""
 
     def __init__(self, experiment, seed=None):
         task, self.params = experiment.task, experiment.params
@@ -99,7 +99,7 @@ class Trainer:
             yield outputs, labels, loss
 
     def train(self, batches):
-        """Train on each batch; yield (outputs, labels, loss) when gradients are computed, before the weights change."""
+        """Train on each batch. Yield (outputs, labels, loss) after the backward pass, before the optimizer's step."""
         for outputs, labels, loss in self.forward(batches):
             self.optimizer.zero_grad()
             loss.backward()
@@ -107,10 +107,10 @@ class Trainer:
             self.optimizer.step()
 
     def outputs(self, batch, training=False, gradients=False, batch_norm=True, seed=0):
-        """Return the model's outputs for a batch, with the random numbers of step `seed`.
+        """Return the model's detached outputs for a batch, with the random numbers of step `seed`.
 
-        `training` sets the mode, without `batch_norm` not that of batch normalisation; `gradients` records operations
-        in evaluation mode, too.
+        `training` sets the mode of all modules; `batch_norm=False` keeps batch normalisation in evaluation mode.
+        `gradients` records operations in evaluation mode, too.
         """
         for module in self.model.train(training).modules():
             if isinstance(module, _BatchNorm) and not batch_norm:
@@ -123,7 +123,7 @@ class Trainer:
 
 
 def within(seconds, things, least=2):
-    """Yield `things` until the time is over, but at least `least` of them."""
+    """Yield `things` until `seconds` have passed, but at least `least` of them."""
     end = time.monotonic() + seconds
     for number, thing in enumerate(things, 1):
         yield thing
@@ -132,17 +132,17 @@ def within(seconds, things, least=2):
 
 
 def shuffled(labels):
-    """Return the labels of a batch, each moved to another sample."""
+    """Return the labels of a batch, each assigned to another sample."""
     size = batch_size(labels)
     return tree_map(lambda t: t.roll(size // 2, 0) if t.ndim and len(t) == size else t, labels)
 
 
 def numbers_in(batch):
-    """Return how many numbers a batch holds."""
+    """Return the number of elements of all tensors in a batch."""
     return sum(tensor.numel() for tensor in tensors(tuple(batch)))
 
 
 def identical(one, other):
-    """Return whether two trees hold the same tensors."""
+    """Return True if two trees hold the same tensors."""
     one, other = tensors(one), tensors(other)
     return len(one) == len(other) and all(map(torch.equal, one, other))

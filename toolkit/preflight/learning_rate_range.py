@@ -7,9 +7,10 @@ import time
 from toolkit.core.curves import png
 from toolkit.preflight.experiment import Trainer
 
-LOWEST, HIGHEST, STEPS = 1e-6, 100, 120  # learning rates, and steps from the lowest to the highest
-SMOOTHING = 0.9  # weight of the earlier losses
-DIVERGED = 3  # times the first loss, at which the test ends
+LOWEST, HIGHEST = 1e-6, 100  # learning rates
+STEPS, FEWEST_STEPS = 120, 24  # from the lowest to the highest rate; fewer if steps are slow
+SMOOTHING = 0.9  # decay of the moving average of the losses
+DIVERGED = 3  # the test ends when the loss is this many times the first loss
 
 
 def range_test(experiment, seconds):
@@ -21,24 +22,25 @@ def range_test(experiment, seconds):
 
     Args:
         experiment: the Experiment.
-        seconds: duration; if steps are slow, there are fewer of them.
+        seconds: approximate duration.
 
     Returns:
-        dict with "rates" and "losses" (smoothed), lists of floats, and two rates or None: "suggested", and "diverges",
-        from which on the loss is not below its start.
+        dict with "rates" and "losses" (smoothed), lists of floats; "suggested", a rate, or None if the loss did not
+        fall and rise; "diverges", the rate from which on the loss is not below the first one, or None.
     """
-    trainer, rate, smoothed, rates, losses, started = Trainer(experiment), LOWEST, 0.0, [], [], None
+    trainer, rates, losses = Trainer(experiment), [], []
+    rate, smoothed, started = LOWEST, 0.0, None
     trainer.set_learning_rate(rate)
     batches = itertools.chain.from_iterable(experiment.batches(epoch=epoch) for epoch in itertools.count(1))
     for step, (_, _, loss) in enumerate(trainer.train(batches)):
         smoothed = SMOOTHING * smoothed + (1 - SMOOTHING) * loss.item()
-        losses.append(smoothed / (1 - SMOOTHING ** (step + 1)))
+        losses.append(smoothed / (1 - SMOOTHING ** (step + 1)))  # corrects the bias to the initial 0
         rates.append(rate)
         started = started or time.monotonic()  # the first step takes longer and does not count
-        if rate > HIGHEST or not losses[-1] <= losses[0] + (DIVERGED - 1) * abs(losses[0]):
+        if rate > HIGHEST or not losses[-1] <= losses[0] + (DIVERGED - 1) * abs(losses[0]):  # true for NaN, too
             break
         step_time = (time.monotonic() - started) / max(step, 1)
-        rate *= (HIGHEST / LOWEST) ** max(1 / STEPS, min(step_time / seconds, 1 / 24))
+        rate *= (HIGHEST / LOWEST) ** max(1 / STEPS, min(step_time / seconds, 1 / FEWEST_STEPS))
         trainer.set_learning_rate(rate)
     lowest = losses.index(min((loss for loss in losses if math.isfinite(loss)), default=losses[0]))
     above = [rate for rate, loss in zip(rates[lowest:], losses[lowest:], strict=True) if not loss < losses[0]]

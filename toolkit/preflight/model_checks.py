@@ -1,4 +1,4 @@
-"""Checks of a new model: its inputs, first loss, gradients and modes, samples that mix, units that die."""
+"""Checks of a new model: input scale, first loss, gradients, independence of samples, train and eval mode, ReLUs."""
 
 import itertools
 import math
@@ -8,12 +8,13 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from toolkit.core.device_batches import batches_on_device
+from toolkit.core.text import list_some
 from toolkit.core.trees import tensors, tree_map
 from toolkit.preflight.experiment import SECONDS, Failed, NotApplicable, Trainer, numbers_in, shuffled, within
 
 SMALLEST_INPUT, LARGEST_INPUT = 0.01, 50  # root mean square of the inputs of the first layer
-VANISHED = 1e-6  # gradient of a layer, relative to the largest
-DEAD_STEPS, MOST_DEAD = 40, 0.5  # training steps before units are counted; share of a layer that may be dead
+VANISHED = 1e-6  # a smaller gradient norm, relative to that of the layer with the largest, has vanished
+DEAD_STEPS, LEAST_ALIVE = 40, 0.5  # training steps before units are counted; share of a layer that should be alive
 RELUS = {"relu", "relu_", "relu6", "threshold", "threshold_"}  # functions whose units can be 0 for all samples
 CANDIDATES = 50  # samples among which the smallest and the largest are chosen
 MIXED = "is a dimension mixed up (batch_first?), a mean taken over the batch, or padding not masked?"
@@ -44,10 +45,11 @@ def check_initial_loss(experiment):
     trainer, losses = Trainer(experiment), []
     with torch.no_grad():
         for outputs, labels, loss in trainer.forward(experiment.first_batches):
+            uniform, swapped = tree_map(without_knowledge, outputs), shuffled(labels)
             flipped = tree_map(lambda t: t.flip(1) if t.ndim > 1 and t.shape[1] > 1 else without_knowledge(t), outputs)
-            others = (tree_map(without_knowledge, outputs), labels), (outputs, shuffled(labels)), (flipped, labels)
-            losses.append([loss, *(trainer.loss_fn(*other) for other in others)])
-    start, guess, swapped, flipped = torch.tensor(losses).mean(0).tolist()
+            variants = (uniform, labels), (outputs, swapped), (flipped, labels)
+            losses.append([loss, *(trainer.loss_fn(*variant) for variant in variants)])
+    start, guess, with_swapped_labels, with_flipped_outputs = torch.tensor(losses).mean(0).tolist()
     message = f"{start:.4g}; outputs without knowledge have {guess:.4g}"
     if not math.isfinite(start):
         raise Failed(f"{message}; look for a logarithm of 0 or a division by 0 in Net and loss_fn")
@@ -57,21 +59,20 @@ def check_initial_loss(experiment):
             error = (output.float().reshape(target.shape) - target).square().mean().sqrt().item()
             if error > 10 * target.std() > 0:
                 raise Failed(f"{message}; outputs are off by {error:.2g}; standardise inputs and targets")
-    if targets or math.isclose(start, flipped, rel_tol=1e-4):  # that of embeddings, or of tasks without labels
+    if targets or math.isclose(start, with_flipped_outputs, rel_tol=1e-4):  # a loss of embeddings, or without labels
         return f"{start:.4g}"
     if guess <= 0:
-        raise Failed(
-            f"{message}, which should be above 0; does loss_fn expect log probabilities, or have a wrong sign?"
-        )
+        question = "does loss_fn expect log probabilities, or have a wrong sign?"
+        raise Failed(f"{message}, which should be above 0; {question}")
     if start > 1.5 * guess + 0.3:
         raise Failed(f"{message}; make the first outputs smaller, or standardise the inputs")
-    if start < 0.6 * min(guess, swapped) and not hasattr(experiment.task.net, "load_pretrained"):
+    if start < 0.6 * min(guess, with_swapped_labels) and not hasattr(experiment.task.net, "load_pretrained"):
         raise Failed(f"{message}: too good for an untrained model; do the inputs contain the labels?")
     return message
 
 
 def without_knowledge(output):
-    """Return an output of the same kind that prefers no class: logits of 0, or equal (logarithms of) probabilities."""
+    """Return a tensor like `output` that prefers no class: logits of 0, or equal probabilities or log probabilities."""
     if not output.is_floating_point() or output.ndim == 0:
         return output
     count = output.shape[1] if output.ndim > 1 else 1
@@ -118,7 +119,7 @@ def check_gradients(experiment):
 
 
 def unregistered(model):
-    """Yield the names of trainable parts of a model that only a list or dict holds."""
+    """Yield the names of parameters and modules that are in a plain list or dict and so not registered in the model."""
     known = {id(part) for part in (*model.modules(), *model.parameters())}
     for prefix, module in model.named_modules():
         for name, held in vars(module).items():
@@ -131,9 +132,8 @@ def unregistered(model):
 
 
 def some(names):
-    """Return the first names, and the number of the others."""
-    names = [name or "Net" for name in names]
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    """Return some names of parameters or modules as text, with "Net" for the model itself."""
+    return list_some([name or "Net" for name in names])
 
 
 def check_independence(experiment):
@@ -142,9 +142,9 @@ def check_independence(experiment):
     if len(indices) < 4:
         raise NotApplicable("the data loader of val cannot load chosen samples")
     sizes = sorted((numbers_in(load([index])), index) for index in within(SECONDS / 4, indices[:CANDIDATES], least=4))
-    short, one, two, long = [index for _, index in (sizes[0], *sizes[-3:])]
+    short, one, two, long = [index for _, index in (sizes[0], *sizes[-3:])]  # the shortest sample and the three longest
     trainer, alone = Trainer(experiment), load([short])
-    batch, again, other = (load([short, middle, long]) for middle in (one, one, two))
+    batch, again, other = (load([short, middle, long]) for middle in (one, one, two))  # only the middle one differs
     if [t.shape for t in tensors(tuple(batch))] != [t.shape for t in tensors(tuple(other))]:
         other = batch  # of another shape, random numbers would differ, too
     for training in (False, True):
@@ -162,7 +162,7 @@ def check_independence(experiment):
 
 
 def differ(one, other, whole):
-    """Return whether two parts of a tensor differ by more than rounding, relative to the whole tensor."""
+    """Return True if two parts of a tensor differ by more than rounding, relative to the whole tensor."""
     tolerance = 1e-2 * whole.float().std(correction=0) + 1e-4 * whole.float().abs().max()
     return not bool((one.float() - other.float()).abs().max() <= tolerance)
 
@@ -199,7 +199,7 @@ def check_dead_units(experiment):
         raise NotApplicable("no layer has a ReLU")
     name, alive = min(watch.alive.items(), key=lambda item: item[1].float().mean())
     message = f"after {steps} steps, {alive.sum()} of {len(alive)} units after {name} are alive"
-    if alive.float().mean() < MOST_DEAD:
+    if alive.float().mean() < LEAST_ALIVE:
         raise Failed(
             f"{message}, the others are 0 for all samples and learn nothing; add batch normalisation before the ReLU, "
             f"or take a smaller learning rate"

@@ -1,4 +1,4 @@
-"""Checks of some training steps: they can be repeated and resumed, the loss falls, and they fit into memory."""
+"""Checks that train for some steps: reproducibility, learning rate, overfitting of a few samples, and memory."""
 
 import itertools
 import math
@@ -23,9 +23,10 @@ from toolkit.preflight.experiment import (
 )
 from toolkit.preflight.learning_rate_range import range_test
 
-STEPS = 3  # that are repeated and compared
-SAMPLES, MOST_STEPS, ENOUGH_STEPS = 16, 500, 100  # to overfit; after ENOUGH_STEPS, time was not the reason
-FAR = 100  # times the suggested learning rate
+STEPS = 3  # number of steps that are repeated and compared
+SAMPLES, MOST_STEPS = 16, 500  # to overfit
+ENOUGH_STEPS = 100  # if a model has not overfitted after so many steps, more time would not help
+FAR = 100  # a learning rate this many times larger or smaller than the suggested one is wrong
 OWN_GENERATOR = """the data depends on what was loaded before, or no seed controls it; draw random numbers from torch, \
 numpy or random"""
 NO_SEED = "an operation is not deterministic on this device, or no seed controls a value, such as the time"
@@ -81,9 +82,9 @@ def check_learning_rate(experiment):
     if suggested is None:
         raise NotApplicable("in so few steps the loss falls at no learning rate; there is nothing to suggest")
     message = f"{own:.2g} in params.json; the range test suggests {suggested:.2g}"
-    rises = diverges is not None and own >= diverges
+    rises = f", and the loss rises from {diverges:.2g} on" if diverges is not None and own >= diverges else ""
     if rises or own > FAR * suggested:
-        raise Failed(f"{message}{f', and the loss rises from {diverges:.2g} on' * rises}; take a smaller one")
+        raise Failed(f"{message}{rises}; take a smaller one")
     if own * FAR < suggested and diverges is not None:  # otherwise steps are normalised, and no rate is too large
         raise Failed(f"{message}, at least {FAR} times as much; take a larger one")
     return message
@@ -101,9 +102,8 @@ def check_overfitting(experiment):
         for outputs, labels, loss in within(SECONDS, trainer.train(itertools.repeat(batch, MOST_STEPS))):
             losses.append(loss.item())
             with torch.no_grad():
-                of_others = trainer.loss_fn(outputs, shuffled(labels)).item()  # as large if inputs have no influence
-            halved = [start - losses[-1] > abs(start) / 2 for start in (losses[0], of_others)]
-            if all(halved):
+                shuffled_loss = trainer.loss_fn(outputs, shuffled(labels)).item()  # equal if inputs have no influence
+            if all(start - losses[-1] > abs(start) / 2 for start in (losses[0], shuffled_loss)):
                 return f"learned in {len(losses)} steps with learning rate {rate:.2g}"
             if not math.isfinite(losses[-1]):
                 break
@@ -115,7 +115,8 @@ def check_overfitting(experiment):
 
 def check_memory(experiment):
     """Find batches whose training step does not fit into memory."""
-    trainer, kept, available = Trainer(experiment), {}, total_memory(experiment.params.device)
+    trainer, available = Trainer(experiment), total_memory(experiment.params.device)
+    kept = {}  # from the address of a storage that autograd keeps for the backward pass to its size in bytes
 
     def keep(tensor):
         storage = (tensor.coalesce().values() if tensor.is_sparse else tensor).untyped_storage()
@@ -125,7 +126,7 @@ def check_memory(experiment):
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         list(trainer.train([max(experiment.first_batches, key=numbers_in)]))
     weights = sum(parameter.nbytes for parameter in trainer.model.parameters())
-    needed = sum(kept.values()) + 4 * weights  # with gradients, and two numbers of the optimizer for each weight
+    needed = sum(kept.values()) + 4 * weights  # weights, gradients, and two numbers per weight for the optimizer
     message = f"a training step keeps about {needed / 2**20:.0f} MiB"
     if available is None:
         return message

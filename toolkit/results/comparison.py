@@ -34,15 +34,10 @@ def varying(rows, without=()):
 
 
 def choose_metric(rows, name=None, mode=None):
-    """Choose the metric by which the rows are sorted.
+    """Return (name, mode, notes): the metric by which the rows are sorted, "max" or "min", and lines to print.
 
-    Args:
-        rows: list of Row.
-        name: a metric, or None for the one that selected the best checkpoint of most rows.
-        mode: "max" or "min", or None for that metric's own direction.
-
-    Returns:
-        (name, mode, notes): notes are lines to show; name is None if no row has a metric.
+    By default, it is the metric that selected the best checkpoint of most rows, and its mode is that of the experiments
+    or of the metric's name. The name is None if no row has a metric.
 
     Raises:
         UserError: no row has the metric, or it is unknown whether higher is better.
@@ -50,10 +45,8 @@ def choose_metric(rows, name=None, mode=None):
     known = list(dict.fromkeys(metric for row in rows for metric in row.metrics))
     if name is not None and name not in known:
         near = difflib.get_close_matches(name, known, n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        raise UserError(
-            f"--metric {name}: no experiment has this metric{hint}; known: {', '.join(known) or 'none yet'}"
-        )
+        problem = f"no experiment has this metric{f' (did you mean {near[0]}?)' if near else ''}"
+        raise UserError(f"--metric {name}: {problem}; known: {', '.join(known) or 'none yet'}")
     if not known:
         return None, None, []
     monitors = [row.monitor for row in rows if row.monitor[0] in row.metrics]
@@ -75,24 +68,20 @@ def choose_metric(rows, name=None, mode=None):
 
 def rank(rows, metric, mode):
     """Return the rows sorted by a metric, best first; rows in which it is missing or not finite come last."""
+    sign = -1 if mode == "max" else 1
 
     def key(row):
-        value = row.metrics.get(metric, math.nan)
-        if not math.isfinite(value):
-            return True, 0, row.name
-        return False, -value if mode == "max" else value, row.name
+        value = sign * row.metrics.get(metric, math.nan)
+        return (0, value, row.name) if math.isfinite(value) else (1, 0, row.name)
 
     return sorted(rows, key=key)
 
 
 def merge_replicates(rows):
-    """Merge the rows that differ only in seed and fold into one row each.
+    """Return (rows, notes): one row for all rows that differ only in seed and fold, and lines to print.
 
     Rows with the same seed and fold are not replicates of each other, because something else, such as the code,
     differs between them. They are kept apart by their names without seed and fold.
-
-    Returns:
-        (rows, notes): notes are lines to show.
     """
     groups = {}
     for row in rows:
@@ -122,7 +111,10 @@ def replicate_key(row):
 
 
 def merge(replicates, taken, notes):
-    """Return one row with the means over the finished rows among `replicates`."""
+    """Return one Row with the means over the finished rows among `replicates`.
+
+    Its name is added to the set `taken`; lines about missing values are added to the list `notes`.
+    """
     first = replicates[0]
     names = {IN_NAMES.sub("", row.name).strip(",_-/ ") for row in replicates}
     name = names.pop() if len(names) == 1 else ""
@@ -152,7 +144,7 @@ def merge(replicates, taken, notes):
 
 def number_of_folds(rows):
     """Return the number of folds if the rows are folds of a cross-validation, else None."""
-    folds = {row.params.get("fold") if isinstance(row.params.get("fold"), int) else None for row in rows}
+    folds = {fold if isinstance(fold := row.params.get("fold"), int) else None for row in rows}
     if len(folds) < 2:
         return None
     num_folds = rows[0].params.get("num_folds")
@@ -172,15 +164,12 @@ def means_per_fold(rows, values):
 
 
 def compare(rows, baseline, metric):
-    """Set `difference` and `p_value` of each row, from finished replicates paired with the baseline's by seed and fold.
+    """Compare a metric of each row with that of a baseline, the name of a row or of a replicate merged into it.
 
-    Args:
-        rows: list of Row, merged or not.
-        baseline: name of a row, or of a replicate that was merged into it.
-        metric: the metric to compare.
+    Set `difference` and `p_value` of each row, from finished replicates that are paired by seed and fold.
 
     Returns:
-        Lines to show.
+        Lines to print below the table.
 
     Raises:
         UserError: there is no such row.
@@ -188,9 +177,8 @@ def compare(rows, baseline, metric):
     owner = {replicate.name: row for row in rows for replicate in row.replicates} | {row.name: row for row in rows}
     if baseline not in owner:
         near = difflib.get_close_matches(baseline, owner, n=3, cutoff=0.3)
-        raise UserError(
-            f"--baseline {baseline}: no such row{'; did you mean ' + ' or '.join(near) + '?' if near else ''}"
-        )
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise UserError(f"--baseline {baseline}: no such row{hint}")
     base, tested, untested = owner[baseline], [], []
     theirs = values_of(base, metric)
     for row in (row for row in rows if row is not base):
@@ -219,5 +207,5 @@ def compare(rows, baseline, metric):
 
 def values_of(row, metric):
     """Return the finite values of a metric in the finished replicates of a row: {replicate_key: (row, value)}."""
-    finite = [one for one in row.finished if math.isfinite(one.metrics.get(metric, math.nan))]
-    return {replicate_key(one): (one, one.metrics[metric]) for one in finite}
+    finite = [replicate for replicate in row.finished if math.isfinite(replicate.metrics.get(metric, math.nan))]
+    return {replicate_key(replicate): (replicate, replicate.metrics[metric]) for replicate in finite}

@@ -22,7 +22,7 @@ from toolkit.results.tables import plain
 from utils import UserError
 
 SCRIPTS = ("table", "charts", "details")  # in this order
-LARGEST = 10_000_000  # bytes; curves, reports and pictures that would make the page larger are left out
+LARGEST = 10_000_000  # bytes of the page; curves, reports and pictures that would make it larger are left out
 MOST_POINTS = 100  # per learning curve
 MOST_AXES = 12  # hyperparameters in the charts
 LONGEST_VALUE = 2_000  # characters of a hyperparameter
@@ -54,7 +54,10 @@ def make_page(table, parent_dir):
 
 
 def page_content(table, parent_dir, size):
-    """Return what the page shows, a dict for JSON of about `size` bytes at most; its "left_out" is what is missing."""
+    """Return what the page shows, a dict that has about `size` bytes at most as JSON.
+
+    Its entry "left_out" is a list of lines that say what is missing because of the size.
+    """
     names = dict.fromkeys([table.metric.removeprefix("test_"), "loss"] if table.metric else ["loss"])
     content = {
         "title": str(parent_dir),
@@ -77,7 +80,7 @@ def page_content(table, parent_dir, size):
     metrics = [column.name for column in shown if column.kind == "metric"]
     for entry, row, report in zip(entries, table.rows, reports, strict=True):
         more = {"folder": row.folder, "why": row.why, "spreads": spreads_of(row, report, metrics)}
-        more["replicates"] = [[one.name, one.status, one.metrics.get(table.metric)] for one in row.replicates]
+        more["replicates"] = [[r.name, r.status, r.metrics.get(table.metric)] for r in row.replicates]
         entry |= {name: cleaned(value) for name, value in more.items() if value}
     content["rows"] = entries
     fill(content, table.rows, reports, size)
@@ -86,19 +89,19 @@ def page_content(table, parent_dir, size):
 
 def fill(content, rows, reports, size):
     """Add curves, reports and pictures, best rows first, until the content takes `size` bytes as JSON."""
-    left = size - len(as_json(content)) - 1000
+    bytes_left = size - len(as_json(content)) - 1000
     for place, (entry, row, report) in enumerate(zip(content["rows"], rows, reports, strict=True)):
         extras = {"curves": thinned_curves(row, content["series"]), "report": cleaned(report)}
         extras["mistakes"] = read_picture(row, report) if place < MOST_PICTURES else None
-        left -= len(as_json(extras))
-        if left < 0:
+        bytes_left -= len(as_json(extras))
+        if bytes_left < 0:
             content["left_out"].append(f"curves, reports and pictures: only those of the best {place:,} rows")
             break
         entry |= {name: value for name, value in extras.items() if value}
 
 
 def describe_columns(columns, table):
-    """Return a dict per column: name, kind, numeric, "mode" of metrics, and "scale" of what the charts show."""
+    """Return one dict per column: "name", "kind", "numeric", "mode" of a metric, and "scale" if charts show it."""
     drawn = [i for i, row in enumerate(table.rows) if math.isfinite(row.metrics.get(table.metric, math.nan))]
     described, axes = [], 0
     for column in columns:
@@ -119,7 +122,7 @@ def describe_columns(columns, table):
 def spreads_of(row, report, metrics):
     """Return the 95% confidence intervals of metrics: a dict from name to "± 0.0123" or "(0.7500–0.8500)"."""
     spreads, prefix = {}, "test_" if report.get("split") == "test" else ""
-    if report.get("checkpoint") == "best.pth.tar" and not row.replicates:  # the row's metrics are from there, too
+    if report.get("checkpoint") == "best.pth.tar" and not row.replicates:  # the row has the metrics of that checkpoint
         for name, ends in of_type(report.get("intervals"), dict).items():
             with contextlib.suppress(TypeError, ValueError):
                 spreads[prefix + name] = "({:.4f}–{:.4f})".format(*ends)
@@ -130,8 +133,8 @@ def spreads_of(row, report, metrics):
 def facts_of(row):
     """Return code, data, hardware and versions of a run, a dict of texts and numbers."""
     run = read_or_note(row.folder, "run.json", [])
-    sessions = [of_type(one, dict) for one in of_type(run.get("sessions"), list)] or [{}]
-    seconds = [one["seconds"] for one in sessions if isinstance(one.get("seconds"), int | float)]
+    sessions = [of_type(session, dict) for session in of_type(run.get("sessions"), list)] or [{}]
+    seconds = [session["seconds"] for session in sessions if isinstance(session.get("seconds"), int | float)]
     code, hardware = of_type(sessions[-1].get("code"), dict), of_type(sessions[-1].get("hardware"), dict)
     changes = code.get("uncommitted_diff")
     facts = {
@@ -151,9 +154,8 @@ def facts_of(row):
 def thinned_curves(row, series):
     """Return learning curves with at most MOST_POINTS points each, or None if there are none.
 
-    Returns:
-        dict: "epochs", their number, and "values", a list for each of `series`, empty if it is missing. Of m values,
-        the i-th belongs to epoch i * (epochs - 1) // (m - 1), counted from 0.
+    The dict has "epochs", their number, and "values", one list for each of `series`, empty if it is missing. The i-th
+    of m values belongs to epoch i * (epochs - 1) // (m - 1), counted from 0.
     """
     curves = read_curves(row, series)
     epochs = max(map(len, curves), default=0)
@@ -188,10 +190,9 @@ def read_picture(row, report):
 
 def split_common(dicts):
     """Return (common, rest): the items that all dicts share, and a list of dicts with the other items of each."""
-    common = dict(dicts[0]) if dicts else {}
-    for one in dicts:
-        common = {name: value for name, value in common.items() if name in one and one[name] == value}
-    return common, [{name: value for name, value in one.items() if name not in common} for one in dicts]
+    first, *others = dicts or [{}]
+    common = {name: value for name, value in first.items() if all(name in d and d[name] == value for d in others)}
+    return common, [{name: value for name, value in d.items() if name not in common} for d in dicts]
 
 
 def short(value):
@@ -205,9 +206,9 @@ def short(value):
 def cleaned(value):
     """Return a value in which "NaN", "Infinity" and "-Infinity" replace the numbers that JSON lacks."""
     if isinstance(value, dict):
-        return {name: cleaned(one) for name, one in value.items()}
+        return {name: cleaned(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [cleaned(one) for one in value]
+        return [cleaned(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     return value

@@ -1,18 +1,18 @@
 """Draw results.png: a metric against each hyperparameter, and the learning curves of the best experiments."""
 
-import io
 import math
 
 import numpy as np
 
+from toolkit.core.curves import png
 from toolkit.core.text import shorten
 from toolkit.results.rows import read_curves
 from toolkit.results.tables import as_text
 
 MOST_PANELS = 6  # hyperparameters with a panel of their own
-MOST_CATEGORIES = 12  # named on an axis
-FEW_VALUES = 6  # a number that takes at most so many values is drawn as categories
-LOG_RANGE = 30  # an axis is logarithmic if its largest value is at least so many times the smallest
+MOST_CATEGORIES = 12  # category names on an axis
+FEW_VALUES = 6  # a number that takes at most this many values is drawn as categories
+LOG_RANGE = 30  # an axis is logarithmic if its largest value is at least this many times the smallest
 MOST_CURVES = 10
 BEST = "#d55e00"  # vermilion: distinguishable from all of viridis, also for color-blind readers
 
@@ -26,22 +26,19 @@ def plot_results(table):
     axes = [(name, *positions_of([row.params.get(name) for row in rows])) for name in table.hyperparameters]
     axes = [axis for axis in axes if len(set(axis[1])) > 1][:MOST_PANELS]  # it may vary only in rows not drawn
     is_log = table.mode == "min" and is_wide([row.metrics[table.metric] for row in rows])
-    heights = [3.1 * math.ceil(len(axes) / 3)] * bool(axes) + [3.6]
+    heights = [3.1 * math.ceil(len(axes) / 3), 3.6] if axes else [3.6]
     figure = Figure(figsize=(13, sum(heights)), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
     parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False).flat
     if axes:
         draw_panels(parts[0], axes, rows, table, is_log)
     draw_curves(parts[-1], rows[:MOST_CURVES], table, is_log)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=120)
-    return picture.getvalue()
+    return png(figure)
 
 
 def positions_of(values):
-    """Return where the values of a hyperparameter (None if missing) are on an axis.
+    """Return (positions, scale, labels) for the values of a hyperparameter (None if missing) on an axis.
 
-    Returns:
-        (positions, scale, labels): floats, NaN where a number is missing; as from `scale_of`; names of the categories.
+    The positions are numbers, NaN for a missing value; the scale is that of `scale_of`; the labels name categories.
     """
     scale = scale_of(values)
     if scale != "category":
@@ -74,9 +71,10 @@ def draw_panels(part, axes, rows, table, is_log):
     heights = np.array([row.metrics[table.metric] for row in rows])
     widths = np.array([row.half_widths.get(table.metric, math.nan) for row in rows])
     finished = np.array([row.status == "finished" for row in rows])
+    best = np.array([row is table.best for row in rows])
     with_bars = len(rows) <= 100 and not np.isnan(widths).all()
-    key = "; bars: 95% confidence" * with_bars + "; hollow: not finished" * (not finished.all())
-    part.suptitle(f"{table.metric} of {len(rows):,} rows, by hyperparameter{key}", fontsize=12)
+    title = f"{table.metric} of {len(rows):,} rows, by hyperparameter{'; bars: 95% confidence' if with_bars else ''}"
+    part.suptitle(title + ("" if finished.all() else "; hollow: not finished"), fontsize=12)
     size, alpha = (30, 0.8) if len(rows) <= 100 else (10, 0.5) if len(rows) <= 1000 else (4, 0.3)
     for panel, (name, positions, scale, labels) in zip(panels, axes, strict=False):
         places = np.array(positions, dtype=np.float64)
@@ -92,8 +90,7 @@ def draw_panels(part, axes, rows, table, is_log):
             panel.errorbar(places, heights, widths, fmt="none", ecolor="0.75", elinewidth=1, zorder=1)
         panel.scatter(places[finished], heights[finished], size, "tab:blue", alpha=alpha, linewidths=0, zorder=2)
         panel.scatter(places[~finished], heights[~finished], size, "none", edgecolors="0.5", alpha=alpha, zorder=2)
-        for i in (i for i, row in enumerate(rows) if row is table.best):
-            panel.plot(places[i], heights[i], "*", color=BEST, markersize=13, markeredgecolor="white", zorder=3)
+        panel.plot(places[best], heights[best], "*", color=BEST, markersize=13, markeredgecolor="white", zorder=3)
         if scale == "log":
             panel.set_xscale("log")
         panel.set(xlabel=shorten(name, 40), yscale="log" if is_log else "linear", ymargin=0.1)
@@ -112,15 +109,15 @@ def draw_curves(part, rows, table, is_log):
         if values:
             is_best = row is table.best
             color = BEST if is_best else colormaps["viridis"](0.05 + 0.85 * place / MOST_CURVES)
-            label = shorten(row.name, 58) + " *" * is_best
+            label = shorten(row.name, 58) + (" *" if is_best else "")
             width, marker = 2.5 if is_best else 1.3, "o" if len(values) == 1 else None
             epochs = range(1, len(values) + 1)
             panel.plot(epochs, values, color=color, label=label, marker=marker, linewidth=width, zorder=2 + is_best)
-            drawn += [values]
+            drawn.append(values)
     is_log = is_log and is_wide([value for values in drawn for value in values])
     panel.set(xlabel="epoch", ylabel=name, yscale="log" if is_log else "linear")
-    best_ones = f" of the best {len(drawn)}" if len(drawn) > 1 else ""
-    panel.set_title(f"learning curves (validation){best_ones}", fontsize=12)
+    which = f" of the best {len(drawn)}" if len(drawn) > 1 else ""
+    panel.set_title(f"learning curves (validation){which}", fontsize=12)
     panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     panel.grid(alpha=0.3)
     if drawn:

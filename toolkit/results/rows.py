@@ -17,7 +17,7 @@ from utils import UserError
 BEST_METRICS = "metrics_val_best_weights.json"
 TEST_METRICS = "metrics_test_best.json"
 TEST_LOOKS = "test_looks.json"
-NO_EXPERIMENTS = (".", "replaced-", "reproduced-")  # folders that an experiment keeps beside its results start so
+NO_EXPERIMENTS = (".", "replaced-", "reproduced-")  # folders whose names begin so belong to an experiment
 STATUSES = ("finished", "running", "stopped", "pruned", "failed")  # from good to bad
 
 
@@ -95,16 +95,10 @@ def read_results(parent_dir):
 
 
 def walk(parent_dir, left_out):
-    """Find the folders that may be experiments. Hidden folders and those that runs keep for themselves are skipped.
+    """Yield (path, set of file names, True if it has no subfolder to visit) of each folder that may be an experiment.
 
-    A symbolic link is followed unless it leads into, or above, a folder that is visited anyway.
-
-    Args:
-        parent_dir: folder to start from.
-        left_out: list to which a line is added for each folder that cannot be read.
-
-    Yields:
-        (path of the folder, set of the names of its files, True if it has no subfolder to visit)
+    A symbolic link is followed unless it leads into, or above, a folder that is visited anyway. A line is added to the
+    list `left_out` for each folder that cannot be read.
     """
 
     def note(error):
@@ -128,16 +122,10 @@ def walk(parent_dir, left_out):
 
 
 def read_row(folder, parent_dir, files, params, keys, problems):
-    """Read the results of one experiment.
+    """Return the Row of the experiment in a folder, or None if it has not been trained.
 
-    Args:
-        folder, parent_dir: its path, and that of the folder that its name is relative to.
-        files: set of the names of the files in it.
-        params: its hyperparameters as in params.json; the defaults that were used for `keys` are added.
-        problems: list to which lines about damaged files are added.
-
-    Returns:
-        Row, or None if the experiment has not been trained.
+    `files` are the names of the files there, and `params` the content of params.json, to which the defaults are added
+    that were used for `keys`. Lines about damaged files are added to the list `problems`.
 
     Raises:
         UserError: its metrics cannot be read.
@@ -212,14 +200,14 @@ def read_metrics(folder, name, problems):
 
 
 def read_curves(row, names):
-    """Return columns of history.csv, a list of lists; a column that is missing or damaged is empty.
+    """Return the columns `names` of history.csv, a list of lists; a column that is missing or damaged is empty.
 
     With replicates they are the means over the finished ones, up to the last epoch that all of them have.
     """
     tables = []
-    for one in row.finished if row.replicates else [row]:
+    for member in row.finished if row.replicates else [row]:
         with contextlib.suppress(OSError, ValueError, csv.Error):
-            tables.append(list(csv.DictReader(Path(one.folder, "history.csv").read_text("utf-8").splitlines())))
+            tables.append(list(csv.DictReader(Path(member.folder, "history.csv").read_text("utf-8").splitlines())))
     curves = []
     for name in names:
         columns = []
@@ -231,7 +219,7 @@ def read_curves(row, names):
 
 
 def read_or_note(folder, name, problems):
-    """Return the JSON object in a file; if it cannot be read, an empty dict, and a line is added to `problems`."""
+    """Return the JSON object in a file; if it cannot be read, return {} and add a line to the list `problems`."""
     try:
         return utils.read_json(os.path.join(folder, name))
     except UserError as error:

@@ -4,18 +4,12 @@ import numpy as np
 
 
 def mean_and_interval(values, num_folds=None):
-    """Return the mean of replicates and half the width of its 95% confidence interval (Student's t).
+    """Return the mean of the `values` of replicates, and half the width of its 95% confidence interval (Student's t).
 
-    The training sets of two folds overlap, so their results are not independent. Their mean then has the variance
-    (1/n + n_val/n_train) s^2 instead of s^2/n, where n_val/n_train = 1/(num_folds - 1) (Nadeau and Bengio, 2003,
-    "Inference for the Generalization Error", Machine Learning 52).
-
-    Args:
-        values: floats, one per replicate.
-        num_folds: number of folds if the replicates are folds of a cross-validation; None if they differ only in seed.
-
-    Returns:
-        (mean, half_width): half_width is None for a single value.
+    The half width is None for a single value. `num_folds` is None if the replicates differ only in seed. If they are
+    folds of a cross-validation, their training sets overlap, so the results are not independent: the mean has the
+    variance (1/n + n_val/n_train) s^2 instead of s^2/n, where n_val/n_train = 1/(num_folds - 1) (Nadeau and Bengio,
+    2003, "Inference for the Generalization Error", Machine Learning 52).
     """
     values = np.asarray(values, dtype=np.float64)
     with np.errstate(invalid="ignore"):  # a value may be infinite
@@ -28,14 +22,9 @@ def mean_and_interval(values, num_folds=None):
 
 
 def paired_test(differences, num_folds=None):
-    """Test whether the mean of paired differences is zero: Student's t-test, corrected for folds as above.
+    """Return the two-sided p-value of Student's t-test on two or more paired differences, corrected for folds as above.
 
-    Args:
-        differences: two or more floats, one per pair.
-        num_folds: as for `mean_and_interval`.
-
-    Returns:
-        The two-sided p-value; None if all differences are equal, because their spread is then unknown.
+    It is None if all differences are equal, because their spread is then unknown.
     """
     from scipy.special import stdtr
 

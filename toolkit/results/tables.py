@@ -25,8 +25,8 @@ class Column:
     name: str
     kind: str  # "name", "status", "number", "hyperparameter", "metric", or "detail" (a metric that only the csv has)
     values: list  # one per row
-    texts: list | None = None  # shown instead of the values; None for their short form
-    exact: dict | None = None  # {heading: values} of the csv file; None for the values with every digit
+    texts: list | None = None  # cells of the printed table; default: the values, shortened
+    exact: dict | None = None  # {heading: values} of the csv file; default: the values with every digit
 
     def __post_init__(self):
         self.texts = self.texts or [as_text(value) for value in self.values]
@@ -42,11 +42,15 @@ class ResultsTable:
     Args:
         rows: list of Row, sorted, best first.
         results: the Results that they come from.
-        metric: the metric by which they are sorted, or None.
-        mode: "max" if higher values of it are better, else "min".
-        notes: more lines for below the table.
+        metric, mode: the metric by which they are sorted (or None), and "max" or "min".
+        notes: lines to print below the table.
         merged: True if replicates were merged, so that seed and fold are not shown.
         compared: True if the rows were compared with a baseline.
+
+    Attributes:
+        best: the best finished Row, or None.
+        columns: list of Column.
+        hyperparameters: names of those that differ between the rows.
     """
 
     def __init__(self, rows, results, metric, mode, notes, merged, compared):
@@ -57,17 +61,17 @@ class ResultsTable:
         self.has_looks = any(row.looks is not None for row in rows)
         metrics = dict.fromkeys(name for row in rows for name in row.metrics)
         metrics = sorted(metrics, key=lambda name: name.startswith("test_"))  # a stable sort keeps the order of files
-        names, stars = [row.name for row in rows], ["*" * (row is self.best) for row in rows]
-        marked = [row.name + " *" * (row is self.best) for row in rows]
+        names, stars = [row.name for row in rows], ["*" if row is self.best else "" for row in rows]
+        with_stars = [f"{row.name} *" if row is self.best else row.name for row in rows]
         self.columns = [
-            Column("name", "name", names, marked, {"name": names, "best": stars}),
+            Column("name", "name", names, with_stars, {"name": names, "best": stars}),
             Column("status", "status", [row.status for row in rows]),
             Column("epochs", "number", [row.epochs for row in rows]),
         ]
         if self.has_replicates:
-            done, members = [len(row.finished) for row in rows], [len(row.members) for row in rows]
-            texts = [str(m) if d == m else f"{d}/{m}" for d, m in zip(done, members, strict=True)]
-            self.columns.append(Column("n", "number", members, texts, {"n": done, "replicates": members}))
+            finished, members = [len(row.finished) for row in rows], [len(row.members) for row in rows]
+            texts = [str(n) if f == n else f"{f}/{n}" for f, n in zip(finished, members, strict=True)]
+            self.columns.append(Column("n", "number", members, texts, {"n": finished, "replicates": members}))
         self.hyperparameters = varying(rows, without=REPLICATED if merged else ())
         for name in self.hyperparameters:
             heading = f"params.{name}" if name in RESERVED or name in metrics else name
@@ -118,11 +122,11 @@ class ResultsTable:
 
     def below(self, longest=LONGEST_LIST):
         """Return the lines below the table, with at most `longest` lines in each list."""
-        rows = [one for row in self.rows for one in row.members]
+        rows = [member for row in self.rows for member in row.members]
         numbers = Counter(row.status for row in rows)
         statuses = ", ".join(f"{numbers[status]:,} {status}" for status in STATUSES if numbers[status])
         best = f"; sorted by {self.metric}, * marks the best finished row" if self.best else ""
-        lines = [f"{len(rows):,} experiment{'s' * (len(rows) != 1)}: {statuses or 'none is trained'}{best}"]
+        lines = [f"{len(rows):,} experiment{'' if len(rows) == 1 else 's'}: {statuses or 'none is trained'}{best}"]
         if self.has_replicates:
             lines.append(
                 "±: 95% confidence interval of the mean over n finished replicates, by Student's t "

@@ -15,7 +15,7 @@ from toolkit.sweep.trial_process import TrialProcess, note_failure
 from utils import UserError
 
 SECONDS_BETWEEN_CHECKS = 0.5  # for signals
-SECONDS_TO_EXIT = 10  # for a trial that has ended
+SECONDS_TO_EXIT = 10  # for the process of a trial that has sent its result
 MAY_CHANGE_IN_TRIALS = MAY_CHANGE.keys() - {"learning_rate"}  # another learning rate is another trial
 
 
@@ -34,11 +34,12 @@ class Scheduler:
     def __init__(self, study, task, data_dir, devices, threads, retries):
         self.study, self.task, self.data_dir, self.devices = study, task, data_dir, devices
         self.threads, self.retries = threads, retries
-        self.running, self.crashes = {}, Counter()  # TrialProcesses by index of their device; by experiment
+        self.running = {}  # from slot (an index of `devices`) to the TrialProcess on that device
+        self.crashes = Counter()  # number of crashes by the name of the experiment
         self.best, self.bar = None, progress_bar("sweep", study.total, leave=True)
 
     def run(self):
-        """Train. Return what `Study.standing` returns.
+        """Train all experiments, and return the result of `Study.standing`.
 
         Raises:
             OSError, SQLAlchemyError, StorageInternalError: the storage cannot be used any more.
@@ -67,7 +68,7 @@ class Scheduler:
         return bool(slots)
 
     def start(self, slot, experiment):
-        """Train an experiment on a device, in a new folder or in one to resume; other params there are a failure."""
+        """Start an experiment in a new folder, or resume it; it fails if its folder has other hyperparameters."""
         folder, parent = self.study.folder / experiment.name, self.study.folder
         try:
             params = self.task.read_params(parent / "params.json", experiment.values)
@@ -76,7 +77,8 @@ class Scheduler:
             params.save(folder / "params.json")
         except (UserError, OSError) as error:
             failure = f"{folder}: cannot be created: {error.strerror}" if isinstance(error, OSError) else str(error)
-            return self.end(experiment, "failed", failure)
+            self.end(experiment, "failed", failure)
+            return
         prunes = self.study.options.pruner != "none"
         trial = TrialProcess(experiment, folder, self.data_dir, self.devices[slot], self.threads, prunes)
         self.running[slot] = trial
@@ -104,7 +106,7 @@ class Scheduler:
             self.end(trial.experiment, "failed", trial.death)
 
     def end(self, experiment, outcome, result=None):
-        """Record that an experiment is "finished" with a value, "pruned" or "failed" for a reason, or "interrupted"."""
+        """Record and print how an experiment has ended; arguments as for `Study.end`."""
         metric = self.study.metric
         if outcome == "finished" and math.isnan(result):
             outcome, result = "failed", f"{metric} is nan"

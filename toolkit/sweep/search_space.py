@@ -21,7 +21,7 @@ EXPECTED = 'a list of values, or {"low": 1e-4, "high": 1e-1, "log": true}, or {"
 
 
 class Dimension(BaseModel, extra="forbid", strict=True, allow_inf_nan=False):
-    """A hyperparameter that is searched if others have the values in `when`; else it keeps its value of params.json."""
+    """A hyperparameter that is searched if others have the values in `when`; else it has its value in params.json."""
 
     when: dict = {}
 
@@ -105,9 +105,8 @@ class SearchSpace:
                 raise UserError(f"{self.source}: unknown key {name}; {advice}")
             self.dimensions[name] = self._read(name, description, params, types.get(name))
         if not self.dimensions:
-            raise UserError(
-                f'{self.source}: no hyperparameters; give one, such as {{"learning_rate": [1e-4, 1e-3, 1e-2]}}'
-            )
+            example = '{"learning_rate": [1e-4, 1e-3, 1e-2]}'
+            raise UserError(f"{self.source}: no hyperparameters; give one, such as {example}")
 
     def _read(self, name, description, params, declared_type):
         """Return the Values or Range that the file describes for a hyperparameter."""
@@ -128,7 +127,7 @@ class SearchSpace:
             deepcopy(params).take({name: value}, self.source)
         for other, allowed in dimension.when.items():
             allowed = dimension.when[other] = allowed if isinstance(allowed, list) else [allowed]
-            known = self.dimensions.get(other, Values(values=[self.reference.get(other)]))
+            known = self.dimensions.get(other, Values(values=[self.reference.get(other)]))  # one value if not searched
             if isinstance(known, Range) or other not in self.dimensions.keys() | self.reference.keys():
                 where = "neither a list of values above it nor a key of params.json"
                 raise UserError(f'{self.source}: {name} has "when" {other}, which is {where}')
@@ -166,6 +165,7 @@ class SearchSpace:
         return self._configuration(lambda name: self.dimensions[name].suggest(name, trial))
 
     def _configuration(self, value_of):
+        """Return the dict of the values `value_of(name)` of those hyperparameters whose conditions (`when`) hold."""
         values = {}
         for name, dimension in self.dimensions.items():
             known = self.reference | values
@@ -187,7 +187,7 @@ def name_of(configuration, replicate):
 
     Args:
         configuration: dict from name to value.
-        replicate: dict of what distinguishes it from others of the same configuration, such as {"seed": 231}.
+        replicate: dict of the seed and fold that distinguish it from its replicates, such as {"seed": 231}.
     """
     name = ",".join(f"{name}={as_word(value)}" for name, value in configuration.items())
     if len(name) > LONGEST_NAME:
@@ -205,7 +205,7 @@ def as_word(value):
 
 
 def is_exact(value):
-    """Return True if the word for a value shows all of it."""
+    """Return True if the word for a value shows exactly which value it is."""
     if isinstance(value, list):
         return all(isinstance(item, int) and item >= 0 for item in value)
     if isinstance(value, str):

@@ -17,7 +17,7 @@ from sqlalchemy.exc import ArgumentError, IntegrityError, ProgrammingError, SQLA
 from utils import UserError
 
 JOURNAL = "study.journal"
-OWNERS = ".sweep"  # the folder with the files that owners of trials lock
+OWNERS = ".sweep"  # the folder of the files that processes lock while they own trials
 HEARTBEAT_SECONDS = 20  # between two heartbeats of a trial in a database
 GRACE_SECONDS = 120  # without a heartbeat, after which a trial counts as abandoned
 ATTEMPTS_TO_OPEN = 10
@@ -53,9 +53,6 @@ class JournalLock(JournalFileOpenLock):
 class Owner:
     """This process as the owner of trials: while it lives, it locks a file in the sweep's folder.
 
-    Args:
-        folder: the sweep's folder.
-
     Attributes:
         name: name of this owner, unique among all machines.
         path, lock: its file, and the FileLock of it.
@@ -66,11 +63,13 @@ class Owner:
         self.path = folder / OWNERS / self.name
         self.lock = FileLock(self.path)
 
-    def has_ended(self, name, if_unknown=True):
-        """Return True if the process of that name has ended; `if_unknown` if it has no file in this folder."""
+    def has_ended(self, name, if_unknown):
+        """Return True if the owner called `name` has ended; `if_unknown` if it has no file in this folder."""
         path = self.path.with_name(name)
-        if name == self.name or not path.is_file():
-            return name != self.name and if_unknown
+        if name == self.name:
+            return False
+        if not path.is_file():
+            return if_unknown
         try:
             with FileLock(path, timeout=0):
                 return True

@@ -1,8 +1,9 @@
 """The Optuna study of a sweep: the experiment to train next and the result of each, for any number of processes.
 
-Every experiment of a sweep has a place, a number from 0. Its configuration is a function of the seed and the place
-(with TPE also of the results so far), so an interrupted sweep tries the same configurations as an uninterrupted one.
-An experiment has one trial in the study, plus one for each time that it is retried.
+The experiments of a sweep have places 0, 1, 2, ...; the replicates of a configuration (its seeds and folds) have
+consecutive ones. The configuration is a function of the seed and the place (with TPE also of the results so far), so an
+interrupted sweep tries the same configurations as an uninterrupted one. "Trial" means Optuna's trial here: one attempt
+to train an experiment. If it fails, another attempt is another trial at the same place.
 """
 
 import contextlib
@@ -39,7 +40,7 @@ WARNINGS = "Heartbeat of storage|The reported value is ignored|.*divisible by"  
 
 @dataclass
 class Experiment:
-    """An experiment for this process to train: its Optuna trial, its folder's name, its own hyperparameters."""
+    """An experiment for this process to train: its Optuna trial, the name of its folder, its own hyperparameters."""
 
     trial: Trial
     name: str
@@ -73,7 +74,7 @@ class Study:
         self.total = self.configurations * self.replicates
         self.owner, self.is_database = Owner(folder), storage is not None
         self.to_retry = set()  # numbers of trials that failed before this process started, or lost their folder
-        self.looked_at = self.heartbeat_at = -math.inf
+        self.looked_at = self.heartbeat_at = -math.inf  # times of the last look for abandoned trials, and heartbeat
         reference = {k: v for k, v in params.given.items() if not k.startswith(("$", "_"))}
         dimensions = {name: dimension.model_dump() for name, dimension in space.dimensions.items()}
         definition = json.dumps([dimensions, reference, metric, mode, method, options.seeds, options.folds])
@@ -89,7 +90,7 @@ class Study:
             self.study = self._load(RandomSampler())
 
     def _load(self, sampler):
-        """Return the Optuna study with a sampler, and without the trials that Optuna has cached."""
+        """Return a new object for the Optuna study, which has the given sampler, and no cached trials."""
         asha = SuccessiveHalvingPruner(max(1, self.params.num_epochs // REDUCTION**2), REDUCTION)
         pruner = {"asha": asha, "median": MedianPruner(), "none": NopPruner()}[self.options.pruner]
         return optuna.load_study(study_name=self.name, storage=self.storage, sampler=sampler, pruner=pruner)
@@ -122,10 +123,10 @@ class Study:
         return None
 
     def _free_place(self):
-        """Return the first place that no process is training or has finished, or None."""
+        """Return the first place that is neither in training nor finished and can get a configuration, or None."""
         attempts = self.attempts()
         for place in range(self.total):
-            first = place - place % self.replicates
+            first = place - place % self.replicates  # the replicate that draws the configuration for the others
             is_drawn = place == first or any("experiment" in trial.user_attrs for trial in attempts.get(first, []))
             tried = attempts.get(place, [])
             has_failed = any("failed" in t.user_attrs and t.number not in self.to_retry for t in tried)
@@ -168,7 +169,7 @@ class Study:
         return drawn[-1] if drawn else None
 
     def _sampler(self, configuration, fixed):
-        """Return the sampler of a configuration, in which the parameters of the dict `fixed` have given values."""
+        """Return the sampler for the configuration with that number; `fixed` is a dict of values not to be drawn."""
         seed = mix(self.params.seed, configuration) % 2**32
         if self.grid is not None:
             fixed = {name: as_choice(value) for name, value in self.grid[configuration].items()}
@@ -176,15 +177,15 @@ class Study:
         return PartialFixedSampler(fixed, tpe if self.options.method == "tpe" else RandomSampler(seed))
 
     def _state(self, trial):
-        """Return the state of a trial; one that is to be retried has failed."""
-        is_to_retry = trial.number in self.to_retry or trial.state == TrialState.WAITING  # of an earlier version
+        """Return the state of a trial, which is FAIL if it is to be retried."""
+        is_to_retry = trial.number in self.to_retry or trial.state == TrialState.WAITING  # set by an earlier version
         return TrialState.FAIL if is_to_retry else trial.state
 
     def attempts(self):
-        """Return the trials of each experiment, oldest first, as FrozenTrials: a dict by place."""
+        """Return a dict from place to the trials of that experiment, FrozenTrials, oldest first."""
         count, attempts = itertools.count(), {}
-        for trial in self.study.get_trials(deepcopy=False):
-            place = trial.user_attrs["place"] if "place" in trial.user_attrs else next(count)  # in earlier versions
+        for trial in self.study.get_trials(deepcopy=False):  # earlier versions did not record the place
+            place = trial.user_attrs["place"] if "place" in trial.user_attrs else next(count)
             attempts.setdefault(place, []).append(trial)
         return attempts
 
@@ -210,8 +211,8 @@ class Study:
         with contextlib.suppress(UpdateFinishedTrialError):  # another process has taken it over
             experiment.trial.report(value, epoch)
             if experiment.trial.should_prune():
-                how = f"too far behind other trials ({self.options.pruner})"
-                return f"{self.metric} {value:.4g} after epoch {epoch} is {how}"
+                result = f"{self.metric} {value:.4g} after epoch {epoch}"
+                return f"{result} is too far behind other trials ({self.options.pruner})"
         return None
 
     def end(self, experiment, outcome, result=None):
@@ -227,11 +228,10 @@ class Study:
             self.study.tell(number, value, state)
 
     def standing(self):
-        """Return how far the sweep is.
+        """Return (counts, best), the state of the sweep.
 
-        Returns:
-            (counts, best): how many experiments are "finished", "pruned", "running" and "failed", a dict; the best
-            mean over all replicates of a configuration and the name of its first folder, or None.
+        `counts` is a dict, the number of experiments that are "finished", "pruned", "running" and "failed". `best` is
+        the best mean over all replicates of a configuration, and the name of its first folder, or None.
         """
         counts, results, means = dict.fromkeys(STATES.values(), 0), {}, []
         for place, tried in self.attempts().items():

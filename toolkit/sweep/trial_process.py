@@ -25,8 +25,8 @@ from utils import UserError
 PRELOADED = ["train", "matplotlib.figure", "matplotlib.backends.backend_agg", "torch.utils.tensorboard"]
 METHOD = "spawn" if sys.platform in ("win32", "darwin") else "forkserver"  # macOS's libraries cannot be forked
 STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
-SECONDS_TO_SAVE = 300  # after the sweep has died, before a trial counts as hanging
-LONGEST_PAUSE = 10  # seconds, while another process trains in the folder
+SECONDS_TO_SAVE = 300  # for a trial, after the sweep has died; then its process ends anyway
+LONGEST_PAUSE = 10  # seconds between attempts to start, while another process trains in the folder
 ENDS = {"finished", "stopped", "pruned", "failed"}  # keys of a session in run.json that has ended, unless it was killed
 
 
@@ -37,13 +37,13 @@ class TrialProcess:
         experiment: the Experiment; only kept as an attribute.
         model_dir, data_dir: paths of the experiment's folder and of the dataset (or None).
         device, threads: name of the device, and number of CPU threads.
-        prunes: True if it waits for an answer after each epoch.
+        prunes: True if the process waits after each epoch to be told whether to continue.
     """
 
     def __init__(self, experiment, model_dir, data_dir, device, threads, prunes):
         self.experiment, self.prunes = experiment, prunes
         self.connection, theirs = multiprocessing.Pipe()
-        self.leash, their_end = multiprocessing.Pipe()  # the process stops when this is closed, by us or our death
+        self.stop_pipe, their_end = multiprocessing.Pipe()  # the trial stops when this end is closed, or we have died
         context: Any = multiprocessing.get_context(METHOD)
         arguments = (theirs, their_end, str(model_dir), data_dir, device, threads, prunes)
         self.process = context.Process(target=run_trial, args=arguments)
@@ -67,7 +67,7 @@ class TrialProcess:
 
     def stop(self):
         """Ask it to save its state and to end."""
-        self.leash.close()
+        self.stop_pipe.close()
 
     @property
     def death(self):
@@ -94,7 +94,7 @@ def start_fork_server():
         os.environ["PYTHONPATH"] = path
 
 
-def run_trial(sweep, leash, model_dir, data_dir, device, threads, prunes):
+def run_trial(sweep, stop_pipe, model_dir, data_dir, device, threads, prunes):
     """Train one experiment in this process, and send `sweep`, a connection, how it ended."""
     import torch
 
@@ -107,15 +107,15 @@ def run_trial(sweep, leash, model_dir, data_dir, device, threads, prunes):
     with open(Path(model_dir) / "train.log", "ab") as log:
         for stream in (1, 2):
             os.dup2(log.fileno(), stream)
-    threading.Thread(target=stop_with_sweep, args=[leash], daemon=True).start()
+    threading.Thread(target=stop_with_sweep, args=[stop_pipe], daemon=True).start()
     message = train_experiment(sweep, model_dir, data_dir, device, prunes)
     with contextlib.suppress(OSError):
         sweep.send(message)
 
 
-def stop_with_sweep(leash):
-    """Wait until the sweep closes the leash or dies; then stop as if SIGTERM had come."""
-    connection.wait([leash])
+def stop_with_sweep(stop_pipe):
+    """Wait until the sweep closes its end of `stop_pipe` or dies; then stop as if SIGTERM had come."""
+    connection.wait([stop_pipe])
     signal.raise_signal(signal.SIGTERM)
     if (parent := multiprocessing.parent_process()) is not None:
         parent.join()

@@ -21,7 +21,7 @@ def first_difference(one, other, path=""):
 
 
 def same(one, other):
-    """Return whether two values are identical bit by bit; NaN equals NaN.
+    """Return True if two values are identical bit by bit; NaN equals NaN.
 
     `torch.testing.assert_close` would not do: it takes 0.0 and -0.0 for equal, and it refuses strings.
     """
@@ -32,7 +32,10 @@ def same(one, other):
 
 
 def differing_numbers(rows, other_rows):
-    """Describe the numbers that differ between two histories, as tuples (text, value, other value); results first."""
+    """Return the numbers that differ between two histories, a list of (text, value, other value).
+
+    They are in the order of epochs, and within an epoch the metrics come before learning rate and so on.
+    """
     found = []
     for row, other_row in zip(rows, other_rows, strict=False):
         for name in sorted(row, key=lambda name: not name.startswith(("train_", "val_"))):

@@ -1,4 +1,4 @@
-"""Train an experiment again as its run.json says, list what has changed since then, and compare the results."""
+"""Train an experiment again as its run.json records it, list what has changed since then, and compare the results."""
 
 import math
 from pathlib import Path
@@ -10,11 +10,12 @@ from toolkit.core.experiment_folder import find_checkpoint, free_name, has_run
 from toolkit.core.provenance import file_of_code, provenance, sha256
 from toolkit.core.setup import set_up
 from toolkit.core.task import find_task
+from toolkit.core.text import list_some
 from toolkit.verify.comparison import differing_numbers, first_difference, read_history
 from utils import UserError
 
 TOLERANCE = 0.01  # relative (absolute below 1), for results from another machine or from other versions
-COMPARED = ("state_dict", "optim_dict", "stateful")  # of two checkpoints
+COMPARED = ("state_dict", "optim_dict", "stateful")  # parts of a checkpoint that are compared
 NEEDED = {"command", "code", "files", "versions", "hardware", "device", "processes", "first_epoch", "first_step"}
 
 
@@ -40,16 +41,18 @@ def reproduce(model_dir, data_dir, device, train_experiment):
 
 
 class Record:
-    """The record of a run: run.json and the results beside it.
-
-    Args:
-        folder: the experiment's folder.
+    """The record of a run: the run.json in an experiment's folder and the results beside it.
 
     Attributes:
-        new_folder: the folder to train in, `reproduced-<n>` in the experiment's.
-        params: the hyperparameters of the run, a dict.
-        overrides: those of them that params.json and the defaults have with another value today.
-        options: further arguments of `train_experiment`, a dict.
+        folder, content: the experiment's folder, and the content of its run.json.
+        sessions, last: dicts of run.json, one per session that contributed to the run, and the last of them.
+        params: dict, the hyperparameters of the run.
+        overrides: dict, those of them whose values are different in params.json, or as defaults, today.
+        fingerprint, data_dir: those of the dataset, or None.
+        checkpoint: path of the last checkpoint; None if it is missing or older than the recorded results.
+        steps: number of training steps of the run.
+        new_folder: the folder to train in, `reproduced-<n>` in the experiment's folder.
+        options: dict, further arguments of `train_experiment`.
 
     Raises:
         UserError: run.json is missing or incomplete, or there are no results to compare with.
@@ -58,14 +61,13 @@ class Record:
     def __init__(self, folder):
         self.folder, path = folder, folder / "run.json"
         if not path.exists():
-            raise UserError(
-                f"{path}: no such file; train.py writes it, and --reproduce repeats the run that it records"
-            )
+            advice = "train.py writes it, and --reproduce repeats the run that it records"
+            raise UserError(f"{path}: no such file; {advice}")
         self.content = utils.read_json(path)
         try:
             self.sessions = sessions_of(self.content["sessions"])
             first, self.last = self.sessions[0], self.sessions[-1]
-            self.params = {name: value for name, value in self.content["params"].items() if name[:1] not in ("$", "_")}
+            self.params = without_notes(self.content["params"])
             self.fingerprint = self.content["dataset"].get("fingerprint")
             self.data_dir, self.steps = self.content["facts"].get("data_dir"), self.content["steps"]
         except (AttributeError, LookupError, TypeError):
@@ -73,11 +75,9 @@ class Record:
         if (first["first_epoch"], first["first_step"]) != (1, 1):
             raise UserError(f"{path}: the beginning of the run is missing; its first session resumed earlier training")
         json_path = folder / "params.json"
-        now = find_task(folder).read_params(json_path)
-        self.overrides = {name: value for name, value in self.params.items() if getattr(now, name, None) != value}
-        if new := [
-            name for name in utils.read_json(json_path) if name[:1] not in ("$", "_") and name not in self.params
-        ]:
+        today = find_task(folder).read_params(json_path)
+        self.overrides = {name: value for name, value in self.params.items() if getattr(today, name, None) != value}
+        if new := [name for name in without_notes(utils.read_json(json_path)) if name not in self.params]:
             raise UserError(f"{json_path}: {', '.join(new)}: not in the recorded run; remove what was added")
         checkpoint = read_last(folder) if has_run(folder) else None
         last_step = checkpoint.state.step if checkpoint else 0
@@ -94,44 +94,44 @@ class Record:
             self.options |= {"restore_file": file, "partial": "--partial" in first["command"]}
 
     def report_changes(self, params):
-        """Print one line for each part of the record: ✓ unchanged, ✗ changed, – unknown. Return the changed parts.
+        """Print one line for each part of the record: ✓ unchanged today, ✗ changed, – unknown.
 
-        Args:
-            params: the hyperparameters of the new run, with the facts of today's dataset.
+        `params` are the hyperparameters of the new run. Return the names of the changed parts, a set.
         """
         now = provenance(params.model_folder) | {"device": params.device, "processes": processes.world_size()}
         fingerprint, machine = params.dataset_facts.get("fingerprint"), machine_of(now)
         machines = {machine_of(session) for session in self.sessions} - {machine}
         versions = {name: (then, now["versions"].get(name)) for name, then in self.last["versions"].items()}
-        other_data = (
-            f"{params.data_dir} has fingerprint {str(fingerprint)[:9]}, recorded is {str(self.fingerprint)[:9]}"
-        )
-        changes = {
+        data = f"{params.data_dir} has fingerprint {str(fingerprint)[:9]}, recorded is {str(self.fingerprint)[:9]}"
+        if self.fingerprint in (None, fingerprint):
+            data = None if self.fingerprint is None else ""
+        changes = {  # None: not recorded; "": unchanged
             "code": self._changed_code(params.model_folder),
-            "data": None if self.fingerprint is None else other_data * (fingerprint != self.fingerprint),
+            "data": data,
             "hyperparameters": self._changed_params(),
             "versions": ", ".join(f"{k} {then}, now {today}" for k, (then, today) in versions.items() if then != today),
             "machine": "; ".join(f"{then}, now {machine}; the last digits may differ" for then in sorted(machines)),
         }
         if file := self.options.get("restore_file"):
             sha = self.content.get("restored_sha256")
-            changes["first weights"] = None if sha is None else f"{file} has changed" * (sha256(file) != sha)
-        edited = f"; params.json now has another {', '.join(self.overrides)}" if self.overrides else ""
-        for name, change in changes.items() if processes.is_rank_zero() else ():
-            mark, text = ("–", "not recorded") if change is None else ("✗", change) if change else ("✓", "as recorded")
-            print(
-                mark, name.ljust(16), text + edited * (text == "as recorded" and name == "hyperparameters"), flush=True
-            )
+            changes["first weights"] = None if sha is None else "" if sha256(file) == sha else f"{file} has changed"
+        if processes.is_rank_zero():
+            for name, change in changes.items():
+                text = "not recorded" if change is None else change or "as recorded"
+                if name == "hyperparameters" and not change and self.overrides:
+                    text += f"; params.json now has another {', '.join(self.overrides)}"
+                print("–" if change is None else "✗" if change else "✓", name.ljust(16), text, flush=True)
         return {name for name, change in changes.items() if change}
 
     def _changed_code(self, project):
+        """Return the names of code files that have changed, as text; "" if none has."""
         recorded = {file for session in self.sessions for file in session["files"].items()}
         changed = sorted({name for name, sha in recorded if sha != sha256(file_of_code(name, project))})
         commit = str((self.last["code"] or {}).get("commit") or "")[:9]
-        names = ", ".join(changed[:4]) + f" and {len(changed) - 4} more" * (len(changed) > 4)
-        return names + f" (to restore it: git checkout {commit})" * bool(changed and commit)
+        return list_some(changed, 4) + (f" (to restore it: git checkout {commit})" if changed and commit else "")
 
     def _changed_params(self):
+        """Return the hyperparameters that changed during the run and affect its results, as text; "" if none did."""
         matter = {"learning_rate", "early_stopping_patience"}
         matter |= {"num_epochs"} if self.params.get("lr_schedule", "constant") != "constant" else set()
         changes = [
@@ -143,7 +143,7 @@ class Record:
         return "; ".join(changes)
 
     def compare(self, changed):
-        """Compare the results of the new run with the recorded ones, given the changed parts of the record.
+        """Compare the results of the new run with the recorded ones; `changed` is what `report_changes` returned.
 
         Raises:
             UserError: they differ.
@@ -182,8 +182,13 @@ def sessions_of(recorded):
     return sessions
 
 
+def without_notes(params):
+    """Return the entries of a params.json without notes, whose names begin with "$" or "_"."""
+    return {name: value for name, value in params.items() if not name.startswith(("$", "_"))}
+
+
 def machine_of(session):
-    """Describe device, number of processes and threads of a session."""
+    """Return the device, number of processes and threads of a session, as text."""
     hardware, device = session["hardware"], session["device"].split(":")[0]
     names = ", ".join(sorted(set(hardware["gpus"]))) if device == "cuda" else hardware["processor"]
     return f"{session['processes']} × {device} ({names}), threads: {hardware['threads']}"

@@ -17,7 +17,7 @@ from toolkit.verify.comparison import differing_numbers, first_difference, read_
 from utils import UserError
 
 SECONDS_OF_TRAINING, MOST_EPOCHS = 10, 2  # of the uninterrupted run
-EACH_STEP, NEVER = 1e-9, 1e9  # minutes between checkpoints
+EACH_STEP, NEVER = 1e-9, 1e9  # values of checkpoint_minutes
 
 NOT_DETERMINISTIC = """likely cause: an operation that is not deterministic on this device, or a value that no seed \
 controls, such as the time"""
@@ -78,9 +78,9 @@ class ExperimentCopies:
         """Train the copy `name`, or resume its training.
 
         Args:
-            seconds: ask the process to stop after this time.
-            kill_at: kill the process after this number of checkpoints.
-            max_steps: let the process stop after this number of steps in all.
+            seconds: time after which the process is asked to stop.
+            kill_at: number of checkpoints after which the process is killed.
+            max_steps: number of steps of the run after which the process stops.
             checkpoint_minutes: time between checkpoints.
 
         Returns:
@@ -124,7 +124,7 @@ def wait(process, folder, seconds, kill_at):
 
 
 def difference_of_runs(one, other):
-    """Describe the first difference between the checkpoints of two runs after the same steps; None if there is none.
+    """Return the first difference between the checkpoints of two runs after the same steps, as text, or None.
 
     One of them may have been saved before the evaluation at the end of an epoch, and the other after it.
     """
