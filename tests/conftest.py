@@ -59,7 +59,7 @@ def leaves_alone_what_users_edit(request):
     """Fail a test that reads the clone's own model/, experiments/, docs/ or README.md, except where that is its point."""
     opened_of_user.clear()
     yield
-    may_read = [ROOT / "tests" / name for name in ("starter", "template", "examples")]
+    may_read = [ROOT / "tests" / name for name in ("starter", "template", "examples", "mine")]
     if not any(request.path.is_relative_to(folder) for folder in may_read):
         assert not opened_of_user
 

@@ -294,7 +294,7 @@ def test_a_script_that_runs_out_of_memory_ends_in_a_line(call, experiment, tmp_p
 
     def run(main, greedy):
         net.write_text((IMAGES / "model" / "net.py").read_text().replace(line, f"        {greedy}\n{line}"))
-        import_model_package(ROOT / "model")  # so that the changed one is imported anew
+        import_model_package(IMAGES / "model")  # so that the changed one is imported anew
         return call(main, *experiment.arguments, "--model_dir", folder, "--device", device)
 
     code, _, err = run(train.main, "images.new_empty(2**52) if self.training else None")
