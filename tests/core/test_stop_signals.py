@@ -87,7 +87,7 @@ def test_a_second_ctrl_c_leaves_at_once_and_the_last_checkpoint_is_intact(experi
     (tmp_path / "in-a-step").unlink(missing_ok=True)
     wait_for(process, (tmp_path / "in-a-step").exists)
     process.send_signal(signal.SIGINT)
-    message = "\nfinishing the step, then saving (Ctrl-C again quits at once)\n"
+    message = "\nstopping after this step and saving (press Ctrl-C again to quit at once)\n"
     wait_for(process, lambda: process.err == message)
     started = time.monotonic()
     process.send_signal(signal.SIGINT)

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import IMAGES, ROOT, Experiment, optional
+from conftest import IMAGES, Experiment, optional
 from project_kinds import differences, outcome
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset

@@ -46,7 +46,7 @@ def device_batches(batches, model):
                 f"should have a function unpack_batch(batch) that returns such a pair"
             )
         inputs, labels = moved
-        first = next(iter(tensors(labels) or tensors(inputs)), None)
+        first = labels if isinstance(labels, torch.Tensor) else next(iter(tensors(labels) or tensors(inputs)), None)
         num_samples = len(first) if first is not None and first.ndim else 1
         if first is not None and first.ndim > 1 and first.dtype == torch.int64:
             num_samples = ((first != -1) & (first != -100)).sum()

@@ -40,6 +40,8 @@ class Updates:
         self.progress, self.gradient_norms = Progress(params), []
         self.generators = generators_of(model) if is_scheduled else []
         self.has_schedule = is_scheduled and (params.lr_schedule != "constant" or params.warmup_steps > 0)
+        self.seed, self.rank, self.max_grad_norm = params.seed, processes.rank(), params.max_grad_norm
+        self.accumulation_steps = params.accumulation_steps  # copies, because reading params takes longer
         self.has_weights = params.accumulation_steps > 1 or processes.world_size() > 1
         self.steps_per_epoch, self.parameters = 0, []  # set by start_epoch
 
@@ -110,13 +112,13 @@ class OptimizerStep:
 
     def __init__(self, updates, batches, state):
         self.updates, self.remaining, self.state = updates, batches, state
-        self.number_in_epoch = state.batches_done // updates.params.accumulation_steps
+        self.number_in_epoch = state.batches_done // updates.accumulation_steps
         self.number = state.epoch * updates.steps_per_epoch + self.number_in_epoch
         self.num_batches, self.num_samples, self.is_last_batch = 0, 0, False
 
     def batches(self):
         """Yield (inputs, labels, num_samples) for each batch of the step, on the device."""
-        updates, accumulation_steps = self.updates, self.updates.params.accumulation_steps
+        updates, accumulation_steps = self.updates, self.updates.accumulation_steps
         while self.num_batches < accumulation_steps and not self.is_last_batch:
             inputs, labels, num_samples, self.is_last_batch = next(self.remaining)
             if updates.has_weights:  # gradients are all-reduced once per step
@@ -129,7 +131,7 @@ class OptimizerStep:
         """Seed what the model draws, such as dropout, as a function of (seed, epoch, batch, rank)."""
         if self.updates.is_scheduled:
             epoch, batch = self.state.epoch + 1, self.state.batches_done + self.num_batches
-            seed_all(self.updates.params.seed, epoch, batch, MODEL, self.updates.generators, processes.rank())
+            seed_all(self.updates.seed, epoch, batch, MODEL, self.updates.generators, self.updates.rank)
 
     def backward(self, loss, num_samples):
         """Add the gradients of a batch's loss, weighted by its number of samples, and scaled for fp16."""
@@ -150,7 +152,7 @@ class OptimizerStep:
 
     def clip_gradients(self):
         """Scale the gradients down to the norm `max_grad_norm`, if there is one; measure their norm now and then."""
-        updates, norm, max_norm = self.updates, None, self.updates.params.max_grad_norm
+        updates, norm, max_norm = self.updates, None, self.updates.max_grad_norm
         is_measured = updates.is_scheduled and self.number_in_epoch % STEPS_BETWEEN_NORMS == 0
         if max_norm is not None:
             norm = torch.nn.utils.clip_grad_norm_(updates.parameters, max_norm)

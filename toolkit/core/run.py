@@ -90,6 +90,7 @@ class Run:
         self.stateful = (stateful or {}) | self.updates.stateful
         self.totals: Any = None  # the Totals of the current epoch
         self.has_unsaved_step = False  # True between two steps, if there is something to save when the run is stopped
+        self.is_single_process = processes.world_size() == 1
         self.is_last_step = False  # True between the last step of an epoch and its results
         self.is_recording = False  # True once this session is in run.json
         self.resumed: Any = None  # the Checkpoint that this session started from
@@ -215,7 +216,9 @@ class Run:
 
     def checkpoint_if_due(self):
         """Save a checkpoint if `checkpoint_minutes` have passed since the last one."""
-        if self.folder is not None and self.signals.agree(self.checkpoints.is_due and processes.is_rank_zero()):
+        if self.folder is None or (self.is_single_process and not self.checkpoints.is_due):
+            return
+        if self.signals.agree(self.checkpoints.is_due and processes.is_rank_zero()):
             self.save()
             self.signals.agreement.finish()  # drop what was requested before this checkpoint
 
@@ -228,7 +231,8 @@ class Run:
         """
         if self.folder is None:
             return
-        self.signals.stop_if_agreed()
+        if self.signals.received or not self.is_single_process:
+            self.signals.stop_if_agreed()
         max_steps = self.options.max_steps
         if max_steps is not None and self.state.step >= max_steps and not self.is_last_step:
             raise EndOfSession
