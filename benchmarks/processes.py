@@ -18,7 +18,7 @@ from toolkit.datasets.sources import folder
 ROOT = Path(__file__).resolve().parent.parent
 PHOTOS = 12
 # train.py, which ends when its first step is done, without tearing anything down
-TO_FIRST_STEP = "import os, train; train.Run.end_batch = lambda *args: os._exit(0); train.run_script(train.main)"
+TO_FIRST_STEP = "import os, train; train.Run.count = lambda *args: os._exit(0); train.run_script(train.main)"
 BUSY = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"
 PEAK = """
 import sys
