@@ -1,4 +1,4 @@
-"""How scripts end: with Ctrl-C while they import, and inside profilers, notebooks and interactive sessions."""
+"""The end of a script: Ctrl-C during its imports, and scripts in profilers, notebooks and interactive sessions."""
 
 import subprocess
 import sys

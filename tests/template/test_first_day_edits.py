@@ -1,4 +1,4 @@
-"""What people do on the first day with a clone leaves its tests green."""
+"""Edits that people make on the first day with a clone leave its tests green."""
 
 import json
 import shutil

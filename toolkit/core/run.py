@@ -53,6 +53,10 @@ class RunOptions:
     max_steps: int | None = None  # stop, as Ctrl-C does, after this number of steps in all
     report: Any = None  # called with (epoch, monitored metric) after each epoch; returns why to stop there, or None
 
+    def __post_init__(self):
+        if self.restore_file is not None:
+            self.restore_file = str(self.restore_file)  # a Path could not be written to run.json
+
 
 class Run:
     """A training run. If it was interrupted, it resumes at the same step.
@@ -83,8 +87,6 @@ class Run:
 
     def __init__(self, model, optimizer, params, model_dir=None, *, stateful=None, **options):
         self.model, self.optimizer, self.params, self.options = model, optimizer, params, RunOptions(**options)
-        if self.options.restore_file is not None:
-            self.options.restore_file = str(self.options.restore_file)
         self.folder = None if model_dir is None else Path(model_dir)
         self.state, self.updates = TrainState(), Updates(model, optimizer, params, is_scheduled=model_dir is not None)
         self.stateful = (stateful or {}) | self.updates.stateful

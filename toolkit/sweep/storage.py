@@ -1,4 +1,4 @@
-"""Where a study is stored: a journal file in the sweep's folder, or a database that several machines share."""
+"""The storage of a study: a journal file in the folder of the sweep, or a database that several machines share."""
 
 import contextlib
 import os
