@@ -26,27 +26,26 @@ def check_parts(experiment):
 def check_batches(experiment):
     """Find NaN, labels that are no class, constant inputs or labels, and shapes that broadcast in the loss."""
     trainer, counts = Trainer(experiment), []
-    outputs = tree_map(torch.Tensor.cpu, trainer.outputs(next(experiment.batches())))
+    inputs, labels = next(experiment.batches())
+    outputs, shapes = tree_map(torch.Tensor.cpu, trainer.outputs((inputs, labels))), [t.shape for t in tensors(labels)]
     for split in experiment.dataloaders:
-        extremes = {"inputs": set(), "labels": set()}  # pairs (index of a tensor, its smallest or largest value)
+        extremes = {"inputs": set(), "labels": set()}  # the smallest and largest value of each tensor
         for number, batch in enumerate(within(SECONDS / 2, experiment.batches(split)), 1):
             for name, tree in zip(extremes, batch, strict=True):
-                for index, tensor in enumerate(t for t in tensors(tree) if t.numel() and not t.is_complex()):
-                    low, high = tensor.min().item(), tensor.max().item()
-                    if not (math.isfinite(low) and math.isfinite(high)):
-                        problem = f"batch {number} of {split} contains NaN or infinity"
-                        raise Failed(f"{problem}; correct or remove its source")
-                    extremes[name] |= {(index, low), (index, high)}
-            try:
-                trainer.loss_fn(outputs, batch[1])  # on the CPU: on a GPU, an invalid class would end the process
-            except Exception as error:  # usually because this batch has another size; other errors are found below
-                if "out of bounds" in str(error):
+                for tensor in (t for t in tensors(tree) if t.numel() and not t.is_complex()):
+                    extremes[name] |= {tensor.min().item(), tensor.max().item()}
+                if not all(map(math.isfinite, extremes[name])):
+                    problem = f"batch {number} of {split} contains NaN or infinity"
+                    raise Failed(f"{problem}; correct or remove its source")
+            if [t.shape for t in tensors(batch[1])] == shapes:
+                try:
+                    trainer.loss_fn(outputs, batch[1])  # on the CPU: on a GPU, an invalid class would end the process
+                except IndexError as error:
                     raise Failed(f"batch {number} of {split} has a class without output: {error}") from None
         counts.append(f"{number} {split}")
-        for name, pairs in extremes.items():
-            are_constant = pairs and len(pairs) == len({index for index, _ in pairs})  # one value for each tensor
-            if are_constant and split == "train" and number * batch_size(batch[1]) > 1:
-                raise Failed(f"all {name} of train are {min(pairs)[1] + 0.0:g}; a model cannot learn from constants")
+        for name, values in extremes.items():
+            if len(values) == 1 and split == "train" and number * batch_size(batch[1]) > 1:
+                raise Failed(f"all {name} of train are {min(values) + 0.0:g}; a model cannot learn from constants")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         smoke_test(trainer.model, trainer.loss_fn, experiment.dataloaders, experiment.task.metrics, experiment.params)
