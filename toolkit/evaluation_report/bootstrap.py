@@ -21,8 +21,8 @@ def bootstrap_intervals(collected, results, metrics, loss_fn, params):
     """Return 95% confidence intervals, by resampling the samples of a split.
 
     They are intervals of the percentile bootstrap (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993,
-    chapter 13), moved so that the median of the resamples is the result. For a mean, it is so already; a macro F1 is
-    lower in all resamples, because each of them lacks classes, and a percentile interval would not contain it.
+    chapter 13). An interval that does not contain the result is moved until its median is the result: a macro F1, for
+    example, may be lower in all resamples, because each of them lacks some samples of small classes.
     `scipy.stats.bootstrap` returns NaN if a metric is undefined for a single resample, such as one without a class.
 
     Args:
@@ -30,9 +30,9 @@ def bootstrap_intervals(collected, results, metrics, loss_fn, params):
         results: dict from name to float, as `evaluate` returned it for `metrics`, `loss_fn` and `params`.
 
     Returns:
-        intervals: dict from name to [low, high]. A result has none if all resamples give the same value, most give
-            none, or all samples at once give another value (a loss that is not a mean over samples).
-        resamples: RESAMPLES, or 0 if that many would take too long, or no result can have an interval.
+        dict from name to [low, high], or None if RESAMPLES would take too long. A result has no interval if all
+        resamples give the same value, most give none, or all samples at once give another value (a loss that is not a
+        mean over samples).
     """
     count, functions, names, drawn = len(collected.lengths), {}, [], []
     for name, metric in {"loss": loss_fn, **metrics}.items():
@@ -50,14 +50,17 @@ def bootstrap_intervals(collected, results, metrics, loss_fn, params):
                 values |= values_of(name, metric, samples, params)
             drawn.append(values)
             if time.monotonic() - started > SECONDS * max(len(drawn), 10) / RESAMPLES:
-                return {}, 0
+                return None
     intervals = {}
     for name in names:
         values = [values[name] for values in drawn if math.isfinite(values.get(name, math.nan))]
         low, median, high = np.quantile(values or [0.0], [0.025, 0.5, 0.975]).tolist()
         if low < high and 2 * len(values) > len(drawn):
-            intervals[name] = [results[name] + low - median, results[name] + high - median]
-    return intervals, len(drawn)
+            shift = 0.0 if low <= results[name] <= high else results[name] - median
+            ends = np.array([low + shift, high + shift])
+            is_share = min(values) >= 0 and max(results[name], *values) <= 1
+            intervals[name] = (ends.clip(0, 1) if is_share else ends).tolist()
+    return intervals
 
 
 def values_of(name, metric, samples, params):

@@ -14,7 +14,7 @@ SMALLEST_INPUT, LARGEST_INPUT = 0.01, 50  # root mean square of the inputs of th
 VANISHED = 1e-6  # a smaller gradient norm, relative to that of the layer with the largest, has vanished
 DEAD_STEPS, LEAST_ALIVE = 40, 0.5  # training steps before units are counted; share of a layer that should be alive
 LAYERS = nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d  # whose units are counted
-CANDIDATES = 50  # samples among which the smallest and the largest are chosen
+CANDIDATES = 16  # samples among which the smallest and the largest are chosen
 MIXED = "is a dimension mixed up (batch_first?), a mean taken over the batch, or padding not masked?"
 
 
@@ -135,9 +135,8 @@ def check_independence(experiment):
     indices, load = experiment.sample_loader("val")
     if len(indices) < 4:
         raise NotApplicable("the data loader of val cannot load chosen samples")
-    some = within(SECONDS / 4, indices[:CANDIDATES], least=4)
-    sizes = sorted((sum(t.numel() for t in tensors(tuple(load([index])))), index) for index in some)
-    short, one, two, long = [index for _, index in (sizes[0], *sizes[-3:])]  # the smallest sample and the three largest
+    by_size = sorted(indices[:CANDIDATES], key=lambda index: sum(t.numel() for t in tensors(tuple(load([index])))))
+    short, one, two, long = by_size[0], *by_size[-3:]
     chosen = [short, one, long], [short, one, long], [short, two, long], [short]
     batch, repeated, changed, alone = map(load, chosen)
     if [t.shape for t in tensors(tuple(batch))] != [t.shape for t in tensors(tuple(changed))]:
