@@ -34,7 +34,7 @@ class Loss:
         loss = found
         if isinstance(found, dict):
             if "loss" not in found:
-                raise UserError(f'{self.file}: loss_fn returned a dict without the entry "loss": {list(found)}')
+                raise UserError(f'{self.file}: loss_fn returned a dict without "loss": {list(found)}')
             loss = found["loss"]
         if not isinstance(loss, torch.Tensor) or loss.ndim:
             raise UserError(
