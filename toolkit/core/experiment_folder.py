@@ -10,7 +10,7 @@ from tabulate import tabulate
 
 import utils
 from toolkit.core import processes
-from utils import UserError
+from utils import UserError, without_notes
 
 SAMPLE_FACTS = ("fingerprint", "counts", "mean", "std")  # differ between samples of the same kind (size, classes, ...)
 RUN_FILES = ["previous.pth.tar", "last.pth.tar", "*.pth.tar", "history.csv", "speed.csv", "metrics_*.json", "run.json"]
@@ -66,7 +66,7 @@ def changed_params(checkpoint, params):
     if not theirs:  # CS230's checkpoints do not hold them
         return {}
     theirs = as_json(params.defaults) | theirs  # keys that are newer than the checkpoint had their defaults
-    names = sorted(name for name in theirs.keys() | params.given.keys() if not name.startswith(("$", "_")))
+    names = sorted(without_notes(theirs | params.given))
     differ = {name: [theirs.get(name), ours.get(name)] for name in names if theirs.get(name) != ours.get(name)}
     allowed = {name: why for name, why in MAY_CHANGE.items() if name != "dataset" or hasattr(params, "fingerprint")}
     if best is not None and params.monitor == best.monitor and theirs.get("monitor") is None:

@@ -12,7 +12,7 @@ from toolkit.core.setup import set_up
 from toolkit.core.task import find_task
 from toolkit.core.text import list_some
 from toolkit.verify.comparison import differing_numbers, first_difference, read_history
-from utils import UserError
+from utils import UserError, without_notes
 
 TOLERANCE = 0.01  # relative (absolute below 1), for results from another machine or from other versions
 COMPARED = ("state_dict", "optim_dict", "stateful")  # parts of a checkpoint that are compared
@@ -161,11 +161,6 @@ def sessions_of(recorded):
             sessions.insert(0, session)
             first_step = session["first_step"]
     return sessions
-
-
-def without_notes(params):
-    """Return the entries of a params.json without notes, whose names begin with "$" or "_"."""
-    return {name: value for name, value in params.items() if not name.startswith(("$", "_"))}
 
 
 def machine_of(session):
