@@ -272,11 +272,7 @@ class Run:
             raise Pruned(reason)
 
     def save(self, is_best=False, and_then=None):
-        """Save a checkpoint of this moment between two steps; see `CheckpointWriter.save`.
-
-        Raises:
-            UserError: it cannot be taken, or the one before could not be written; files on the disk are kept.
-        """
+        """Save a checkpoint of this moment between two steps; see `CheckpointWriter.save`."""
         with self.updates.average.in_place():
             self.state.gradient_norms = self.updates.read_gradient_norms()
             content = pack(self.state, self.model, self.optimizer, self.stateful)
