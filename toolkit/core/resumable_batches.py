@@ -162,12 +162,16 @@ def shard_of_batch(batch):
 def join_last_sample(batches):
     """Yield `batches`; a last batch of one sample is joined to the one before it if the shapes allow it."""
     held = []  # the latest batch, or the latest two while the second one may be joined to the first
-    for batch in batches:
-        are_pairs = all(map(is_pair, [*held, batch]))
-        if not (len(held) == 1 and are_pairs and batch_size(batch[1]) == 1 < batch_size(held[0][1])):
-            yield from held
-            held = []
-        held.append(batch)
+    try:
+        for batch in batches:
+            are_pairs = all(map(is_pair, [*held, batch]))
+            if not (len(held) == 1 and are_pairs and batch_size(batch[1]) == 1 < batch_size(held[0][1])):
+                yield from held
+                held = []
+            held.append(batch)
+    except Exception:
+        yield from held  # batches that were loaded before the error are not lost
+        raise
     if len(held) == 2:
         with contextlib.suppress(RuntimeError):
             held = [tree_cat([tuple(batch) for batch in held])]
