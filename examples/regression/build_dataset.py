@@ -28,6 +28,7 @@ from toolkit.datasets.dataset_folder import add_build_arguments, already_built, 
 from utils import UserError
 
 DATA = Path(__file__).resolve().parent / "data"
+LARGEST = 1e30  # number in a table; float32 ends at 3e38
 FEWEST_ROWS = 10  # different rows that a table needs to be split in three
 
 
@@ -71,7 +72,7 @@ def from_csv(path, target, ignore, seed):
         seed: seed of the random split.
 
     Raises:
-        UserError: a column is missing, or a value is not a number; names line and column.
+        UserError: a column is missing, or a value is not a number or too large; names line and column.
     """
     header, _ = read_csv(path)
     for name in [target, *ignore]:
@@ -85,6 +86,9 @@ def from_csv(path, target, ignore, seed):
     distinct = len(set(map(tuple, rows)))
     if distinct < FEWEST_ROWS:
         raise UserError(f"{path}: has {distinct} different rows below the header; it needs at least {FEWEST_ROWS}")
+    largest = np.abs(rows).max(axis=0)  # (columns,)
+    if largest.max() > LARGEST:
+        raise UserError(f"{path}: column {names[largest.argmax()]} has numbers above {LARGEST:g}; scale or ignore it")
     return names, split_rows(np.array(rows), seed)
 
 
