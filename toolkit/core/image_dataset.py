@@ -38,18 +38,14 @@ def read_facts(data_dir):
 
 
 def read_image_facts(data_dir):
-    """Return the facts of a dataset of images, as `read_facts` does.
-
-    Raises:
-        UserError: the folder is not a dataset of images.
-    """
+    """Return the facts of a dataset of images, as `read_facts` does; another dataset is a UserError."""
     facts = read_facts(data_dir)
     missing = sorted(KEYS - facts.keys())
     if not missing:
         return facts
     if "class_names" in facts:
-        raise UserError(f"{data_dir}: its {FACTS} has no {', '.join(missing)}; build it again with --force")
-    if facts:
+        problem = f"its {FACTS} has no {', '.join(missing)}; build it again with --force"
+    elif facts:
         problem = f"its {FACTS} is of another task; use the build_dataset.py and the experiments of that task"
     else:
         problem = (
@@ -164,13 +160,11 @@ class ImageNames(Sequence):
 @functools.lru_cache(maxsize=2 * len(SPLITS))
 def decoded(files, shape, expected):
     """Return the pixels of image files, a uint8 array of `shape`; cached, so that a process decodes them only once."""
-    pixels = np.empty(shape, np.uint8)
-    decode_into(pixels, files, expected)
-    return pixels
+    return decode_into(np.empty(shape, np.uint8), files, expected)
 
 
 def decode_into(pixels, files, expected):
-    """Decode image files into the uint8 array `pixels`, (N, height, width, channels), in parallel threads.
+    """Decode image files into `pixels`, uint8 (N, height, width, channels), in parallel threads, and return it.
 
     Raises:
         UserError: a file is damaged, or the fingerprint of all pixels is not `expected`.
@@ -179,16 +173,16 @@ def decode_into(pixels, files, expected):
 
     def load(index):
         image = decode(files[index], None, channels)
-        if image.shape != (height, width, channels):
+        if image.shape[:2] != (height, width):
             size = f"{image.shape[1]}x{image.shape[0]} pixels"
             raise CorruptImage(f"{files[index]}: is {size}, the dataset's are {width}x{height}")
         pixels[index] = image
         return "/".join(files[index].split(os.sep)[-3:]), digest_of(image)
 
-    digests = in_threads(load, range(len(files)), "decode")
-    if fingerprint_of(digests) != expected:
+    if fingerprint_of(in_threads(load, range(len(files)), "decode")) != expected:
         folder = Path(files[0]).parent.parent
         raise UserError(f"{folder}: images were changed by hand since they were built; build it again with --force")
+    return pixels
 
 
 def digest_of(pixels):
@@ -211,11 +205,8 @@ def memory_mapped(cache, files, shape, expected):
         with contextlib.suppress(OSError):
             cache.parent.mkdir(exist_ok=True)
         try:
-            with open_whole(cache) as file:
-                pixels = np.lib.format.open_memmap(file.name, "w+", np.uint8, shape)
-                decode_into(pixels, files, expected)
-                pixels.flush()
-                del pixels  # Windows renames no file that is mapped
+            with open_whole(cache) as file:  # not kept open: Windows renames no file that is mapped
+                decode_into(np.lib.format.open_memmap(file.name, "w+", np.uint8, shape), files, expected).flush()
         except UserError as error:
             if not isinstance(error.__cause__, OSError):  # an image is the problem
                 raise

@@ -2,9 +2,10 @@
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from toolkit.core.progress_bar import progress_bar
 from utils import UserError
@@ -14,18 +15,45 @@ class CorruptImage(UserError):
     """A file that should be an image cannot be decoded."""
 
 
-def image_extensions():
-    """Return the file extensions that Pillow can open, a set of strings in lower case."""
+def files_below(folder, above=()):
+    """Return the files in a folder and its subfolders, a sorted list of Paths; hidden ones are left out.
+
+    A link to a folder is a folder, unless it leads back to one of `above`, the (device, inode) of those it is in.
+    """
+    status, files = os.stat(folder), []
+    above = (*above, (status.st_dev, status.st_ino))
+    try:
+        for entry in os.scandir(folder):
+            if is_hidden(entry.name):
+                continue
+            if not entry.is_dir():
+                files.append(Path(entry))
+            elif (entry.stat().st_dev, entry.stat().st_ino) not in above:
+                files += files_below(entry.path, above)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read: {error.strerror}") from None
+    return sorted(files)
+
+
+def is_hidden(name):
+    """Return True for the names of files and folders that systems add, which no user made."""
+    return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini", "@eaDir")
+
+
+def is_image(path):
+    """Return True if a file has the extension of a format that Pillow can open."""
     Image.init()
-    return {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    return Image.registered_extensions().get(path.suffix.lower()) in Image.OPEN
 
 
 def opened(path):
     """Return the Pillow image of a file, not decoded yet; raise CorruptImage if it is not an image."""
     try:
         return Image.open(path)
+    except UnidentifiedImageError:
+        raise CorruptImage(f"{path}: cannot be read as an image: its format is unknown, or it is damaged") from None
     except Exception as error:  # Pillow's readers raise errors of many types
-        raise CorruptImage(f"{path}: cannot be read as an image: {reason(error, path)}") from None
+        raise CorruptImage(f"{path}: cannot be read as an image: {reason(error)}") from None
 
 
 def decode(path, size, channels):
@@ -52,7 +80,7 @@ def decode(path, size, channels):
                 image.draft(None, (2 * width, 2 * height))
             pixels = convert(ImageOps.exif_transpose(image), channels)
         except Exception as error:
-            raise CorruptImage(f"{path}: cannot be decoded: {reason(error, path)}") from None
+            raise CorruptImage(f"{path}: cannot be decoded: {reason(error)}") from None
     return resized(pixels, size)
 
 
@@ -75,8 +103,7 @@ def resized(image, size):
     """
     if size is not None and image.size != (size[1], size[0]):
         image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-    pixels = np.asarray(image)
-    return pixels if pixels.ndim == 3 else pixels[:, :, None]
+    return np.atleast_3d(image)
 
 
 def in_threads(function, items, name):
@@ -101,9 +128,6 @@ def in_threads(function, items, name):
     return results
 
 
-def reason(error, path):
+def reason(error):
     """Return the text of an error without the path, which the message names already."""
-    text = str(error)
-    for name in (os.path.realpath(path), str(path)):  # which one Pillow names depends on its version
-        text = text.replace(repr(name), "it").replace(name, "it")
-    return text or type(error).__name__
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

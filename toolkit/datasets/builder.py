@@ -5,7 +5,6 @@ import json
 import logging
 import os
 from collections import Counter
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -63,15 +62,13 @@ def assign_splits(items, classes, seed):
     """
     if len(classes) < 2:
         raise UserError(f"there is only one class ({classes[0]}); a classifier needs at least two")
-    missing = {"test", "val"} - {item.split for item in items}
+    missing = sorted({"test", "val"} - {item.split for item in items})
     if not missing:
         return items
-    share = 0.2 if len(missing) == 1 else 0.1
+    copies, by_class = {}, {label: [] for label in classes}  # copies: from the content to the items with that content
     loose = [item for item in items if item.split in (None, "train")]
-    copies = {}  # from the content to the items with that content
     for item, key in zip(loose, content_keys(loose), strict=True):
         copies.setdefault(key, []).append(item)
-    by_class = {label: [] for label in classes}
     for group in copies.values():
         other = next((item for item in group if item.label != group[0].label), None)
         if other and isinstance(other.image, Path):  # published datasets are used as they are
@@ -80,13 +77,12 @@ def assign_splits(items, classes, seed):
     generator = np.random.default_rng(seed)
     for label, groups in by_class.items():
         if len(groups) <= len(missing):
-            splits = ", ".join(["train", *sorted(missing, reverse=True)])
+            splits = ", ".join(["train", *reversed(missing)])
             raise UserError(f"class {label!r} has only {len(groups)} different images for {splits}; add some")
-        shuffled = [groups[i] for i in generator.permutation(len(groups))]
-        for split in [*sorted(missing), "train"]:
-            number = len(shuffled) if split == "train" else max(1, round(share * len(groups)))
-            for item in chain.from_iterable(shuffled.pop() for _ in range(number)):
-                item.split = split
+        number = max(1, round(0.2 / len(missing) * len(groups)))  # of groups in each missing split
+        for place, index in enumerate(reversed(generator.permutation(len(groups)))):
+            for item in groups[index]:
+                item.split = missing[place // number] if place < number * len(missing) else "train"
     return items
 
 

@@ -32,14 +32,9 @@ def target_folder(args, parent, default):
 def already_built(target, source, force, fingerprint=None):
     """Return True if the folder `target` already holds the dataset to build, False if it should be built.
 
-    Args:
-        target: path of the dataset's folder.
-        source: dict that describes the source and the options of the build, "source" in dataset.json.
-        force: replace another dataset.
-        fingerprint: fingerprint of the dataset to build, if known; otherwise `source` is compared.
-
-    Raises:
-        UserError: `target` is not a dataset, or it is another dataset and `force` is not set.
+    Compared are the fingerprints if that of the dataset to build is known, otherwise the dict `source` ("source" in
+    dataset.json: the source and the options of the build). Raises UserError if `target` is not a dataset, or another
+    one and `force`, which allows to replace it, is not set.
     """
     if not target.exists():
         return False

@@ -9,14 +9,14 @@ import tempfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain, filterfalse
 from pathlib import Path
 
 import numpy as np
 
-from toolkit.core.image_decoding import CorruptImage, image_extensions, opened
+from toolkit.core.image_decoding import CorruptImage, files_below, is_hidden, is_image, opened
 from utils import UserError
 
-SPLIT_NAMES = {"train": "train", "val": "val", "dev": "val", "test": "test"}
 SPLIT_PREFIX = re.compile(r"(train|val|dev|test)(ing|s|id|idation|elopment)?(?![a-z])", re.IGNORECASE)
 CLOTHES = "T-shirt-top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot"
 THINGS = "airplane,automobile,bird,cat,deer,dog,frog,horse,ship,truck"
@@ -86,10 +86,14 @@ def torchvision_set(kind, raw_dir):
     def load():
         from torchvision import datasets
 
-        items = []
+        items, root = [], raw_dir
         with tempfile.TemporaryDirectory() as temporary:
             try:
-                root = torchvision_root(Path(raw_dir), name, Path(temporary))
+                for file in Path(raw_dir).glob("*-ubyte*") if name != "CIFAR10" else ():  # torchvision has them in raw/
+                    unpacked, root = Path(temporary, name, "raw", file.name.removesuffix(".gz")), temporary
+                    unpacked.parent.mkdir(parents=True, exist_ok=True)
+                    content = file.read_bytes()
+                    unpacked.write_bytes(gzip.decompress(content) if file.suffix == ".gz" else content)
                 for split, train in ((None, True), ("test", False)):
                     data = getattr(datasets, name)(root, train=train, download=True)
                     images = np.asarray(data.data).reshape(-1, *size, channels)
@@ -102,20 +106,6 @@ def torchvision_set(kind, raw_dir):
         return items
 
     return Source(load, classes, channels, size, {"kind": kind, "from": f"torchvision's {name}"})
-
-
-def torchvision_root(raw_dir, name, temporary):
-    """Return torchvision's root folder: `raw_dir`, or `temporary` after unpacking MNIST's files in `raw_dir` there."""
-    loose = [file for file in raw_dir.glob("*-ubyte*") if file.is_file()]
-    if name == "CIFAR10" or not loose:
-        return raw_dir
-    unpacked = temporary / name / "raw"
-    unpacked.mkdir(parents=True)
-    for file in loose:
-        opener = gzip.open if file.suffix == ".gz" else open
-        with opener(file, "rb") as content:
-            (unpacked / file.name.removesuffix(".gz")).write_bytes(content.read())
-    return temporary
 
 
 def folder(path):
@@ -135,9 +125,9 @@ def folder(path):
         raise UserError(f"{path}: no such folder")
     items, ignored = [], []
     for split, place in split_folders(path).items():
-        images, others = images_in(place)
-        items += labelled_items(images, place, split)
-        ignored += others
+        files = files_below(place)
+        items += labelled_items(list(filter(is_image, files)), place, split)
+        ignored += filterfalse(is_image, files)
     if ignored:
         logging.info("Ignored files that are not images: %d, such as %s", len(ignored), ignored[0])
     if not items:
@@ -161,42 +151,41 @@ def is_grey(path):
         return True
 
 
-def images_in(folder, pattern="**/*"):
-    """Return the image files in a folder, and the other files, two sorted lists; without hidden ones."""
-    files, endings, hidden = sorted(folder.glob(pattern)), image_extensions(), re.compile(r"(^|/)\.")
-    files = [f for f in files if f.is_file() and not hidden.search(f.relative_to(folder).as_posix())]
-    return [f for f in files if f.suffix.lower() in endings], [f for f in files if f.suffix.lower() not in endings]
+def subfolders(path):
+    """Return the folders in a folder, sorted, without hidden ones."""
+    return sorted(child for child in path.iterdir() if child.is_dir() and not is_hidden(child.name))
 
 
 def split_folders(path):
     """Return a dict from split to the folder of that split in `path`; {None: folder} if it is not split."""
-    children = sorted(child for child in path.iterdir() if child.is_dir() and not child.name.startswith("."))
-    matches = {child: SPLIT_PREFIX.match(child.name) for child in children}
-    found = {child: SPLIT_NAMES[match[1].lower()] for child, match in matches.items() if match}
-    if "train" not in found.values():
+    children, splits = subfolders(path), {}
+    for child in children:
+        if match := SPLIT_PREFIX.match(child.name):
+            splits.setdefault(match[1].lower().replace("dev", "val"), []).append(child)
+    if "train" not in splits:
         return {None: path}
-    if set(found.values()) == {"train"}:  # among other folders it is a class called "train"
+    if len(splits) == 1:  # among other folders it is a class called "train"
         return {None: children[0] if len(children) == 1 else path}
-    for other in [*(child for child in children if child not in found), *images_in(path, "*")[0]]:
+    images = (file for file in sorted(path.iterdir()) if is_image(file) and not is_hidden(file.name))
+    for other in (file for file in (*children, *images) if file not in chain(*splits.values())):
         raise UserError(f"{path}: {other.name} is not in a folder for train, val or test; move it into one, or away")
-    splits = {split: child for child, split in found.items()}
-    for child, split in found.items():
-        if child != splits[split]:
-            raise UserError(f"{path}: {child.name} and {splits[split].name} are both for the {split} split; keep one")
-    return splits
+    for split, (first, *others) in splits.items():
+        if others:
+            raise UserError(f"{path}: {first.name} and {others[0].name} are both for the {split} split; keep one")
+    return {split: child for split, (child,) in splits.items()}
 
 
 def labelled_items(images, place, split):
     """Yield an Item for each image file in the folder `place`, labelled by its class subfolder or its own name."""
-    subfolders = {child.name for child in place.iterdir() if child.is_dir() and not child.name.startswith(".")}
-    for empty in subfolders - {file.relative_to(place).parts[0] for file in images}:
-        raise UserError(f"{place / empty}: class folder without images; add some or remove the folder")
+    class_folders, filled = subfolders(place), {place / file.relative_to(place).parts[0] for file in images}
+    for empty in (folder for folder in class_folders if folder not in filled):
+        raise UserError(f"{empty}: class folder without images; add some or remove the folder")
     for file in images:
         *folders, name = file.relative_to(place).with_suffix("").parts
         label, underscore, _ = name.partition("_")
         if folders:
             yield Item(folders[0], "_".join([*folders[1:], name]), file, split)
-        elif subfolders:
+        elif class_folders:
             raise UserError(f"{file}: is next to class folders; move it into one")
         elif label and underscore:
             yield Item(label, name, file, split)

@@ -29,13 +29,13 @@ def open_checkpoint(model_dir, restore_file, data_dir=None, device=None):
     state = utils.read_checkpoint(checkpoint)
     device = choose_device(device)
     set_arithmetic(params)
-    facts = state.get("dataset")
+    params.add_facts({"device": str(device), "cuda": device.type == "cuda"})
+    facts = state.get("dataset") or {}
     if data_dir or task.read_items:  # read_items may need files of the dataset, such as a vocabulary
         folder = find_data(task, params, data_dir)
-        facts = facts or (read_facts(folder) if data_dir or folder.is_dir() else {})
         params.add_facts({"data_dir": str(folder)})
-    params.add_facts({"device": str(device), "cuda": device.type == "cuda"})
-    params.add_facts(facts or {}, source=checkpoint)
+        facts = facts or (read_facts(folder) if data_dir or folder.is_dir() else {})
+    params.add_facts(facts, source=checkpoint)
     params.compile = False  # it takes longer than a few batches
     return task, params, checkpoint, state
 
