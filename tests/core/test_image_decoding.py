@@ -71,5 +71,5 @@ def test_why_a_file_is_no_image_is_said_without_its_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("notes.md").write_text("no image")
     for path in (Path("notes.md"), tmp_path / "notes.md"):
-        with pytest.raises(CorruptImage, match="notes.md: cannot be read as an image: its format is unknown, or it is damaged$"):
+        with pytest.raises(CorruptImage, match="notes.md: cannot be read as an image: its format is unknown to Pillow, or it is damaged$"):
             decode(path, (8, 8), 3)

@@ -96,7 +96,7 @@ def test_files_that_are_no_images_are_skipped_with_a_warning(call, trained, tmp_
     assert (code, err) == (0, "")
     assert "skipped: " in out
     assert "a.png: cannot be read as an image" in out
-    assert f"{3 + len(odd)} predictions of" in out  # b.png once, c.PNG, no_ending because it is given, and the odd one
+    assert f"{3 + len(odd)} labelled by" in out  # b.png once, c.PNG, no_ending because it is given, and the odd one
     with open("out.csv", encoding="utf-8", newline="") as file:
         assert odd | {"b.png"} < {row["item"].split("/")[-1] for row in csv.DictReader(file)}
     code, _, err = call(predict.main, "--model_dir", trained.folder, mixed / "a.png", mixed / "notes.txt")

@@ -1,12 +1,14 @@
 """The folder of a dataset, for all build scripts: arguments, check for an earlier build, all-or-nothing writing."""
 
 import contextlib
+import hashlib
 import logging
 import tempfile
 from pathlib import Path
 
 from toolkit.core.image_dataset import read_facts
 from toolkit.core.script import add_quiet_argument
+from toolkit.core.text import in_utf8
 from utils import UserError
 
 
@@ -20,7 +22,7 @@ def add_build_arguments(parser):
 
 def target_folder(args, parent, default):
     """Return the folder to build below `parent`, named `args.name` or else `default`, after checking name and seed."""
-    name = args.name or default
+    name = args.name or in_utf8(default)
     if Path(name).name != name or name.startswith("."):
         raise UserError(f"--name {name}: give the name of a folder under data/, without slashes or a leading dot")
     if args.seed < 0:
@@ -51,6 +53,14 @@ def already_built(target, source, force, fingerprint=None):
         raise UserError(f"{target}: already holds another dataset ({reason}); --force replaces it")
     logging.info("%s was already built from the same source: nothing to do", target)
     return True
+
+
+def short_name(name, longest):
+    """Return a file name of at most `longest` bytes in UTF-8; a name that is longer is cut and gets its checksum."""
+    content = name.encode()
+    if len(content) <= longest:
+        return name
+    return f"{content[: longest - 17].decode(errors='ignore')}-{hashlib.sha256(content).hexdigest()[:16]}"
 
 
 @contextlib.contextmanager

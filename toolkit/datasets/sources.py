@@ -1,8 +1,10 @@
 """Sources of images: the bundled digits, a folder of the user's images, and the datasets of torchvision."""
 
+import contextlib
 import gzip
 import hashlib
 import logging
+import math
 import os
 import re
 import tempfile
@@ -14,13 +16,23 @@ from pathlib import Path
 
 import numpy as np
 
-from toolkit.core.image_decoding import CorruptImage, files_below, is_hidden, is_image, opened
+from toolkit.core.image_decoding import (
+    CorruptImage,
+    files_below,
+    in_threads,
+    in_turn,
+    is_deep,
+    is_hidden,
+    is_image,
+    read_image,
+)
+from toolkit.core.text import in_utf8, list_some
 from utils import UserError
 
 SPLIT_PREFIX = re.compile(r"(train|val|dev|test)(ing|s|id|idation|elopment)?(?![a-z])", re.IGNORECASE)
 CLOTHES = "T-shirt-top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot"
 THINGS = "airplane,automobile,bird,cat,deer,dog,frog,horse,ship,truck"
-GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N", "F")  # of Pillow
+GREY_MODES = ("1", "L", "LA", "La")  # of Pillow, besides those of more than 8 bits
 TORCHVISION_SETS = {  # class in torchvision, class names, channels, (height, width)
     "mnist": ("MNIST", [str(n) for n in range(10)], 1, (28, 28)),
     "fashion_mnist": ("FashionMNIST", CLOTHES.split(","), 1, (28, 28)),
@@ -55,6 +67,7 @@ class Source:
     channels: int  # 1 (grey) or 3 (RGB)
     image_size: tuple | None  # (height, width) in pixels; None: images of any size, to be resized
     facts: dict  # identifies the source in dataset.json
+    value_range: list | None = None  # grey values that become 0 and 255, if there are images of more than 8 bits
 
 
 def digits():
@@ -123,8 +136,8 @@ def folder(path):
     path = Path(path)
     if not path.is_dir():
         raise UserError(f"{path}: no such folder")
-    items, ignored = [], []
-    for split, place in split_folders(path).items():
+    items, ignored, splits = [], [], split_folders(path)
+    for split, place in splits.items():
         files = files_below(place)
         items += labelled_items(list(filter(is_image, files)), place, split)
         ignored += filterfalse(is_image, files)
@@ -132,23 +145,66 @@ def folder(path):
         logging.info("Ignored files that are not images: %d, such as %s", len(ignored), ignored[0])
     if not items:
         raise UserError(f"{path}: contains no images")
+    classes = sorted({item.label for item in items}, key=numbers_first)
+    if len(classes) < 2:
+        inner = next(iter(splits.values()))
+        while len(subfolders(inner)) == 1:
+            inner = subfolders(inner)[0]
+        names = list_some([child.name for child in subfolders(inner)])
+        hint = f"; if {names} in it are meant, give the folder {inner}, or move them up" if names else ""
+        raise UserError(f"{path}: there is only one class ({classes[0]}); a classifier needs at least two{hint}")
     inventory = hashlib.sha256()
     for item in items:
-        stat = item.image.stat()
+        stat = item.image.stat() if item.image.exists() else item.image.lstat()  # a link to nowhere: `decode` names it
         inventory.update(os.fsencode(item.image.relative_to(path)) + b" %d %d\n" % (stat.st_size, stat.st_mtime_ns))
-    classes = sorted({item.label for item in items}, key=numbers_first)
-    channels = 1 if all(is_grey(item.image) for item in items) else 3
     facts = {"kind": "folder", "from": str(path.resolve()), "inventory": inventory.hexdigest()}
-    return Source(lambda: items, classes, channels, None, facts)
+    are_grey, value_range = inspect([item.image for item in items])
+    return Source(lambda: items, classes, 1 if are_grey else 3, None, facts, value_range)
 
 
-def is_grey(path):
-    """Return True if the header of an image file says that it has no colours; True for a corrupt file, too."""
-    try:
-        with opened(path) as image:
-            return image.mode in GREY_MODES
-    except CorruptImage:  # `decode` raises it again
+def inspect(files):
+    """Return True if no image file has colours; and the range [low, high] of grey values of more than 8 bits, or None.
+
+    The range is the same for all images, so that they stay comparable: 0 to 4095, for example (the next of 1, 3, 7,
+    ..., 65535, ...), or from the smallest to the largest value if these use less than half of it.
+
+    Raises:
+        UserError: images have 16 bits per colour, of which Pillow reads the upper 8, but use only the lower ones.
+    """
+    limits, colours, notes = [], {}, {}
+
+    def look(file):
+        def look_at(image):
+            if image.format != "MPO" and getattr(image, "is_animated", False):
+                notes.setdefault("several pictures, of which the first is used", set()).add(file)
+            if is_deep(image):
+                with in_turn(image):
+                    values = np.asarray(image)
+                    finite = values[np.isfinite(values)]
+                limits.extend([finite.min(), finite.max()] if finite.size else [])
+                if finite.size < values.size:
+                    notes.setdefault("pixels without a value (NaN), which become black", set()).add(file)
+            elif ";16" in str(image.tile):
+                colours[max(high for _, high in image.convert("RGB").getextrema())] = file
+            return is_deep(image) or image.mode in GREY_MODES
+
+        with contextlib.suppress(CorruptImage):  # `decode` raises it again
+            return read_image(file, look_at)
         return True
+
+    are_grey = all(in_threads(look, files, "inspect"))
+    for note, found in notes.items():
+        logging.warning("Images with %s: %d, such as %s", note, len(found), min(found))
+    if colours and max(colours) < 128:
+        used = f"has 16 bits per colour, but no image uses values above {256 * max(colours) + 255}"
+        raise UserError(f"{colours[max(colours)]}: {used}: of these, Pillow reads the upper 8 bits; scale them to 8")
+    if not limits:
+        return are_grey, None
+    low, high = float(min(limits)), float(max(limits))
+    power = 2 ** math.ceil(math.log2(max(high, 0) + 1)) - 1
+    value_range = [0, power] if low >= 0 and high - low > power / 2 else [low, max(high, low + 1)]
+    logging.info("Images of more than 8 bits: the values %g to %g become 0 to 255", *value_range)
+    return are_grey, value_range
 
 
 def subfolders(path):
@@ -181,7 +237,7 @@ def labelled_items(images, place, split):
     for empty in (folder for folder in class_folders if folder not in filled):
         raise UserError(f"{empty}: class folder without images; add some or remove the folder")
     for file in images:
-        *folders, name = file.relative_to(place).with_suffix("").parts
+        *folders, name = map(in_utf8, file.relative_to(place).with_suffix("").parts)
         label, underscore, _ = name.partition("_")
         if folders:
             yield Item(folders[0], "_".join([*folders[1:], name]), file, split)

@@ -38,6 +38,8 @@ def read_inputs(task, paths, params):
             f"(docs/your_own_task.md). Without it, only images of a dataset of build_dataset.py can be read"
         )
     images = list(dict.fromkeys(named + list(filter(is_image, found))))
+    if others := [file for file in found if not is_image(file)]:
+        logging.info("Ignored files that are not images: %d, such as %s", len(others), others[0])
     if not images:
         raise UserError(f"{paths[0]}: no images in it")
     names = []
@@ -47,11 +49,12 @@ def read_inputs(task, paths, params):
 def image_batches(files, params, names):
     """Yield images as uint8 tensors (B, C, H, W), and append their names to `names`; log and skip corrupt files."""
     size, channels = (params.image_height, params.image_width), params.image_channels
+    value_range = params.values.get("value_range")
     at_once = max(params.batch_size, AT_ONCE // (size[0] * size[1] * channels))
 
     def pixels_or_error(file):
         try:
-            return decode(file, size, channels)
+            return decode(file, size, channels, value_range)
         except CorruptImage as error:
             return error
 
