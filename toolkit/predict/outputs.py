@@ -1,5 +1,6 @@
 """Apply the model of a checkpoint, and turn its outputs into rows of a table."""
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -71,19 +72,27 @@ def rows_of(task, outputs, names, params, top_k):
         if width > 1 and (width == num_classes or (num_classes is None and "accuracy" in task.metrics)):
             rows = most_probable(outputs, params.values.get("class_names") or range(width), top_k)
         else:
-            rows = as_rows({f"prediction_{i + 1}" if i else "prediction": outputs[:, i].tolist() for i in range(width)})
+            columns = [[None if value != value else value for value in column] for column in outputs.T.tolist()]
+            rows = as_rows({f"prediction_{i + 1}" if i else "prediction": columns[i] for i in range(width)})
     if len(rows) != len(names):
         raise UserError(f"{file}: describe returned {len(rows)} rows for {len(names)} items")
+    bad = [name for name, row in zip(names, rows, strict=True) if any(value is None for value in row.values())]
+    if bad:
+        logging.warning("The model's outputs are NaN for %d of %d items, such as %s", len(bad), len(names), bad[0])
     return [{"item": in_utf8(name)} | row for name, row in zip(names, rows, strict=True)]
 
 
 def most_probable(outputs, class_names, top_k):
-    """Return the `top_k` most probable classes and their probabilities, one dict per row of `outputs`, array (N, C)."""
+    """Return the `top_k` most probable classes and their probabilities, one dict per row of `outputs`, array (N, C).
+
+    They are None where the probabilities are NaN.
+    """
     scores = torch.from_numpy(outputs).double()
     order = scores.argsort(dim=1, descending=True, stable=True)[:, :top_k]  # stable, as argmax is for equal scores
     probabilities, columns = probabilities_of(scores).gather(1, order), {}  # (N, top_k)
     for place in range(order.shape[1]):
-        ending = f"_{place + 1}" if place else ""
-        columns[f"prediction{ending}"] = [class_names[label] for label in order[:, place].tolist()]
-        columns[f"probability{ending}"] = [round(value, 6) for value in probabilities[:, place].tolist()]
+        ending, values = f"_{place + 1}" if place else "", probabilities[:, place].tolist()
+        pairs = zip(order[:, place].tolist(), values, strict=True)
+        columns[f"prediction{ending}"] = [None if p != p else class_names[label] for label, p in pairs]
+        columns[f"probability{ending}"] = [None if p != p else round(p, 6) for p in values]
     return as_rows(columns)
