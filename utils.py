@@ -170,9 +170,9 @@ class Params:
 
     @property
     def unread(self):
-        """The given keys that no code has read so far: dict from name to where it is given. `$` and `_` begin notes."""
+        """The given keys, without notes, that no code has read so far: dict from name to where it is given."""
         known = self._read | self._facts.keys()
-        return {k: v for k, v in self._sources.items() if k not in known and not k.startswith(("$", "_"))}
+        return {name: source for name, source in without_notes(self._sources).items() if name not in known}
 
     def _check_names(self, names, source):
         for name in names:
@@ -193,6 +193,11 @@ class Params:
 
     def __setattr__(self, name, value):
         self.values[name] = value
+
+
+def without_notes(values):
+    """Return the entries of the dict `values`, as in params.json, without notes, whose names begin with "$" or "_"."""
+    return {name: value for name, value in values.items() if not name.startswith(("$", "_"))}
 
 
 def similar(name, known):

@@ -10,7 +10,7 @@ from tabulate import tabulate
 
 import utils
 from toolkit.core import processes
-from utils import UserError
+from utils import UserError, without_notes
 
 SAMPLE_FACTS = ("fingerprint", "counts", "mean", "std")  # differ between samples of the same kind (size, classes, ...)
 RUN_FILES = ["previous.pth.tar", "last.pth.tar", "*.pth.tar", "history.csv", "speed.csv", "metrics_*.json", "run.json"]
@@ -30,16 +30,13 @@ def dataset_of(params):
 
 
 def check_same_data(theirs, params, file, advice, allow=False):
-    """Refuse a checkpoint that was trained on other data; with `allow`, other samples of the same kind are accepted.
+    """Return True if a checkpoint was trained on the same data, as far as is known; False if `allow` accepts another.
 
     Args:
         theirs: `dataset_of` when the checkpoint was written, a dict; None or empty if unknown.
         params: hyperparameters, with the facts of the present data.
         file, advice: for the message: the checkpoint, and what the user can do.
-        allow: bool.
-
-    Returns:
-        True if it is the same data, as far as is known; False if it was accepted by `allow`.
+        allow: bool, accept other samples of the same kind.
 
     Raises:
         UserError: it is another dataset.
@@ -66,17 +63,17 @@ def changed_params(checkpoint, params):
     if not theirs:  # CS230's checkpoints do not hold them
         return {}
     theirs = as_json(params.defaults) | theirs  # keys that are newer than the checkpoint had their defaults
-    names = sorted(name for name in theirs.keys() | params.given.keys() if not name.startswith(("$", "_")))
+    names = sorted(without_notes(theirs | params.given))
     differ = {name: [theirs.get(name), ours.get(name)] for name in names if theirs.get(name) != ours.get(name)}
     allowed = {name: why for name, why in MAY_CHANGE.items() if name != "dataset" or hasattr(params, "fingerprint")}
     if best is not None and params.monitor == best.monitor and theirs.get("monitor") is None:
         allowed["monitor"] = "the default until now"
     refused = [name for name in differ if name not in allowed]
     if differ:
-        rows = [
-            [name, as_text(then), "->", as_text(now), allowed.get(name, "would be another run")]
-            for name, (then, now) in differ.items()
-        ]
+        rows = []
+        for name, values in differ.items():
+            then, now = ("(none)" if value is None else json.dumps(value) for value in values)
+            rows.append([name, then, "->", now, allowed.get(name, "would be another run")])
         table = tabulate(rows, tablefmt="plain", disable_numparse=True)
         show = print if refused and processes.is_rank_zero() else logging.info  # a refused run leaves no trace
         show(f"params.json has changed since this run was last trained:\n{table}")
@@ -107,11 +104,6 @@ def version_of(file):
         return None
 
 
-def as_text(value):
-    """Return a value as it is written in params.json; "(none)" for a missing key."""
-    return "(none)" if value is None else json.dumps(value)
-
-
 def as_json(values):
     """Return a dict as it would come back from a json file, without the values that json cannot hold."""
     plain = {}
@@ -129,11 +121,7 @@ def free_name(folder, name, ending=""):
 
 
 def find_checkpoint(model_dir, restore_file):
-    """Return the path of a checkpoint: a name in the experiment's folder ("best", "best.pth.tar"), or a path.
-
-    Raises:
-        UserError: there is no such file.
-    """
+    """Return the path of a checkpoint, which exists: a name in the experiment's folder ("best"), or a path."""
     for path in (Path(model_dir) / f"{restore_file}.pth.tar", Path(model_dir) / restore_file, Path(restore_file)):
         if path.is_file():
             return path
@@ -166,9 +154,7 @@ def move_results_aside(model_dir, patterns=RESULTS):
 
 
 def prepare_folder(folder, lock, resumed):
-    """Create and lock the folder of an experiment; move aside what an earlier run left, unless it is resumed.
-
-    `resumed` is the Checkpoint that is resumed, or None for a new run.
+    """Create and lock the folder of an experiment; move aside what an earlier run left, unless `resumed` continues it.
 
     Raises:
         UserError: it cannot be written to, or another process trains there.

@@ -160,9 +160,8 @@ def derive(params, model_dir, params_from, may_change=()):
     if isinstance(schema, str) and (Path(params_from) / schema).exists():  # a path relative to the file
         setattr(params, "$schema", Path(utils.relative(Path(params_from) / schema, model_dir)).as_posix())
     if path.exists():
-        there, values = utils.read_json(path), params.given
-        names = [name for name in there.keys() | values.keys() if not name.startswith(("$", "_"))]  # else notes
-        changed = sorted(name for name in names if there.get(name) != values.get(name))
+        there, values = utils.without_notes(utils.read_json(path)), utils.without_notes(params.given)
+        changed = sorted(name for name in there.keys() | values.keys() if there.get(name) != values.get(name))
         if not set(changed) <= set(may_change):
             raise UserError(f"{path}: is there already, with another {', '.join(changed)}; choose another folder")
 

@@ -77,7 +77,7 @@ def read_results(parent_dir):
             continue
         try:
             params = utils.read_json(os.path.join(folder, "params.json")) if "params.json" in files else {}
-            experiments.append((folder, files, {k: v for k, v in params.items() if not k.startswith(("$", "_"))}))
+            experiments.append((folder, files, utils.without_notes(params)))
         except UserError as error:
             results.left_out.append(str(error))
     keys = dict.fromkeys(key for _, _, params in experiments for key in params)

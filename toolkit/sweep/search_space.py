@@ -9,7 +9,7 @@ from copy import deepcopy
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from utils import UserError, read_json, similar
+from utils import UserError, read_json, similar, without_notes
 
 SPACE = "search_space.json"
 CLASSIC = {"learning_rate": [1e-4, 1e-3, 1e-2]}  # what CS230's template searches
@@ -93,9 +93,7 @@ class SearchSpace:
         self.source, self.reference, self.dimensions = folder / SPACE, params.hyperparameters, {}
         types = {name: field.annotation for name, field in declared.model_fields.items()}
         content = read_json(self.source, what="search space") if self.source.exists() else CLASSIC
-        for name, description in content.items():
-            if name.startswith(("$", "_")):  # notes
-                continue
+        for name, description in without_notes(content).items():
             if name in NOT_SEARCHED:
                 raise UserError(f"{self.source}: {name} cannot be searched: {NOT_SEARCHED[name]}")
             if name in params.dataset_facts:

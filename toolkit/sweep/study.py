@@ -27,7 +27,7 @@ from optuna.trial import Trial, TrialState, create_trial
 from toolkit.core.seeds import mix
 from toolkit.sweep.search_space import as_choice, name_of
 from toolkit.sweep.storage import HEARTBEAT_SECONDS, Owner, open_storage, storage_errors
-from utils import UserError
+from utils import UserError, without_notes
 
 SECONDS_BETWEEN_LOOKS = 5  # for abandoned trials
 TPE_STARTUP = 10  # random configurations before TPE learns from the results
@@ -75,7 +75,7 @@ class Study:
         self.owner, self.is_database = Owner(folder), storage is not None
         self.to_retry = set()  # numbers of trials that failed before this process started, or lost their folder
         self.looked_at = self.heartbeat_at = -math.inf  # times of the last look for abandoned trials, and heartbeat
-        reference = {k: v for k, v in params.given.items() if not k.startswith(("$", "_"))}
+        reference = without_notes(params.given)
         dimensions = {name: dimension.model_dump() for name, dimension in space.dimensions.items()}
         definition = json.dumps([dimensions, reference, metric, mode, method, options.seeds, options.folds])
         prefix = folder.resolve().name if storage else "sweep"  # a folder with a journal may be renamed
