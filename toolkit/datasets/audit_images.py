@@ -1,6 +1,7 @@
 """Audit a dataset of images: changed files, copies, wrong labels, odd images, balance of classes and splits."""
 
 import functools
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
@@ -170,10 +171,13 @@ def check_counts(facts):
     text = f"{len(names)} classes of {few:,} images in train"
     if few < many:
         text = f"{len(names)} classes of {few:,} images ({smallest}) to {many:,} ({largest}) in train"
-    unbalanced = many > UNBALANCED * few
-    if unbalanced:
-        text += '; accuracy hides errors in small classes: set "monitor": "macro_f1", and perhaps "balanced": true'
-    classes = Finding(DOUBTFUL if unbalanced else GOOD, "classes", text)
+    doubts, alike = [], {}
+    if many > UNBALANCED * few:
+        doubts.append('accuracy hides errors in small classes: set "monitor": "macro_f1", and perhaps "balanced": true')
+    for name in names:
+        alike.setdefault(unicodedata.normalize("NFKC", name).casefold().strip(), []).append(repr(name))
+    doubts += [f"{' and '.join(same)} look like one class" for same in alike.values() if len(same) > 1]
+    classes = Finding(DOUBTFUL if doubts else GOOD, "classes", "; ".join([text, *doubts]))
 
     sizes = counts.sum(axis=1)  # (splits,)
     shares = counts / sizes[:, None]  # (splits, classes)

@@ -202,7 +202,7 @@ def inspect(files):
         return are_grey, None
     low, high = float(min(limits)), float(max(limits))
     power = 2 ** math.ceil(math.log2(max(high, 0) + 1)) - 1
-    value_range = [0, power] if low >= 0 and high - low > power / 2 else [low, max(high, low + 1)]
+    value_range = [0, power] if low >= 0 and high - low > power / 2 else [low, high if high > low else low + 1]
     logging.info("Images of more than 8 bits: the values %g to %g become 0 to 255", *value_range)
     return are_grey, value_range
 
