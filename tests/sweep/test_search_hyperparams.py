@@ -455,12 +455,15 @@ SPACES = {
     '{"learning_rate": [0.01}': "search_space.json: not valid JSON at line 1",
     "{}": 'search_space.json: no hyperparameters; give one, such as {"learning_rate": [1e-4, 1e-3, 1e-2]}',
     '{"_note": [1]}': "no hyperparameters",
-    '{"learning_rate": []}': "learning_rate: values should have at least 1 item",
-    '{"learning_rate": 0.01}': "learning_rate: values should be a valid list; expected a list of values, or {",
+    '{"learning_rate": []}': "learning_rate: values is [], should have at least 1 item",
+    '{"learning_rate": 0.01}': "learning_rate: values is 0.01, should be a valid list; expected a list of values, or {",
     '{"learning_rate": [0.01, "0.1"]}': "learning_rate is '0.1', should be a valid number",
-    '{"learning_rate": {"low": 0.1}}': "learning_rate: high Field required; expected a list of values, or {",
-    '{"learning_rate": {"low": "a", "high": 1}}': "learning_rate: low should be a valid number",
-    '{"loss": [NaN, 1]}': "loss is NaN; give numbers",
+    '{"learning_rate": {"low": 0.1}}': "learning_rate: high is missing; expected a list of values, or {",
+    '{"learning_rate": {"min": 1e-4, "max": 1e-1}}': "learning_rate: unknown key min (did you mean low?); unknown key max "
+    "(did you mean high?); expected a list of values, or {",
+    '{"learning_rate": {"low": "1e-4", "high": 1}}': 'learning_rate: low is "1e-4", should be a valid number',
+    '{"loss": [NaN, 1]}': "loss is nan",
+    '{"clip": [1.0, Infinity]}': "clip is inf",
     '{"monitor": ["accuracy", "loss"]}': "monitor cannot be searched: trials are compared by it",
     '{"hidden_size": {"values": [9], "when": {"architecture": []}}}': "hidden_size is searched when architecture is nothing",
     json.dumps(
@@ -469,8 +472,8 @@ SPACES = {
     '{"learning_rate": {"low": 0.1, "high": 0.01}}': "learning_rate: low must be at most high",
     '{"learning_rate": {"low": 0, "high": 1, "log": true}}': "learning_rate: low must be at most high, and above 0 with log",
     '{"learning_rate": {"low": -1, "high": 1}}': "learning_rate is -1.0, should be greater than 0",
-    '{"learning_rate": {"low": 0.1, "high": 1, "lgo": true}}': "learning_rate: lgo Extra inputs are not permitted; expected a list of values",
-    '{"learning_rate": {"low": 0.1, "high": 1, "log": 1}}': "learning_rate: log should be a valid boolean",
+    '{"learning_rate": {"low": 0.1, "high": 1, "lgo": true}}': "learning_rate: unknown key lgo; expected a list of values",
+    '{"learning_rate": {"low": 0.1, "high": 1, "log": 1}}': "learning_rate: log is 1, should be a valid boolean",
     '{"learning_rate": {"low": 0.1, "high": 1, "step": 2}}': "learning_rate: step must be at most high - low",
     '{"num_channels": {"low": 4, "high": 8.5}}': "num_channels is an integer; give integers for low, high and step",
     '{"num_channels": [4, 0]}': "num_channels is 0, should be greater than or equal to 1",
@@ -480,7 +483,7 @@ SPACES = {
     '{"hidden_size": {"values": [9], "when": {"architecture": "TwoLayerNet"}}}': "hidden_size is searched when "
     'architecture is "TwoLayerNet", which it never is',
     '{"hidden_size": {"values": [9], "when": {"no_key": 1}}}': 'hidden_size has "when" no_key, which is neither a list of values',
-    '{"hidden_size": {"values": [9], "when": 3}}': "hidden_size: when should be a valid dictionary",
+    '{"hidden_size": {"values": [9], "when": 3}}': "hidden_size: when is 3, should be a valid dictionary",
 }
 
 

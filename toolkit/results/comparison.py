@@ -1,22 +1,17 @@
 """Compare experiments: find what varies, choose the metric, merge replicates, test differences from a baseline."""
 
 import difflib
-import json
 import re
 from collections import Counter
 
 from toolkit.core.monitor import MODES
+from toolkit.core.text import identity
 from toolkit.results.rows import STATUSES, Row
 from toolkit.results.statistics import holm, mean_and_interval, paired_test
 from utils import UserError
 
 REPLICATED = ("seed", "fold")  # the hyperparameters in which replicates differ
 IN_NAMES = re.compile(r"(^|[,_/ -])(seed|fold)[=_-]?\d+")
-
-
-def identity(value):
-    """Return a hashable object that is equal for equal values of a hyperparameter."""
-    return value if type(value) in (int, float, str) else json.dumps(value, sort_keys=True)
 
 
 def varying(rows, without=()):

@@ -108,8 +108,8 @@ class Scheduler:
     def end(self, experiment, outcome, result=None):
         """Record and print how an experiment has ended; arguments as for `Study.end`."""
         metric = self.study.metric
-        if outcome == "finished" and math.isnan(result):
-            outcome, result = "failed", f"{metric} is nan"
+        if outcome == "finished" and (result is None or not math.isfinite(result)):
+            outcome, result = "failed", f"{metric} is {math.nan if result is None else result}"
         self.study.end(experiment, outcome, result)
         if outcome == "finished":
             self.show(f"{experiment.name}: {metric} {result:.4f}", star="  *")

@@ -25,7 +25,7 @@ from optuna.study import StudyDirection
 from optuna.trial import Trial, TrialState, create_trial
 
 from toolkit.core.seeds import mix
-from toolkit.sweep.search_space import as_choice, name_of
+from toolkit.sweep.search_space import name_of
 from toolkit.sweep.storage import HEARTBEAT_SECONDS, Owner, open_storage, storage_errors
 from utils import UserError, without_notes
 
@@ -172,7 +172,7 @@ class Study:
         """Return the sampler for the configuration with that number; `fixed` is a dict of values not to be drawn."""
         seed = mix(self.params.seed, configuration) % 2**32
         if self.grid is not None:
-            fixed = {name: as_choice(value) for name, value in self.grid[configuration].items()}
+            fixed = self.space.choices(self.grid[configuration])
         tpe = TPESampler(seed=seed, constant_liar=True, n_startup_trials=TPE_STARTUP * self.replicates)
         return PartialFixedSampler(fixed, tpe if self.options.method == "tpe" else RandomSampler(seed))
 
