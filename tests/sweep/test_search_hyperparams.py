@@ -171,6 +171,47 @@ def own_model(sweep, change):
         file.write(f"\n\nUnchangedNet = Net\n\n\ndef Net(params):{change or ''}\n    return UnchangedNet(params)\n")
 
 
+def test_a_trial_whose_result_is_no_number_has_failed_and_another_is_the_best(call, sweep):
+    sweep.write({"learning_rate": [0.01, 0.02]}, num_epochs=1, monitor="odd", monitor_mode="max")
+    own_model(
+        sweep, "\n    metrics['odd'] = lambda outputs, labels: float('nan' if params.learning_rate == 0.02 else 1)"
+    )
+    code, out, err = search(call, sweep)
+    assert (code, err) == (1, "")
+    assert "learning_rate=0.02: failed: odd is nan" in out
+    assert "1 finished, 1 failed" in out
+    assert f"Best odd on val: 1.0000, {sweep.folder / 'learning_rate=0.01'}" in out
+
+
+def test_values_that_python_takes_for_equal_are_trials_of_their_own(call, sweep):
+    sweep.write({"knob": [True, 1, 1.0, "1", 0]}, num_epochs=1, knob=0)
+    own_model(sweep, '\n    print("knob is", repr(params.knob))')
+    code, out, err = search(call, sweep)
+    assert (code, err) == (0, "")
+    assert "4 finished" in out
+    knobs = {name: json.loads((sweep.folder / name / "params.json").read_text())["knob"] for name in sweep.trials()}
+    assert sorted(map(repr, knobs.values())) == ["'1'", "0", "1", "True"]
+    assert all(
+        f"knob is {value!r}\n" in (sweep.folder / name / "train.log").read_text() for name, value in knobs.items()
+    )
+
+
+def test_values_that_differ_after_the_fourth_digit_are_trials_of_their_own(call, sweep):
+    sweep.write({"learning_rate": [0.0123451, 0.0123452]}, num_epochs=1)
+    code, out, err = search(call, sweep)
+    assert (code, err) == (0, "")
+    assert len(sweep.trials()) == 2
+    assert all(name.startswith("learning_rate=0.01235-") for name in sweep.trials())
+
+
+@pytest.mark.slow
+def test_asha_compares_trials_after_a_ninth_of_the_epochs(call, sweep):
+    sweep.write({"learning_rate": [0.01, 0.02, 0.005, 1e-7, 2e-7, 3e-7]}, num_epochs=9)
+    code, out, err = search(call, sweep, "--pruner", "asha", "--jobs", 1)
+    assert (code, err) == (0, "")
+    assert {sweep.trials()[name]["epochs"] for name in sweep.trials() if sweep.how(name) == {"pruned"}} >= {1}
+
+
 @POSIX
 @pytest.mark.slow
 def test_a_worker_that_dies_costs_an_attempt_and_its_trial_is_gone_on_with(call, sweep):
@@ -339,6 +380,26 @@ def test_two_processes_share_one_sweep(sweep):
     assert sum(out.count(": accuracy ") for out in outs) == 6
     assert all(len(run["sessions"]) == 1 for run in sweep.trials().values())
     assert len(sweep.trials()) == 6
+
+
+@POSIX
+@pytest.mark.slow
+def test_nothing_is_trained_twice_at_once_if_the_locks_of_a_shared_sweep_are_deleted(sweep):
+    sweep.write({"learning_rate": [0.01, 0.02, 0.03, 0.04]}, num_epochs=40)
+    processes = [Script("search_hyperparams", *sweep.arguments("--jobs", 1)) for _ in range(2)]
+    for count in (1, 2, 3):
+        wait_for(processes[0], lambda count=count: len(list(sweep.folder.glob("*/history.csv"))) >= count)
+        shutil.rmtree(sweep.folder / ".sweep", ignore_errors=True)
+        (sweep.folder / ".study.journal.lock").unlink(missing_ok=True)
+    outs = [process.communicate() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outs
+    assert sorted(sweep.trials()) == [f"learning_rate=0.0{number}" for number in (1, 2, 3, 4)]
+    for run in sweep.trials().values():
+        assert sum("finished" in session for session in run["sessions"]) == 1
+        assert len({session["started"] for session in run["sessions"]}) == len(run["sessions"])
+    values = {name: run["best"]["value"] for name, run in sweep.trials().items()}
+    finished = [trial for trial in sweep.study() if trial.state.name == "COMPLETE"]
+    assert all(trial.value == values[trial.user_attrs["experiment"]] for trial in finished)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Compare experiments: find what varies, choose the metric, merge replicates, test differences from a baseline."""
 
 import difflib
+import math
 import re
 from collections import Counter
 
@@ -125,7 +126,7 @@ def merge(replicates, taken, notes):
         having = [row for row in merged.finished if metric in row.metrics]
         values = means_per_fold(having, [row.metrics[metric] for row in having])
         merged.metrics[metric], half_width = mean_and_interval(values, number_of_folds(having))
-        if half_width is not None:
+        if half_width is not None and math.isfinite(half_width):
             merged.half_widths[metric] = half_width
         if len(having) < len(merged.finished):
             notes.append(f"{name}: only {len(having)} of {len(merged.finished)} finished replicates have {metric}")

@@ -197,9 +197,9 @@ def short(value):
 def as_json(value):
     """Return JSON that is safe inside a script element: it has no `</script>` and no `<!--`.
 
-    JSON has no numbers for NaN and infinity; the texts "NaN", "Infinity" and "-Infinity" take their place.
+    As in the table, NaN and infinity, for which JSON has no numbers, are the texts "nan", "inf" and "-inf".
     """
-    value = json.loads(json.dumps(value), parse_constant=str)
+    value = json.loads(json.dumps(value), parse_constant=lambda name: str(float(name)))
     return json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 

@@ -89,7 +89,7 @@ function drawPanels() {
     const column = Number(byId("metric").value), width = byId("panels").clientWidth;
     const across = Math.min(axes.length, width < 640 ? 1 : width < 1000 ? 2 : 3), down = Math.ceil(axes.length / across);
     const drawn = rowsToDraw("panels-count");
-    const height = i => numberOf(rows[i].cells[column]) ?? null, isFinished = i => rows[i].cells[STATUS] === "finished";
+    const height = i => numberOf(rows[i].cells[column]), isFinished = i => rows[i].cells[STATUS] === "finished";
     const isLog = columns[column].mode === "min" && spansOrders(drawn.map(height).filter(Number.isFinite));
     const marked = drawn.filter(i => state.selected.has(i) || i === data.best), size = drawn.length > 300 ? 5 : 8;
     const kinds = [

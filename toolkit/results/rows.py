@@ -200,6 +200,7 @@ def read_metrics(folder, name, problems):
     metrics = {}
     for metric, value in read_if_there(folder, name).items():
         place = f"{os.path.join(folder, name)}: {one_line(metric)} is"
+        value = math.nan if value is None else value  # as JSON has no NaN, null stands for it
         if type(value) is float or (type(value) is int and abs(value) < 2**1000):  # a larger one is no float
             metrics[metric] = float(value)
             if not math.isfinite(value):
@@ -216,14 +217,15 @@ def read_curves(row, names):
     """
     tables = []
     for member in row.finished if row.replicates else [row]:
-        with contextlib.suppress(OSError, ValueError, csv.Error):
-            tables.append(list(csv.DictReader(Path(member.folder, "history.csv").read_text("utf-8").splitlines())))
+        path = os.path.join(member.folder, "history.csv")
+        with contextlib.suppress(OSError, ValueError, csv.Error), open(path, encoding="utf-8", newline="") as file:
+            tables.append(list(csv.DictReader(file)))
     curves = []
     for name in names:
         columns = []
         for table in tables:
             with contextlib.suppress(ValueError, KeyError, TypeError):
-                columns.append([float(line[name]) for line in table])
+                columns.append([float(line[name] or "nan") for line in table])
         curves.append([sum(values) / len(values) for values in zip(*columns, strict=False)])
     return curves
 

@@ -1,5 +1,6 @@
 """Write the table of experiments as Markdown (also for the terminal), as LaTeX, and as csv with every digit."""
 
+import contextlib
 import json
 from collections import Counter
 from dataclasses import dataclass
@@ -149,5 +150,9 @@ def as_text(value):
 
 
 def plain(value):
-    """Return a value of a hyperparameter unchanged if csv can hold it, else as JSON."""
+    """Return a value of a hyperparameter unchanged if it is None, a number or a text that is no JSON, else as JSON."""
+    if type(value) is str:  # "1" and "true" are written with their quotes, as they differ from 1 and true
+        with contextlib.suppress(ValueError, RecursionError):
+            json.loads(value)
+            return json.dumps(value)
     return value if value is None or type(value) in (int, float, str) else json.dumps(value)
