@@ -48,15 +48,10 @@ class Experiment:
 
 
 class Study:
-    """The study of a sweep. Any number of processes, on any number of machines, may work on it at the same time.
+    """The study of the sweep in a folder. Any number of processes, on any number of machines, may work on it at a time.
 
-    Args:
-        folder: the sweep's folder.
-        space: its SearchSpace.
-        params: Params of the sweep's folder.
-        metric, mode: name of the metric to optimize, and "max" or "min".
-        options: `method`, `trials` (None for the whole grid), `seeds`, `folds`, `pruner` and `storage` (None for a
-            journal file in the sweep's folder), as on the command line.
+    It optimizes a metric, with the `mode` "max" or "min". `options` has `method`, `trials` (None for the whole grid),
+    `seeds`, `folds`, `pruner` and `storage` (None for a journal file in the folder), as on the command line.
 
     Raises:
         UserError: the storage cannot be used, or the grid has fewer configurations than `trials`.
