@@ -52,7 +52,7 @@ function makeRow(row, i) {
     const cells = columns.map((column, c) => {
         const text = textOf(row.cells[c], column.kind), spread = spreadOf(row, column.name);
         const star = i === data.best ? make("span", { className: "best", title: "best finished row" }, "★ ") : null;
-        if (c === NAME) return make("td", { className: "name" }, star, make("button", { type: "button", className: "link" }, text));
+        if (c === NAME) return make("td", { className: "name" }, make("button", { type: "button", className: "link" }, star, text));
         const look = c === STATUS && text !== "finished" ? (text === "failed" ? "failed" : "muted") : column.numeric ? "number" : "";
         return make("td", { className: look, title: text + spread }, text, spread ? make("span", { className: "spread" }, spread) : null);
     });

@@ -130,6 +130,8 @@ class SearchSpace:
         if isinstance(dimension, Range) and declared_type is float:
             dimension.low = float(dimension.low)
         for value in dimension.values:
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UserError(f"{self.source}: {name} is {value}; give finite numbers")
             deepcopy(params).take({name: value}, self.source)
         for other, allowed in dimension.when.items():
             allowed = dimension.when[other] = allowed if isinstance(allowed, list) else [allowed]
