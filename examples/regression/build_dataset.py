@@ -163,10 +163,11 @@ def main(argv=None):
     facts = describe(names, tables, recipe)
     if already_built(target, recipe, args.force, facts["fingerprint"]):
         return
+    header = [" ".join(name.split()) for name in names]  # on one line
     with write_folder(target) as folder:
         for split, table in tables.items():
             with open(folder / f"{split}.csv", "w", encoding="utf-8", newline="") as file:
-                csv.writer(file, lineterminator="\n").writerows([names, *table.tolist()])
+                csv.writer(file, lineterminator="\n").writerows([header, *table.tolist()])
         (folder / FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     rows = ", ".join(f"{count['rows']} {split}" for split, count in facts["counts"].items())
     logging.info("%s: %s from %s; %s rows", target, names[-1], ", ".join(names[:-1]), rows)

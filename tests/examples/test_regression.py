@@ -208,7 +208,7 @@ def test_cells_are_read_as_other_programs_read_them(tmp_path, example, build):
     ends = ["\u2028", "\x0b", "\x0c", "\x1c", "\x85"]
     cells = [" 1 ", "1e5", "+.5", "3.", "-2E-3", *map(str, range(10))]
     lines = [f"good{end}flat,{cell},{place}" for place, (cell, end) in enumerate(zip(cells, ends * 3, strict=True))]
-    (tmp_path / "own.csv").write_text("\n".join(["text,x,y", *lines]), encoding="utf-8")
+    (tmp_path / "own.csv").write_text("\n".join(['text,"x\ncm",y', *lines]), encoding="utf-8")
     assert build("csv", "own.csv", "--target", "y", "--ignore", "text")[0] == 0
     found = np.concatenate([rows(example / "data" / "own", split) for split in ("train", "val", "test")])
     assert found[found[:, 1].argsort(), 0].tolist() == [float(cell) for cell in cells]
