@@ -145,7 +145,10 @@ def test_the_calibration_error_agrees_with_a_direct_computation(digits, tmp_path
             sure, right = np.mean([p for p, _ in inside]), np.mean([r for _, r in inside])
             error += len(inside) / len(labels) * abs(sure - right)
     assert report.content["calibration_error"] == pytest.approx(error, abs=1e-6)
-    assert calibration_error(np.array([1.0, 1.0, 0.6]), np.array([True, False, True])) == pytest.approx(0.4667, abs=1e-4)
+    assert calibration_error(np.array([1.0, 1.0, 0.6]), np.array([True, False, True])) == pytest.approx(
+        0.4667, abs=1e-4
+    )
+    assert calibration_error(np.array([1.0, 0.95]), np.array([False, True])) == pytest.approx(0.475)  # one bin
 
 
 def test_support_is_correct_if_no_prediction_is_right(digits, tmp_path):
@@ -304,10 +307,10 @@ class Words(torch.utils.data.Dataset):
         return torch.tensor(PREDICTED[index]), torch.tensor(LABELS[index])
 
 
-def padded(batch, length=None):
+def padded(batch, length=None, value=-1):
     longest = length or max(len(labels) for _, labels in batch)
     return tuple(
-        torch.stack([F.pad(t, (0, longest - len(t)), value=-1) for t in part]) for part in zip(*batch, strict=True)
+        torch.stack([F.pad(t, (0, longest - len(t)), value=value) for t in part]) for part in zip(*batch, strict=True)
     )
 
 
@@ -380,6 +383,26 @@ def test_wrong_entities_are_marked_and_words_are_escaped(tmp_path):
     assert "nobody" not in page
     assert page.count("<li>") == 3
     assert "http" not in page
+
+
+def test_labels_of_minus_100_are_padding(tmp_path):
+    loader = DataLoader(Words(), 5, collate_fn=lambda batch: padded(batch, value=-100))
+    loss = lambda outputs, labels: F.cross_entropy(outputs, labels.reshape(-1))  # noqa: E731
+    _, report = report_of(Tagger(True), loader, {}, tmp_path, loss, tags=TAGS)
+    rows, content = rows_in(tmp_path)
+    assert content["kind"] == "tagging"
+    assert [row["label"] for row in rows] == [TAGS[label] for labels in LABELS for label in labels]
+
+
+def test_entities_of_another_scheme_are_marked_and_those_of_an_unknown_one_are_not(tmp_path):
+    loader = DataLoader(Words(), 2, collate_fn=padded)
+    tags = ["O", "B-PER", "L-PER", "U-LOC", "L-LOC"]
+    _, report = report_of(Tagger(True), loader, {}, tmp_path, token_loss, tags=tags)
+    page = (tmp_path / "mistakes_test.html").read_text(encoding="utf-8")
+    assert "Anna Smith <small>predicted PER “Anna”, label PER “Anna Smith”" in page
+    _, report = report_of(Tagger(True), loader, {}, tmp_path, token_loss, tags=["O", "PER-B", "PER-I", "X", "Y"])
+    assert not (tmp_path / "mistakes_test.html").exists()
+    assert any(line.startswith("No page of mistakes: the tags 'PER-B'") for line in report.lines)
 
 
 tag_lists = st.lists(st.sampled_from([*(f"{a}-{b}" for a in "BIES" for b in ("PER", "LOC")), "O"]), max_size=12)
@@ -456,6 +479,21 @@ def test_a_metric_that_is_not_a_number_is_null(digits, tmp_path):
     _, report = report_of(model, loader, {"undefined": lambda outputs, labels: float("nan")}, tmp_path)
     assert rows_in(tmp_path)[1]["metrics"]["undefined"] is None
     assert "undefined" not in report.content["intervals"]
+
+
+def test_outputs_that_are_nan_get_no_scores_of_classes_and_the_report_says_so(digits, tmp_path):
+    _, dataset = digits
+    broken = lambda images: torch.where(images.flatten(1)[:, :10] > 15, torch.nan, 1.0)  # noqa: E731
+    _, report = report_of(Function(broken), DataLoader(dataset, 100), {"accuracy": accuracy}, tmp_path)
+    content = json.loads((tmp_path / "report_test.json").read_text(), parse_constant=pytest.fail)
+    assert (content["kind"], content["metrics"]["loss"]) == ("other", None)
+    assert "No scores of classes: some outputs are NaN." in report.lines
+
+
+class Function(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.forward = function
 
 
 @pytest.mark.parametrize("count", [2, 30, 100])

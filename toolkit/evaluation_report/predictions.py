@@ -60,8 +60,8 @@ def find_predictions(collected, dataloader, params):
         outputs, columns = outputs.numpy(), {"item": items}
         for number in range(labels.shape[1]):
             ending = f"_{number}" if labels.shape[1] > 1 else ""
-            columns[f"label{ending}"] = map(str, labels[:, number])  # the shortest decimals that are exact
-            columns[f"prediction{ending}"] = map(str, outputs[:, number])
+            for name, values in (("label", labels), ("prediction", outputs)):
+                columns[name + ending] = map(str, values[:, number])  # the shortest decimals that are exact
         return Predictions(kind, as_rows(columns), labels, outputs)
     probabilities, predictions = (t.numpy() for t in probabilities_of(outputs).double().clamp(max=1).max(dim=1))
     class_names = class_names or list(map(str, range(outputs.shape[1])))
