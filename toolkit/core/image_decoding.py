@@ -40,7 +40,7 @@ def files_below(folder, above=()):
             if is_hidden(entry.name):
                 continue
             if not entry.is_dir():
-                files.append(Path(entry))
+                files += [Path(entry)] if entry.is_file() or entry.is_symlink() else []  # a pipe would be waited for
             elif (entry.stat().st_dev, entry.stat().st_ino) not in above:
                 files += files_below(entry.path, above)
     except OSError as error:
@@ -61,12 +61,9 @@ def is_image(path):
 
 
 def read_image(path, function):
-    """Return `function(image)` for the Pillow image in a file, which is not decoded yet.
+    """Return `function(image)` for the Pillow image in a file, which is not decoded yet; an error is a CorruptImage.
 
-    If that fails, it is tried again without the file's metadata, which may be at fault while the pixels are fine.
-
-    Raises:
-        CorruptImage: the file is damaged, truncated or not an image.
+    If it fails, it is tried again without the file's metadata, which may be at fault while the pixels are fine.
     """
     Image.MAX_IMAGE_PIXELS = None  # scans are larger; `in_turn` has a limit of its own
     try:

@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 import os
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +65,7 @@ def assign_splits(items, classes, seed):
         return items
     copies, by_class = {}, {label: [] for label in classes}  # copies: from the content to the items with that content
     loose = [item for item in items if item.split in (None, "train")]
-    for item, key in zip(loose, content_keys(loose), strict=True):
+    for item, key in zip(loose, in_threads(content_key, loose, "compare"), strict=True):
         copies.setdefault(key, []).append(item)
     for group in copies.values():
         other = next((item for item in group if item.label != group[0].label), None)
@@ -85,18 +84,11 @@ def assign_splits(items, classes, seed):
     return items
 
 
-def content_keys(items):
-    """Yield a key for each item, equal for copies. Only files that share their size with another one are read."""
-    readable = [item.image for item in items if isinstance(item.image, Path) and os.access(item.image, os.R_OK)]
-    sizes = {file: file.stat().st_size for file in readable}
-    counts = Counter(sizes.values())
-    for item in items:
-        if not isinstance(item.image, Path):
-            yield hashlib.sha256(item.image.tobytes()).digest()
-        elif counts[sizes.get(item.image)] < 2:
-            yield item.image
-        else:
-            yield hashlib.sha256(item.image.read_bytes()).digest()
+def content_key(item):
+    """Return a key that copies of an image share: the SHA-256 of its file or pixels."""
+    if not isinstance(item.image, Path):
+        return hashlib.sha256(item.image.tobytes()).digest()
+    return hashlib.sha256(item.image.read_bytes()).digest() if os.access(item.image, os.R_OK) else item.image
 
 
 def write_images(items, folder, size, source, skip_corrupt):
