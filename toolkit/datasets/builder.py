@@ -23,19 +23,14 @@ def build(source, target, *, seed=230, image_size=None, force=False, skip_corrup
     """Build the dataset folder `target`, completely or not at all: `<split>/<class>/<image>.png` and `dataset.json`.
 
     Args:
-        source: a toolkit.datasets.sources.Source. Images without a split are split at random, class by class, into
-            80/10/10 percent, or 80/20 if the source has its own val or test split.
-        target: path of the folder.
-        seed: seed of the random split.
+        source: a Source. Images without a split are split at random, class by class, 80/10/10 percent, or 80/20 if the
+            source has its own val or test split.
         image_size: (height, width) to resize to; None: that of the source, or 64×64 for a folder of images.
         force: replace another dataset at `target`.
         skip_corrupt, drop_duplicates: leave out images that cannot be decoded, or that are also in a later split.
 
-    Returns:
-        The facts in dataset.json, a dict; None if `target` is this dataset already.
-
-    Raises:
-        UserError: the images cannot be used as they are, or another dataset is at `target`.
+    Return the facts in dataset.json, a dict; None if `target` is this dataset already. Raises UserError if the images
+    cannot be used as they are, or if another dataset is at `target`.
     """
     target = Path(target)
     size = tuple(image_size or source.image_size or DEFAULT_SIZE)
@@ -126,11 +121,7 @@ def to_image(pixels):
 
 
 def check_duplicates(items, folder, drop):
-    """Return the items without those that are also in a later split, if `drop` is set.
-
-    Raises:
-        UserError: an image is in two splits, and `drop` is not set.
-    """
+    """Return the items without those that are also in a later split; without `drop`, these are a UserError."""
     copies = {}  # from the pixels' digest to a dict from split to the first item there
     for item in sorted(items, key=lambda item: SPLITS.index(item.split)):
         copies.setdefault(item.digest, {}).setdefault(item.split, item)
