@@ -20,7 +20,7 @@ from utils import UserError
 CLUTTER = ("__MACOSX", "Thumbs.db", "desktop.ini", "@eaDir")  # that systems leave beside the user's files
 UNSUPPORTED = re.compile(r"\.(hei[cf]|hif|avif|jxl|svg|dng|cr[23]|nef|arw|orf|raf|rw2|dcm)", re.IGNORECASE)
 UPRIGHT = dict(zip(range(2, 9), (0, 3, 1, 5, 4, 6, 2), strict=True))  # from EXIF's orientation to Pillow's Transpose
-LARGE, BYTES = 5e7, 16  # pixels of an image that is decoded alone; bytes per pixel that decoding takes at most
+LARGE = 5e7  # pixels of an image that is decoded alone
 alone = threading.Lock()
 
 
@@ -146,9 +146,10 @@ def in_turn(image):
     pixels = image.width * image.height
     if pixels <= LARGE:
         return contextlib.nullcontext()
-    if pixels * BYTES > available_memory():
+    needed = pixels * (24 if is_deep(image) else 4 * len(image.getbands()))  # bytes, with the copies that are made
+    if needed > available_memory():
         size = f"{image.width}x{image.height} pixels"
-        raise ValueError(f"{size} would need {pixels * BYTES / 1e9:.0f} GB of memory, which are not free; reduce it")
+        raise ValueError(f"{size} would need {needed / 1e9:.0f} GB of memory, which are not free; reduce it")
     return alone
 
 
