@@ -222,6 +222,15 @@ def test_files_of_an_earlier_evaluation_are_deleted(digits, tmp_path):
     assert not (tmp_path / "mistakes_test.png").exists()
 
 
+def test_images_with_the_label_minus_100_have_no_scores(digits, tmp_path):
+    model, dataset = digits
+    labels = dataset.tensors[1].where(torch.arange(len(dataset)) % 2 == 0, torch.tensor(-100))
+    _, report = report_of(model, DataLoader(TensorDataset(dataset.tensors[0], labels), 100), {}, tmp_path)
+    rows, content = rows_in(tmp_path)
+    assert [row["item"] for row in rows] == [str(number) for number in range(0, len(dataset), 2)]
+    assert sum(row["support"] for row in content["classes"]) == len(rows)
+
+
 class Streaming:
     def reset(self):
         self.right = self.total = 0
@@ -322,7 +331,7 @@ class Tagger(nn.Module):
         self.is_flat = is_flat
 
     def forward(self, tags):
-        logits = 3.0 * F.one_hot(tags.clamp(min=0), len(TAGS))
+        logits = 3.0 * F.one_hot(tags.clamp(0, len(TAGS) - 1), len(TAGS))
         return logits.flatten(0, 1) if self.is_flat else logits
 
 
@@ -385,9 +394,10 @@ def test_wrong_entities_are_marked_and_words_are_escaped(tmp_path):
     assert "http" not in page
 
 
-def test_labels_of_minus_100_are_padding(tmp_path):
-    loader = DataLoader(Words(), 5, collate_fn=lambda batch: padded(batch, value=-100))
-    loss = lambda outputs, labels: F.cross_entropy(outputs, labels.reshape(-1))  # noqa: E731
+@pytest.mark.parametrize("value", [-100, -1, 255])
+def test_labels_in_a_table_that_are_no_class_are_padding(tmp_path, value):
+    loader = DataLoader(Words(), 5, collate_fn=lambda batch: padded(batch, value=value))
+    loss = lambda outputs, labels: F.cross_entropy(outputs, labels.reshape(-1), ignore_index=value)  # noqa: E731
     _, report = report_of(Tagger(True), loader, {}, tmp_path, loss, tags=TAGS)
     rows, content = rows_in(tmp_path)
     assert content["kind"] == "tagging"
@@ -456,6 +466,7 @@ def test_the_metric_of_a_regression_follows_from_its_predictions(tmp_path, colum
         ((20,), torch.arange(20) % 2.0),  # two classes, one logit
         ((20, 3, 8, 8), torch.zeros(20, 8, 8, dtype=torch.int64)),  # a class for each pixel
         ((20, 3), torch.arange(20)),  # classes without outputs
+        ((20, 2), torch.arange(20) % 2 * 2 - 1),  # -1 and 1, of which one would be left
         ((20, 3), torch.arange(20) / 7),
         ((20, 100, 2), torch.zeros(20, 100, 2) + 0.3),
     ],
