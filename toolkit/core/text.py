@@ -61,12 +61,13 @@ def list_some(names, most=3):
 
 def identity(value):
     """Return a text that equal values of a hyperparameter share: 1 and 1.0 are equal, but 1, true and "1" are not."""
-
-    def number(text):
-        value = float(text)
-        return int(value) if value.is_integer() else value
-
-    return json.dumps(json.loads(json.dumps(value), parse_float=number), sort_keys=True)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, list):
+        return f"[{', '.join(map(identity, value))}]"
+    if isinstance(value, dict):
+        return str({name: identity(value[name]) for name in sorted(value)})
+    return json.dumps(value)
 
 
 def as_csv(rows):
