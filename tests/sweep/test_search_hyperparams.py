@@ -622,6 +622,14 @@ def test_a_real_process_from_another_folder(sweep):
     assert "[1/1] learning_rate=0.01: accuracy 0." in done.stdout
 
 
+def test_variables_that_a_job_of_torchrun_left_over_do_not_stop_a_sweep(sweep):
+    sweep.write({"learning_rate": [0.01]}, num_epochs=1)
+    process = Script("search_hyperparams", *sweep.arguments(), environment={"RANK": "1", "WORLD_SIZE": "2"})
+    out, err = process.communicate()
+    assert (process.returncode, err) == (0, "")
+    assert "[1/1] learning_rate=0.01: accuracy 0." in out
+
+
 @pytest.mark.slow
 def test_a_configuration_that_is_drawn_twice_is_trained_once(call, sweep):
     sweep.write({"num_channels": {"low": 1, "high": 2}}, num_epochs=1)
