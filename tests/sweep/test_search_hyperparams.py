@@ -184,13 +184,13 @@ def test_a_trial_whose_result_is_no_number_has_failed_and_another_is_the_best(ca
 
 
 def test_values_that_python_takes_for_equal_are_trials_of_their_own(call, sweep):
-    sweep.write({"knob": [True, 1, 1.0, "1", 0]}, num_epochs=1, knob=0)
+    sweep.write({"knob": [True, 1, 1.0, "1", 0, [1], [True], "", []]}, num_epochs=1, knob=0)
     own_model(sweep, '\n    print("knob is", repr(params.knob))')
     code, out, err = search(call, sweep)
     assert (code, err) == (0, "")
-    assert "4 finished" in out
+    assert "8 finished" in out
     knobs = {name: json.loads((sweep.folder / name / "params.json").read_text())["knob"] for name in sweep.trials()}
-    assert sorted(map(repr, knobs.values())) == ["'1'", "0", "1", "True"]
+    assert sorted(map(repr, knobs.values())) == ["''", "'1'", "0", "1", "True", "[1]", "[True]", "[]"]
     assert all(
         f"knob is {value!r}\n" in (sweep.folder / name / "train.log").read_text() for name, value in knobs.items()
     )
