@@ -53,6 +53,32 @@ def check_same_data(theirs, params, file, advice, allow=False):
     return False
 
 
+def check_same_split(theirs, params, names, file, allow=False):
+    """Return True if the hyperparameters by which the loader chooses the samples of a split are those of a checkpoint.
+
+    Args:
+        theirs: hyperparameters of the checkpoint, a dict; None or empty if unknown.
+        params: today's hyperparameters.
+        names: those that the loader has read, a set. Those of the training loop do not count, except the seed.
+        file: the checkpoint, for the message.
+        allow: bool, return False if they differ.
+
+    Raises:
+        UserError: they differ.
+    """
+    if not theirs:
+        return True
+    theirs, ours = as_json(params.defaults) | theirs, as_json(params.hyperparameters)
+    names = {name for name in names if name == "seed" or name not in utils.Hyperparameters.model_fields}
+    changed = [f"{n} {theirs.get(n)}, now {ours[n]}" for n in sorted(names & ours.keys()) if theirs.get(n) != ours[n]]
+    if changed and not allow:
+        raise UserError(
+            f"{file}: was trained on other splits of the data ({'; '.join(changed)}): put back what params.json had, "
+            f"or allow it with --other_data"
+        )
+    return not changed
+
+
 def changed_params(checkpoint, params):
     """Return the hyperparameters that differ from those of a Checkpoint, a dict from name to [then, now]; log them.
 

@@ -7,7 +7,7 @@ import torch
 from toolkit.core import processes
 from toolkit.core.forward_pass import gradient_scaler
 from toolkit.core.learning_rate_schedule import Progress, learning_rate_factor
-from toolkit.core.monitor import monitored
+from toolkit.core.monitor import monitored_in
 from toolkit.core.moving_average import MovingAverage
 from toolkit.core.seeds import MODEL, generators_of, seed_all
 from toolkit.core.sharded_tensors import local
@@ -79,7 +79,7 @@ class Updates:
         self._add_to_progress(row)
 
     def _add_to_progress(self, row):
-        monitor, mode = monitored(self.params, [name.removeprefix("val_") for name in row if name.startswith("val_")])
+        monitor, mode = monitored_in(row, self.params)
         self.progress.update(row[f"val_{monitor}"], mode)
 
     def summary(self):

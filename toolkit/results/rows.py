@@ -189,7 +189,8 @@ def read_metrics(folder, name, problems):
         UserError: the file is not a JSON object.
     """
     path, metrics = os.path.join(folder, name), {}
-    for metric, value in utils.read_json(path).items():
+    for metric, number in utils.read_json(path).items():
+        value = math.nan if number is None else number  # JSON has no NaN
         if type(value) is float or (type(value) is int and abs(value) < 2**1000):  # a larger one is no float
             metrics[metric] = float(value)
             if not math.isfinite(value):
