@@ -19,6 +19,7 @@ from toolkit.core.code_changes import refuse_changed_code
 from toolkit.core.device_batches import device_batches
 from toolkit.core.experiment_folder import check_same_data, check_same_split, find_checkpoint, name_of, version_of
 from toolkit.core.forward_pass import autocast, forward_pass, inference_mode
+from toolkit.core.lock import remove_leftovers
 from toolkit.core.memory import memory_errors_in_a_line
 from toolkit.core.provenance import name_of_device
 from toolkit.core.resumable_batches import resumable_batches
@@ -101,6 +102,7 @@ def main(argv=None):
         return
 
     folder, name = Path(args.model_dir), name_of(checkpoint, args.model_dir)
+    remove_leftovers(folder)
     suffix = "" if is_same else f"_on_{data_dir.name}"
     files = [folder / f"metrics_{args.split}_{name}{suffix}.json"]
     lines = [pipe_table([{"split": args.split} | results])]

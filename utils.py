@@ -254,7 +254,7 @@ def open_whole(path, mode="wb", *, keep=None, outdates=()):
     If it cannot be written (no space, no permission, no such folder), that is a UserError, and nothing changes.
     """
     path = Path(path)
-    aside = path.with_name(f".{path.name}.{os.getpid()}@{socket.gethostname()}.tmp")
+    aside = path.with_name(f".{path.name}{ending_of_unfinished()}")
     try:
         with open(aside, mode, encoding=None if "b" in mode else "utf-8", newline=None if "b" in mode else "") as file:
             yield file
@@ -278,6 +278,11 @@ def open_whole(path, mode="wb", *, keep=None, outdates=()):
     finally:
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
+
+
+def ending_of_unfinished():
+    """Return the ending of what this process has not finished to write; see toolkit/core/lock.py, remove_leftovers."""
+    return f".{os.getpid()}@{socket.gethostname()}.tmp"
 
 
 def write_whole(path, content, **options):

@@ -104,12 +104,8 @@ class RunRecord:
         if state.best and not best.exists():
             logging.warning("best.pth.tar (epoch %d) is missing; the next better epoch writes it", state.best.epoch)
         if state.history and not state.batches_done:
-            is_best = False
-            if (
-                state.best
-                and state.best.epoch == state.epoch
-                and not (self.folder / "metrics_val_best_weights.json").exists()
-            ):
+            is_best, file = False, self.folder / "metrics_val_best_weights.json"
+            if state.best and state.best.epoch == state.epoch and not file.exists():
                 with contextlib.suppress(UserError):  # best.pth.tar may be that of the next epoch already
                     is_best = utils.read_checkpoint(best).get("epoch") == state.epoch
             self.write_results(state.history, is_best)
@@ -191,6 +187,8 @@ class RunRecord:
         key = "early_stopping_patience" if state.epoch < total else "num_epochs"
         logging.info("%s is finished: %d of %d epochs are done", self.folder, state.epoch, total)
         logging.info("(increase %s to train longer, or start over with --restart)", key)
+        if state.best and not (self.folder / "best.pth.tar").exists():
+            logging.warning("best.pth.tar is missing; evaluate.py --restore_file last evaluates the last epoch instead")
 
     def close(self):
         """Close the TensorBoard events."""
