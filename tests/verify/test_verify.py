@@ -78,6 +78,18 @@ def test_what_is_not_exact_is_found_and_its_likely_cause_named(experiment, name)
 
 
 @pytest.mark.slow
+def test_what_is_not_exact_from_the_second_epoch_on_is_found(experiment):
+    """As noise that a worker process draws from a generator that cannot be found: each epoch begins with the same."""
+    hidden = "\n\nimport numpy as np\n\n\ndef later(state={}):\n    state['calls'] = state.get('calls', 0) + 1\n"
+    hidden += "    return max(0, state['calls'] - 50) % 7\n\n\ninner = loss_fn\n\n\n"
+    hidden += "def loss_fn(outputs, labels, params):\n    return inner(outputs, labels, params) * (1 + 0.1 * later())\n"
+    own_model(experiment, net=NET + hidden)
+    experiment.write(batch_size=64, num_epochs=3)
+    done = verify(experiment)
+    assert done.returncode == 2 and "is not exact: " in done.stderr
+
+
+@pytest.mark.slow
 def test_an_experiment_that_fails_is_shown(experiment):
     own_model(experiment, net=NET.replace("return F.cross_entropy(outputs, labels)", "return outputs.no_such_thing()"))
     done = verify(experiment)

@@ -75,8 +75,8 @@ class TrainState:
     def check_consistency(self):
         if not all("epoch" in row and "val_loss" in row for row in self.history):
             raise ValueError("history: a row without epoch or val_loss")
-        if self.history and self.history[-1]["epoch"] != self.epoch:
-            raise ValueError("history: does not end with the last epoch")
+        if self.history and [row["epoch"] for row in self.history] != list(range(1, self.epoch + 1)):
+            raise ValueError("history: does not have a row for each epoch")
         batches = 0 if self.tally is None else len(self.tally.sizes)
         if not batches <= self.batches_done <= 2 * batches:  # a last batch of one sample joins the one before it
             raise ValueError("tally: has another number of batches than batches_done")
