@@ -85,12 +85,12 @@ def main(argv=None):
     fetch = functools.partial(task.fetch_dataloader, [args.split], data_dir, params)
     loaders, read = params.keys_read_by(lambda: processes.local_rank_zero_first(fetch))
     is_same &= check_same_split(state.get("params"), params, read, checkpoint, args.other_data)
-    refuse_changed_code(state.get("code") or {}, params, checkpoint, args.accept_code_changes)
     dataloader = loaders[args.split]
     model = processes.prepare_model(task.make_model(params), params)
     load_weights(state, checkpoint, model, shard_like=divided_like)
     loss_fn = task.loss_fn(params)
     restore_loss(state, checkpoint, loss_fn)
+    refuse_changed_code(state.get("code") or {}, params, checkpoint, args.accept_code_changes)
     split = f"the {args.split} split of {data_dir}, on {name_of_device(params.device)}"
     logging.info("Evaluating %s (epoch %s) on %s\n", checkpoint, state.get("epoch"), split)
     report = reporting.EvaluationReport(task.metrics, loss_fn, dataloader, params) if reporting else None

@@ -136,9 +136,9 @@ class Run:
         if self.resumed:
             advice = "--restart starts over with this one"
             check_same_data(self.resumed.state.dataset, self.params, self.resumed.file, advice)
-            refuse_changed_code(self.resumed.state.code, self.params, self.resumed.file, options.accept_code_changes)
             self.changed = changed_params(self.resumed, self.params)
             restore(self.resumed, self.model, self.optimizer, self.stateful)
+            refuse_changed_code(self.resumed.state.code, self.params, self.resumed.file, options.accept_code_changes)
             self.state = self.resumed.state
             if "learning_rate" in self.changed:
                 change_learning_rate(self.optimizer, self.stateful.values(), *self.changed["learning_rate"])
