@@ -18,6 +18,7 @@ from project_kinds import LOADER, NET, differences, outcome, own_model
 
 import evaluate
 import train
+import utils
 from toolkit.core.task import import_model_package
 
 
