@@ -378,8 +378,6 @@ def test_what_can_be_done_without_does_not_stop_the_training(call, experiment, n
     blocked = experiment.folder / (f".{name}{utils.ending_of_unfinished()}" if name == "curves.png" else name)
     blocked.write_text("in the way") if name == "tensorboard" else (blocked / "in the way").mkdir(parents=True)
     if name == "train.log":
-        import utils
-
         utils.set_logger(blocked)
         code, out, err = call(lambda argv: train.train_and_evaluate(*classic(experiment)))
         utils.set_logger()

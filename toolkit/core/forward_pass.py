@@ -23,6 +23,7 @@ def forward_pass(model, loss_fn, inputs, labels, precision):
     """
     with precision:
         outputs = model(inputs)
+        loss_fn = getattr(loss_fn, "checked", None) or loss_fn
         loss = None if loss_fn is None else loss_fn(outputs, labels)
     return outputs, loss
 
