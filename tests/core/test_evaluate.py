@@ -3,6 +3,7 @@ import sys
 
 import pytest
 from conftest import copy_of, optional
+from project_kinds import LOADER, NET, own_model
 
 import evaluate
 import train
@@ -170,3 +171,30 @@ def test_metrics_that_are_nan_are_null_in_json(tmp_path):
     utils.save_dict_to_json({"auroc": float("nan"), "loss": 1, "worst": float("inf")}, tmp_path / "metrics.json")
     text = (tmp_path / "metrics.json").read_text()
     assert json.loads(text, parse_constant=pytest.fail) == {"auroc": None, "loss": 1.0, "worst": None}
+
+
+def test_a_network_that_draws_random_numbers_gives_on_val_what_training_gave(call, experiment):
+    drawn = NET.replace("return self.head(x)", "return self.head(x) * (0.5 + np.random.rand())")
+    assert drawn != NET
+    own_model(experiment, net=f"import numpy as np\n{drawn}")
+    call(train.main, *experiment.arguments)
+    assert call(evaluate.main, *experiment.arguments, "--split", "val")[0] == 0
+    assert experiment.metrics("metrics_val_best.json") == experiment.metrics("metrics_val_best_weights.json")
+
+
+def test_initial_weights_do_not_depend_on_what_the_loader_draws(call, experiment):
+    weights = []
+    for draw in ("", "    torch.rand(3)\n    utils.np.random.rand()\n"):
+        own_model(experiment, loader=LOADER.replace("    params.declare(", f"{draw}    params.declare("))
+        assert call(train.main, *experiment.arguments, "--restart", "--max_steps", 1)[0] == 0
+        weights.append(utils.read_checkpoint(experiment.folder / "last.pth.tar")["state_dict"])
+    assert all(weights[0][name].equal(weights[1][name]) for name in weights[0])
+
+
+def test_data_of_which_the_fingerprint_begins_alike_is_other_data(call, trained, tmp_path):
+    data = copy_of(trained.data_dir, tmp_path / "data")
+    facts = json.loads((data / "dataset.json").read_text())
+    other = facts | {"fingerprint": facts["fingerprint"][:-1] + ("0" if facts["fingerprint"][-1] != "0" else "1")}
+    (data / "dataset.json").write_text(json.dumps(other))
+    code, _, err = call(evaluate.main, "--model_dir", trained.folder, "--data_dir", data)
+    assert code == 2 and "was trained on another dataset" in err

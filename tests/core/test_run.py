@@ -571,3 +571,30 @@ def test_a_full_disk_is_said_with_what_is_saved_and_how_to_go_on(tmp_path, monke
     with pytest.raises(utils.UserError, match="No space left"):
         session(tmp_path / "run", LOADERS["tensors"]())
     assert re.search(r"Stopped by an error; saved in epoch 1 after batch [46]. To resume, run the same", caplog.text)
+
+
+@pytest.mark.parametrize("values", [{"weight_decay": 0.1}, {"dropout": 0.3}, {"batch_size": 7}])
+def test_what_changes_the_result_is_refused_in_the_middle_of_a_run(tmp_path, values):
+    session(tmp_path / "run", LOADERS["tensors"](), 4)
+    with pytest.raises(utils.UserError, match=f"of a run with another {next(iter(values))}"):
+        session(tmp_path / "run", LOADERS["tensors"](), **values)
+
+
+def test_an_optimizer_state_that_is_not_of_these_parameters_is_refused(tmp_path):
+    session(tmp_path / "run", LOADERS["tensors"](), 4)
+    file = tmp_path / "run" / "last.pth.tar"
+    state = utils.read_checkpoint(file)
+    state["optim_dict"]["state"][0]["momentum_buffer"] = torch.zeros(1)
+    torch.save(state, file)
+    with pytest.raises(utils.UserError, match="is damaged: momentum_buffer of the optimizer"):
+        session(tmp_path / "run", LOADERS["tensors"]())
+
+
+def test_the_results_of_an_epoch_that_a_kill_left_out_are_written_when_the_run_is_resumed(tmp_path):
+    session(tmp_path / "run", LOADERS["tensors"](), 9)
+    names = ["history.csv", "metrics_val_best_weights.json", "metrics_val_last_weights.json"]
+    before = [(tmp_path / "run" / name).read_text() for name in names]
+    for name in names:
+        (tmp_path / "run" / name).unlink()
+    session(tmp_path / "run", LOADERS["tensors"](), 10)
+    assert [(tmp_path / "run" / name).read_text() for name in names] == before

@@ -3,7 +3,7 @@
 import sys
 
 import pytest
-from conftest import ROOT, run_process
+from conftest import ROOT, optional, run_process
 from project_kinds import LOADER, NET, own_model, project
 
 
@@ -96,3 +96,21 @@ def test_an_experiment_that_fails_is_shown(experiment):
     assert done.returncode == 2
     assert "training failed:" in done.stderr
     assert "no_such_thing" in done.stderr
+
+
+@pytest.mark.parametrize("part", ["state_dict", "optim_dict", "stateful", "gradients", "tally"])
+def test_a_difference_in_any_part_of_a_checkpoint_counts(part):
+    def state(value):
+        names = ["state_dict", "optim_dict", "stateful", "gradients", "tally"]
+        return {"rows": [], "epoch": 1, "batches_done": 2} | {name: {"x": value * (name == part)} for name in names}
+
+    difference_of_runs = optional("toolkit.verify.verify_resume").difference_of_runs
+    assert difference_of_runs(state(1.0), state(1.0)) is None
+    assert difference_of_runs(state(1.0), state(2.0)) == f"{part}/x differs"
+
+
+def test_a_run_is_interrupted_in_the_middle_and_at_the_end_of_each_epoch():
+    places_to_stop = optional("toolkit.verify.verify_resume").places_to_stop
+    assert places_to_stop({"step": 24, "epoch": 2, "batches_done": 8}, accumulation_steps=2) == [5, 10, 15, 20]
+    assert places_to_stop({"step": 7, "epoch": 0, "batches_done": 7}, accumulation_steps=1) == [3]
+    assert places_to_stop({"step": 30, "epoch": 3, "batches_done": 0}, accumulation_steps=1) == [5, 10, 15, 20, 25]
