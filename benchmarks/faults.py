@@ -222,7 +222,7 @@ ATTACKS = {  # name: (what is done to a finished run, the script that is started
     "another split": (
         change_params(num_folds=5),
         "evaluate --split val",
-        "other splits of the data (num_folds 0, now 5)",
+        "other splits of the data (num_folds 0, ",
     ),
     "an edited network, resumed": (append_to("model/net.py", "\nLIMIT = 3\n"), "train", "--accept_code_changes"),
     "a second training": (train_at_the_same_time, "train", "is training here"),
