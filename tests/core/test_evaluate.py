@@ -142,7 +142,7 @@ def test_a_dataset_that_is_rebuilt_meanwhile_leaves_no_results(call, trained, tm
     before = {file.name for file in trained.folder.iterdir()}
     code, _, err = call(evaluate.main, "--model_dir", trained.folder, "--data_dir", data)
     assert code == 2 and f"{data}/dataset.json: was replaced during the evaluation" in err
-    assert {file.name for file in trained.folder.iterdir()} - before <= {"test_looks.json"}
+    assert {file.name for file in trained.folder.iterdir()} - before <= {"test_looks.json", ".test_looks.json.lock"}
 
 
 def test_what_is_not_trained_yet_or_has_lost_its_best_checkpoint_says_what_to_do(call, experiment):

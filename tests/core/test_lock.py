@@ -215,7 +215,7 @@ def test_a_write_that_was_killed_leaves_nothing_once_the_experiment_is_evaluated
     subprocess.run([sys.executable, "-c", die, str(experiment.folder / "metrics_test_best.json")], cwd=ROOT)
     assert len(list(experiment.folder.glob(".metrics_*.tmp"))) == 1
     assert call(evaluate.main, *experiment.arguments)[0] == 0
-    assert not list(experiment.folder.glob(".*"))
+    assert not list(experiment.folder.glob(".*.tmp"))
 
 
 def test_a_holder_with_another_host_name_is_refused_all_the_same(tmp_path):
