@@ -347,8 +347,9 @@ def read_checkpoint(path):
     except pickle.UnpicklingError:
         raise UserError(f"{path}: refused: it is damaged or contains code, which loading could run") from None
     except Exception as error:  # torch raises many kinds for a damaged file: RuntimeError, EOFError, KeyError, ...
-        reason = str(error).split("\n")[0] or type(error).__name__
-        raise UserError(f"{path}: cannot be read; it is damaged or truncated: {reason}") from None
+        is_said = isinstance(error, RuntimeError | ValueError)
+        reason = str(error).split("\n")[0].split(". ")[0] if is_said else type(error).__name__
+        raise UserError(f"{path}: cannot be read; it is damaged or truncated ({reason})") from None
     if not isinstance(state, dict) or not isinstance(state.get("state_dict"), dict):
         raise UserError(f'{path}: not a checkpoint: it has no "state_dict"')
     return state

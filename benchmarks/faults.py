@@ -211,7 +211,7 @@ ATTACKS = {  # name: (what is done to a finished run, the script that is started
     "weights of integers": (spoil_weights(torch.Tensor.long), "evaluate", "torch.int64 there"),
     "complex weights": (spoil_weights(lambda weight: weight + 0j), "evaluate", "torch.complex64 there"),
     "sparse weights": (spoil_weights(torch.Tensor.to_sparse), "evaluate", "torch.sparse_coo there"),
-    "weights without values": (spoil_weights(lambda weight: weight.to("meta")), "evaluate", "on meta there"),
+    "weights without values": (spoil_weights(lambda weight: weight.to("meta")), "evaluate", "without values there"),
     "weights that are NaN": (spoil_weights(lambda weight: weight * torch.nan), "evaluate", "contains NaN"),
     "an edited network": (
         append_to("model/net.py", "\nLIMIT = 3\n"),

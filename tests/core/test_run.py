@@ -1,8 +1,10 @@
 """A run that was interrupted is the run that was not, to the last bit."""
 
 import csv
+import functools
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -147,8 +149,6 @@ class OwnBatches:
     """As CS230's template for texts: an iterator of the user's own, on Python's generator."""
 
     def __iter__(self):
-        import random
-
         order = list(range(60))
         random.shuffle(order)
         for start in range(0, 60, 7):
@@ -167,6 +167,35 @@ class Noisy(Dataset):
         return torch.rand(3) + i / 60, i % 2
 
 
+class InSlots:
+    """A transform whose generator is in a slot, and further ones in a closure and in an argument of a partial."""
+
+    __slots__ = ("own",)
+
+    def __init__(self):
+        self.own = np.random.default_rng(5)
+
+    def __call__(self, number):
+        return number + self.own.random()
+
+
+def in_closure(generator):
+    return lambda: generator.random()
+
+
+class WithHiddenGenerators(Noisy):
+    def __init__(self):
+        self.transforms = {"deep": [[(InSlots(),)]]}
+        self.closure, self.part = (
+            in_closure(random.Random(3)),
+            functools.partial(random.Random.random, random.Random(7)),
+        )
+
+    def __getitem__(self, i):
+        drawn = self.transforms["deep"][0][0][0](self.closure() + self.part())
+        return torch.full((3,), drawn) + i / 60, i % 2
+
+
 class Subclassed(DataLoader):
     pass
 
@@ -176,6 +205,7 @@ LOADERS = {
         TensorDataset(torch.linspace(0, 1, 180).view(60, 3), torch.arange(60) % 2), 7, shuffle=True
     ),
     "a subclass of DataLoader": lambda: Subclassed(Noisy(), 7, shuffle=True),
+    "generators in slots, closures and partial functions": lambda: DataLoader(WithHiddenGenerators(), 7, shuffle=True),
     "an iterable dataset": lambda: DataLoader(Items(), 7),
     "an iterable dataset with persistent workers": lambda: DataLoader(
         Items(), 7, num_workers=1, persistent_workers=True

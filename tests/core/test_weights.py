@@ -22,7 +22,7 @@ def saved(folder, **weights):
         (torch.zeros(2, 3, dtype=torch.int64), "weight is torch.int64 there and torch.float32 in the model"),
         (torch.zeros(2, 3, dtype=torch.complex64), "weight is torch.complex64 there and torch.float32 in the model"),
         (torch.zeros(2, 3).to_sparse(), "weight is torch.sparse_coo there and torch.strided in the model"),
-        (torch.zeros(2, 3, device="meta"), "weight is on meta there and on cpu in the model"),
+        (torch.zeros(2, 3, device="meta"), "weight is without values there and with values in the model"),
         (torch.zeros(3), r"weight is \(3,\) there and \(2, 3\) in the model"),
         ("text", r"weight is str there and \(2, 3\) in the model"),
         (torch.full((2, 3), torch.nan), "weight contains NaN"),

@@ -22,42 +22,32 @@ def code_of(params):
 
 
 def refuse_changed_code(theirs, params, file, accept):
-    """Refuse a checkpoint of a run whose code differs from today's; comments, docstrings and formatting do not count.
+    """Raise UserError if the code that the checkpoint `file` was trained with, `code_of` then, differs from today's.
 
-    Args:
-        theirs: `code_of` when the checkpoint was written; files that are not among today's do not count either.
-        params: hyperparameters.
-        file: the checkpoint, for the message.
-        accept: bool, log the changes instead.
-
-    Raises:
-        UserError: the code has changed.
+    Comments, docstrings and formatting do not count, and neither do files that are not imported today. With `accept`,
+    the changes are logged instead.
     """
     ours = code_of(params)
-    changes = [
-        f"{name}: {change}" for name in theirs if name in ours and (change := change_of(theirs[name], ours[name]))
-    ]
-    if changes and not accept:
+    changes = {name: change_of(theirs[name], ours[name]) for name in theirs if name in ours}
+    text = "; ".join(f"{name}: {change}" for name, change in changes.items() if change)
+    if text and not accept:
         raise UserError(
-            f"{file}: was trained with other code: {'; '.join(changes)}. Undo the change, or accept it with "
-            f"--accept_code_changes; train.py --restart starts over"
+            f"{file}: was trained with other code: {text}. Undo the change, or accept it with --accept_code_changes; "
+            f"train.py --restart starts over"
         )
-    for change in changes:
-        logging.warning("The code has changed since %s was written: %s", file, change)
+    if text:
+        logging.warning("The code has changed since %s was written: %s", file, text)
 
 
 def change_of(old, new):
     """Return the first difference between two sources, as text, and the number of the others; None without any."""
-    if old == new:
-        return None
     lines = list(difflib.unified_diff(plain_code(old), plain_code(new), n=0, lineterm=""))[2:]
-    removed, added = ([line[1:].strip() for line in lines if line.startswith(sign)] for sign in "-+")
-    if not removed and not added:
-        return None
-    others = max(len(removed), len(added)) - 1
-    text = f"{removed[0]!r} is now {added[0]!r}" if removed and added else f"{(removed or added)[0]!r} was "
-    text += "" if removed and added else "removed" if removed else "added"
-    return text + (f" (and {others} more line{'s' * (others > 1)})" if others else "")
+    removed, added = ([repr(line[1:].strip()) for line in lines if line.startswith(sign)] for sign in "-+")
+    others = len(removed) + len(added) - 1 - bool(removed and added)
+    more = f" (and {others} more line{'s' * (others > 1)})" if others > 0 else ""
+    if removed and added:
+        return f"{removed[0]} is now {added[0]}{more}"
+    return f"{removed[0]} was removed{more}" if removed else f"{added[0]} was added{more}" if added else None
 
 
 def plain_code(source):

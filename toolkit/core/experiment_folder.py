@@ -56,22 +56,15 @@ def check_same_data(theirs, params, file, advice, allow=False):
 
 
 def check_same_split(theirs, params, names, file, allow=False):
-    """Return True if the hyperparameters by which the loader chooses the samples of a split are those of a checkpoint.
+    """Return True if the hyperparameters `names`, which the loader has read, are `theirs`, those of a checkpoint.
 
-    Args:
-        theirs: hyperparameters of the checkpoint, a dict; None or empty if unknown.
-        params: today's hyperparameters.
-        names: those that the loader has read, a set. Those of the training loop do not count, except the seed.
-        file: the checkpoint, for the message.
-        allow: bool, return False if they differ.
-
-    Raises:
-        UserError: they differ.
+    Those of the training loop do not choose samples, except the seed. If others differ, raise UserError; with `allow`,
+    return False.
     """
-    if not theirs:
-        return True
-    theirs, ours = as_json(params.defaults) | theirs, as_json(params.hyperparameters)
+    ours = as_json(params.hyperparameters)
+    theirs = as_json(params.defaults) | theirs if theirs else ours  # CS230's checkpoints do not hold them
     names = {name for name in names if name == "seed" or name not in utils.Hyperparameters.model_fields}
+    names |= set() if dataset_of(params) else {"dataset"}  # else its fingerprint says whether it is the same
     changed = [f"{n} {theirs.get(n)}, now {ours[n]}" for n in sorted(names & ours.keys()) if theirs.get(n) != ours[n]]
     if changed and not allow:
         raise UserError(
@@ -154,10 +147,10 @@ def check_experiment(model_dir):
     if folder.is_file():
         raise UserError(f"{folder}: is a file; --model_dir is the folder that it is in: {folder.parent}")
     if not (folder / "params.json").exists():
-        known = sorted(path.parent.as_posix() for path in folder.parent.glob("*/params.json"))
-        near = utils.similar(folder.as_posix(), known)
-        there = f"in {folder.absolute().parent} there is {list_some(known, 5) or 'none'}"
-        advice = f"did you mean {near}?" if near else f"an experiment is a folder with a params.json in it; {there}"
+        known = sorted(path.parent.name for path in folder.parent.glob("*/params.json"))
+        near, there = utils.similar(folder.name, known), list_some(known, 5) or "none"
+        advice = f"an experiment is a folder with a params.json in it; in {folder.absolute().parent} there is {there}"
+        advice = f"did you mean {folder.parent / near}?" if near else advice
         raise UserError(f"{folder / 'params.json'}: no such file; {advice}")
 
 

@@ -90,10 +90,11 @@ def advice(params, error, in_evaluation):
         doing, accumulation_steps = "training", 2 * params.accumulation_steps
         ways = [f'"batch_size": {params.batch_size // 2} with "accumulation_steps": {accumulation_steps}']
     if params.batch_size == 1:
-        ways = ["a smaller network"]
+        ways = []
     if params.precision == "fp32":
         ways.append('"precision": "bf16"')
     if in_evaluation:
         ways.append("metrics that accumulate batch by batch (objects with update, compute and reset)")
+    ways.append("a smaller network")
     ways = ", or ".join(ways)
     return f"{device}: out of memory while {doing} with batch_size {params.batch_size}: {', '.join(parts)}; try {ways}"

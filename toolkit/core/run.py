@@ -331,7 +331,7 @@ class Run:
                 self.run_record.end_session(self.state, ending, str(error))
         except UserError as problem:
             logging.error("%s", problem)
-        if isinstance(error, UserError) and not isinstance(error.__cause__, OSError):  # else it says what to do itself
+        if isinstance(error, UserError) and error.__cause__ is None:  # a mistake, whose message says what to do
             return
         why = "by " + (self.signals.received or ("an error" if isinstance(error, Exception) else "request"))
         without = " without --restart" if self.options.restart else ""

@@ -16,8 +16,9 @@ def load_weights(state, checkpoint, model, optimizer=None, partial=False, *, sha
     """
     ours = model.state_dict()
     theirs = {bare_name(name, ours): value for name, value in state["state_dict"].items()}
-    fitting = {k: theirs[k] for k in ours if k in theirs and fits(theirs[k], ours[k])}
-    differences = [f"{k} is {difference(theirs[k], ours[k])}" for k in ours if k in theirs and k not in fitting]
+    compared = {name: difference(theirs[name], ours[name]) for name in ours if name in theirs}
+    fitting = {name: theirs[name] for name, misfit in compared.items() if not misfit}
+    differences = [f"{name} is {misfit}" for name, misfit in compared.items() if misfit]
     norms = [k.removesuffix(".running_mean") for k in ours.keys() - theirs.keys() if k.endswith(".running_mean")]
     if norms and not differences and not partial:
         raise UserError(
@@ -53,24 +54,14 @@ def bare_name(name, known):
     return name if name in known else re.sub(r"\b(module|_orig_mod)\.", "", name)
 
 
-def fits(theirs, ours):
-    """Return True if a value of a checkpoint can take the place of the model's without a loss of digits."""
-    if is_lazy(ours):  # it takes any shape
-        return isinstance(theirs, torch.Tensor)
-    if not isinstance(theirs, torch.Tensor) or not isinstance(ours, torch.Tensor):
-        return type(theirs) is type(ours)
-    same_kind = theirs.is_floating_point() == ours.is_floating_point() and theirs.layout == ours.layout
-    is_exact = torch.promote_types(theirs.dtype, ours.dtype) == ours.dtype
-    return theirs.shape == ours.shape and same_kind and is_exact and theirs.is_meta == ours.is_meta
-
-
 def difference(theirs, ours):
-    """Return how a value of a checkpoint differs from the model's, as text: in its shape, dtype, layout or device."""
-
-    def describe(value, property_of):
-        return property_of(value) if isinstance(value, torch.Tensor) else type(value).__name__
-
-    of_tensors = [lambda t: tuple(t.shape), lambda t: t.dtype, lambda t: t.layout, lambda t: f"on {t.device}"]
-    pairs = ([describe(value, property_of) for value in (theirs, ours)] for property_of in of_tensors)
-    there, here = next(pair for pair in pairs if pair[0] != pair[1])
-    return f"{there} there and {here} in the model"
+    """Return how a value of a checkpoint differs from the model's, as text; None if it fits, and loses no digit."""
+    if isinstance(theirs, torch.Tensor) and is_lazy(ours):  # it takes any shape
+        return None
+    pairs = [[tuple(v.shape) if isinstance(v, torch.Tensor) else type(v).__name__ for v in (theirs, ours)]]
+    if pairs[0][0] == pairs[0][1] and isinstance(ours, torch.Tensor):
+        is_exact = torch.promote_types(theirs.dtype, ours.dtype) == ours.dtype
+        is_exact &= theirs.is_floating_point() == ours.is_floating_point()
+        pairs += [[theirs.layout, ours.layout], [ours.dtype if is_exact else theirs.dtype, ours.dtype]]
+        pairs.append(["without values" if v.is_meta else "with values" for v in (theirs, ours)])
+    return next((f"{there} there and {here} in the model" for there, here in pairs if there != here), None)
