@@ -9,6 +9,7 @@ from torchvision.utils import make_grid
 
 from toolkit.core.image_dataset import SPLITS
 from toolkit.core.image_decoding import decode
+from toolkit.datasets.dataset_folder import short_name
 
 SIDE, GAP, LINE = 96, 8, 14  # pixels: longer side of an image, space between two, height of a line of text
 COLUMNS, MOST = 10, 60  # images in a row; images, or pairs, on a sheet
@@ -26,7 +27,8 @@ def draw_contact_sheets(folder, data_dir, images, pairs, odd):
         splits = Counter(image.split for image in members)
         counts = ", ".join(f"{splits[split]:,} {split}" for split in SPLITS)
         tiles = [tile(data_dir, image.file) for image in spread(members)]
-        draw_sheet(folder / f"contact_{name}.png", f"{name}: {len(tiles)} of {len(members):,} images ({counts})", tiles)
+        file = folder / f"{short_name(f'contact_{name}', 240)}.png"
+        draw_sheet(file, f"{name}: {len(tiles)} of {len(members):,} images ({counts})", tiles)
     shown = sorted(pairs, key=lambda pair: pair[0].split == pair[1].split)[:MOST]
     tiles = [np.hstack([tile(data_dir, image.file) for image in pair]) for pair in shown]
     title = f"{len(shown)} of {len(pairs):,} pairs of copies, those in two splits first"

@@ -1,5 +1,6 @@
 """Apply the model of a checkpoint, and turn its outputs into rows of a table."""
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -29,13 +30,13 @@ def open_checkpoint(model_dir, restore_file, data_dir=None, device=None):
     state = utils.read_checkpoint(checkpoint)
     device = choose_device(device)
     set_arithmetic(params)
-    facts = state.get("dataset")
+    params.add_facts({"device": str(device), "cuda": device.type == "cuda"})
+    facts = state.get("dataset") or {}
     if data_dir or task.read_items:  # read_items may need files of the dataset, such as a vocabulary
         folder = find_data(task, params, data_dir)
-        facts = facts or (read_facts(folder) if data_dir or folder.is_dir() else {})
         params.add_facts({"data_dir": str(folder)})
-    params.add_facts({"device": str(device), "cuda": device.type == "cuda"})
-    params.add_facts(facts or {}, source=checkpoint)
+        facts = facts or (read_facts(folder) if data_dir or folder.is_dir() else {})
+    params.add_facts(facts, source=checkpoint)
     params.compile = False  # it takes longer than a few batches
     return task, params, checkpoint, state
 
@@ -71,19 +72,27 @@ def rows_of(task, outputs, names, params, top_k):
         if width > 1 and (width == num_classes or (num_classes is None and "accuracy" in task.metrics)):
             rows = most_probable(outputs, params.values.get("class_names") or range(width), top_k)
         else:
-            rows = as_rows({f"prediction_{i + 1}" if i else "prediction": outputs[:, i].tolist() for i in range(width)})
+            columns = [[None if value != value else value for value in column] for column in outputs.T.tolist()]
+            rows = as_rows({f"prediction_{i + 1}" if i else "prediction": columns[i] for i in range(width)})
     if len(rows) != len(names):
         raise UserError(f"{file}: describe returned {len(rows)} rows for {len(names)} items")
+    bad = [name for name, row in zip(names, rows, strict=True) if any(value is None for value in row.values())]
+    if bad:
+        logging.warning("The model's outputs are NaN for %d of %d items, such as %s", len(bad), len(names), bad[0])
     return [{"item": in_utf8(name)} | row for name, row in zip(names, rows, strict=True)]
 
 
 def most_probable(outputs, class_names, top_k):
-    """Return the `top_k` most probable classes and their probabilities, one dict per row of `outputs`, array (N, C)."""
+    """Return the `top_k` most probable classes and their probabilities, one dict per row of `outputs`, array (N, C).
+
+    They are None where the probabilities are NaN.
+    """
     scores = torch.from_numpy(outputs).double()
     order = scores.argsort(dim=1, descending=True, stable=True)[:, :top_k]  # stable, as argmax is for equal scores
     probabilities, columns = probabilities_of(scores).gather(1, order), {}  # (N, top_k)
     for place in range(order.shape[1]):
-        ending = f"_{place + 1}" if place else ""
-        columns[f"prediction{ending}"] = [class_names[label] for label in order[:, place].tolist()]
-        columns[f"probability{ending}"] = [round(value, 6) for value in probabilities[:, place].tolist()]
+        ending, values = f"_{place + 1}" if place else "", probabilities[:, place].tolist()
+        pairs = zip(order[:, place].tolist(), values, strict=True)
+        columns[f"prediction{ending}"] = [None if p != p else class_names[label] for label, p in pairs]
+        columns[f"probability{ending}"] = [None if p != p else round(p, 6) for p in values]
     return as_rows(columns)
