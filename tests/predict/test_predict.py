@@ -165,9 +165,15 @@ def test_class_names_that_a_spreadsheet_would_run_are_text_in_csv_files(call, tm
 
 def test_outputs_without_a_number_have_empty_cells_and_are_said_once(call, trained, tmp_path):
     state = torch.load(trained.folder / "best.pth.tar", weights_only=True)
-    state["state_dict"] = {k: v * torch.nan if v.is_floating_point() else v for k, v in state["state_dict"].items()}
+    state["state_dict"] = {k: v * 1e38 if v.is_floating_point() else v for k, v in state["state_dict"].items()}
     torch.save(state, tmp_path / "broken.pth.tar")
-    arguments = ["--model_dir", trained.folder, trained.data_dir / "test", "--restore_file", tmp_path / "broken.pth.tar"]
+    arguments = [
+        "--model_dir",
+        trained.folder,
+        trained.data_dir / "test",
+        "--restore_file",
+        tmp_path / "broken.pth.tar",
+    ]
     code, out, err = call(predict.main, *arguments, "--output", "out.csv")
     count = len(list((trained.data_dir / "test").glob("*/*.png")))
     assert (code, err) == (0, "") and "nan" not in out

@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import Sampler
 
 from toolkit.core.image_decoding import CorruptImage, decode, in_threads
-from utils import UserError, open_whole, read_json
+from utils import UserError, open_whole, read_json, similar
 
 FACTS = "dataset.json"
 SPLITS = ("train", "val", "test")
@@ -32,9 +32,10 @@ def read_facts(data_dir):
     if data_dir.is_file():
         raise UserError(f"{data_dir}: is a file; a dataset is a folder")
     if not data_dir.is_dir():
+        near = similar(data_dir.name, [place.name for place in data_dir.parent.glob("*/")])
         own = data_dir.parent.parent / "build_dataset.py"  # the script of an example
-        script = own if own.exists() else "build_dataset.py"
-        raise UserError(f"{data_dir}: no such dataset; build_dataset.py makes one (python {script} --help)")
+        advice = f"build_dataset.py makes one (python {own if own.exists() else own.name} --help)"
+        raise UserError(f"{data_dir}: no such dataset; {f'did you mean {near}? ' if near else ''}{advice}")
     file = data_dir / FACTS
     return read_json(file) if file.exists() else {}
 

@@ -20,7 +20,7 @@ from utils import UserError
 CLUTTER = ("__MACOSX", "Thumbs.db", "desktop.ini", "@eaDir")  # that systems leave beside the user's files
 UNSUPPORTED = re.compile(r"\.(hei[cf]|hif|avif|jxl|svg|dng|cr[23]|nef|arw|orf|raf|rw2|dcm)", re.IGNORECASE)
 UPRIGHT = dict(zip(range(2, 9), (0, 3, 1, 5, 4, 6, 2), strict=True))  # from EXIF's orientation to Pillow's Transpose
-LARGE, BYTES = 5e7, 16  # pixels of an image that is decoded alone; bytes per pixel that decoding takes at most
+LARGE = 5e7  # pixels of an image that is decoded alone
 alone = threading.Lock()
 
 
@@ -40,7 +40,7 @@ def files_below(folder, above=()):
             if is_hidden(entry.name):
                 continue
             if not entry.is_dir():
-                files.append(Path(entry))
+                files += [Path(entry)] if entry.is_file() or entry.is_symlink() else []  # a pipe would be waited for
             elif (entry.stat().st_dev, entry.stat().st_ino) not in above:
                 files += files_below(entry.path, above)
     except OSError as error:
@@ -61,12 +61,9 @@ def is_image(path):
 
 
 def read_image(path, function):
-    """Return `function(image)` for the Pillow image in a file, which is not decoded yet.
+    """Return `function(image)` for the Pillow image in a file, which is not decoded yet; an error is a CorruptImage.
 
-    If that fails, it is tried again without the file's metadata, which may be at fault while the pixels are fine.
-
-    Raises:
-        CorruptImage: the file is damaged, truncated or not an image.
+    If it fails, it is tried again without the file's metadata, which may be at fault while the pixels are fine.
     """
     Image.MAX_IMAGE_PIXELS = None  # scans are larger; `in_turn` has a limit of its own
     try:
@@ -149,9 +146,10 @@ def in_turn(image):
     pixels = image.width * image.height
     if pixels <= LARGE:
         return contextlib.nullcontext()
-    if pixels * BYTES > available_memory():
+    needed = pixels * (24 if is_deep(image) else 4 * len(image.getbands()))  # bytes, with the copies that are made
+    if needed > available_memory():
         size = f"{image.width}x{image.height} pixels"
-        raise ValueError(f"{size} would need {pixels * BYTES / 1e9:.0f} GB of memory, which are not free; reduce it")
+        raise ValueError(f"{size} would need {needed / 1e9:.0f} GB of memory, which are not free; reduce it")
     return alone
 
 

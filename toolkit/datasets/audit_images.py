@@ -45,13 +45,9 @@ class AuditedImage:
 
 
 def audit_images(data_dir):
-    """Check the dataset of images in the folder `data_dir`.
+    """Return the findings about a dataset of images, a list, and a function that draws contact sheets into a folder.
 
-    Returns:
-        (findings, draw): list of Finding; function that draws contact sheets into a folder.
-
-    Raises:
-        UserError: the folder is not such a dataset, or none of its images can be read.
+    Raises UserError if the folder `data_dir` is not such a dataset, or if none of its images can be read.
     """
     facts = read_image_facts(data_dir)
     images, broken = read_images(data_dir, facts)
@@ -70,11 +66,7 @@ def audit_build(data_dir, facts):
 
 
 def read_images(data_dir, facts):
-    """Decode and measure all images, in the order train, val, test.
-
-    Returns:
-        (images, broken): list of AuditedImage; dict from file to the reason why an image cannot be used.
-    """
+    """Return the images in the order train, val, test, a list; and a dict from files that are no use to the reason."""
     channels, height, width = (facts[f"image_{name}"] for name in ("channels", "height", "width"))
 
     def load(path):

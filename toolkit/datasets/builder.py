@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 import os
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -24,19 +23,14 @@ def build(source, target, *, seed=230, image_size=None, force=False, skip_corrup
     """Build the dataset folder `target`, completely or not at all: `<split>/<class>/<image>.png` and `dataset.json`.
 
     Args:
-        source: a toolkit.datasets.sources.Source. Images without a split are split at random, class by class, into
-            80/10/10 percent, or 80/20 if the source has its own val or test split.
-        target: path of the folder.
-        seed: seed of the random split.
+        source: a Source. Images without a split are split at random, class by class, 80/10/10 percent, or 80/20 if the
+            source has its own val or test split.
         image_size: (height, width) to resize to; None: that of the source, or 64×64 for a folder of images.
         force: replace another dataset at `target`.
         skip_corrupt, drop_duplicates: leave out images that cannot be decoded, or that are also in a later split.
 
-    Returns:
-        The facts in dataset.json, a dict; None if `target` is this dataset already.
-
-    Raises:
-        UserError: the images cannot be used as they are, or another dataset is at `target`.
+    Return the facts in dataset.json, a dict; None if `target` is this dataset already. Raises UserError if the images
+    cannot be used as they are, or if another dataset is at `target`.
     """
     target = Path(target)
     size = tuple(image_size or source.image_size or DEFAULT_SIZE)
@@ -66,7 +60,7 @@ def assign_splits(items, classes, seed):
         return items
     copies, by_class = {}, {label: [] for label in classes}  # copies: from the content to the items with that content
     loose = [item for item in items if item.split in (None, "train")]
-    for item, key in zip(loose, content_keys(loose), strict=True):
+    for item, key in zip(loose, in_threads(content_key, loose, "compare"), strict=True):
         copies.setdefault(key, []).append(item)
     for group in copies.values():
         other = next((item for item in group if item.label != group[0].label), None)
@@ -85,18 +79,11 @@ def assign_splits(items, classes, seed):
     return items
 
 
-def content_keys(items):
-    """Yield a key for each item, equal for copies. Only files that share their size with another one are read."""
-    readable = [item.image for item in items if isinstance(item.image, Path) and os.access(item.image, os.R_OK)]
-    sizes = {file: file.stat().st_size for file in readable}
-    counts = Counter(sizes.values())
-    for item in items:
-        if not isinstance(item.image, Path):
-            yield hashlib.sha256(item.image.tobytes()).digest()
-        elif counts[sizes.get(item.image)] < 2:
-            yield item.image
-        else:
-            yield hashlib.sha256(item.image.read_bytes()).digest()
+def content_key(item):
+    """Return a key that copies of an image share: the SHA-256 of its file or pixels."""
+    if not isinstance(item.image, Path):
+        return hashlib.sha256(item.image.tobytes()).digest()
+    return hashlib.sha256(item.image.read_bytes()).digest() if os.access(item.image, os.R_OK) else item.image
 
 
 def write_images(items, folder, size, source, skip_corrupt):
@@ -134,11 +121,7 @@ def to_image(pixels):
 
 
 def check_duplicates(items, folder, drop):
-    """Return the items without those that are also in a later split, if `drop` is set.
-
-    Raises:
-        UserError: an image is in two splits, and `drop` is not set.
-    """
+    """Return the items without those that are also in a later split; without `drop`, these are a UserError."""
     copies = {}  # from the pixels' digest to a dict from split to the first item there
     for item in sorted(items, key=lambda item: SPLITS.index(item.split)):
         copies.setdefault(item.digest, {}).setdefault(item.split, item)

@@ -16,10 +16,7 @@ COLUMNS, MOST = 10, 60  # images in a row; images, or pairs, on a sheet
 
 
 def draw_contact_sheets(folder, data_dir, images, pairs, odd):
-    """Draw `contact_<class>.png` for each class, `duplicates.png` and `odd.png` into a folder.
-
-    `images` is the list of all AuditedImage, `pairs` of pairs of copies, `odd` a dict from an odd file to the reason.
-    """
+    """Draw `contact_<class>.png`, `duplicates.png` and `odd.png` (a dict from file to reason) into a folder."""
     classes = {}
     for image in images:
         classes.setdefault(image.label, []).append(image)

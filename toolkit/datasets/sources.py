@@ -92,7 +92,6 @@ def torchvision_set(kind, raw_dir):
     """Return MNIST, Fashion-MNIST or CIFAR-10 (`kind` is a key of TORCHVISION_SETS), as a Source with a test split.
 
     The folder `raw_dir` has the published files (gzipped or not) or torchvision's layout; others are downloaded.
-    Loading raises a UserError if they are damaged or cannot be downloaded.
     """
     name, classes, channels, size = TORCHVISION_SETS[kind]
 
@@ -124,14 +123,9 @@ def torchvision_set(kind, raw_dir):
 def folder(path):
     """Return the user's own images as a Source.
 
-    The folder has one of two layouts, or one folder for each split (named `train*`, `val*` or `dev*`, and `test*`, as
-    CS230's `train_signs/` and `test_signs/`) with one of the two layouts in each:
-
-    - class subfolders: `cat/anything.jpg`, `dog/anything.png`
-    - the label before the first underscore of the file name: `0_IMG_5864.jpg`, `12_IMG_0001.JPG`
-
-    Raises:
-        UserError: there is no such folder, no image, an image without a label, or two folders for the same split.
+    The folder has a subfolder for each class (`cat/anything.jpg`), or the label before the first underscore of each
+    file name (`0_IMG_5864.jpg`), or one of these two layouts in a folder for each split (`train*`, `val*` or `dev*`,
+    `test*`, as CS230's `train_signs/` and `test_signs/`). A folder that has not is a UserError.
     """
     path = Path(path)
     if not path.is_dir():

@@ -72,21 +72,17 @@ def rows_of(task, outputs, names, params, top_k):
         if width > 1 and (width == num_classes or (num_classes is None and "accuracy" in task.metrics)):
             rows = most_probable(outputs, params.values.get("class_names") or range(width), top_k)
         else:
-            columns = [[None if value != value else value for value in column] for column in outputs.T.tolist()]
-            rows = as_rows({f"prediction_{i + 1}" if i else "prediction": columns[i] for i in range(width)})
+            rows = as_rows({f"prediction_{i + 1}" if i else "prediction": outputs[:, i].tolist() for i in range(width)})
     if len(rows) != len(names):
         raise UserError(f"{file}: describe returned {len(rows)} rows for {len(names)} items")
-    bad = [name for name, row in zip(names, rows, strict=True) if any(value is None for value in row.values())]
-    if bad:
+    rows = [{k: None if isinstance(v, float) and v != v else v for k, v in row.items()} for row in rows]
+    if bad := [name for name, row in zip(names, rows, strict=True) if any(v is None for v in row.values())]:
         logging.warning("The model's outputs are NaN for %d of %d items, such as %s", len(bad), len(names), bad[0])
     return [{"item": in_utf8(name)} | row for name, row in zip(names, rows, strict=True)]
 
 
 def most_probable(outputs, class_names, top_k):
-    """Return the `top_k` most probable classes and their probabilities, one dict per row of `outputs`, array (N, C).
-
-    They are None where the probabilities are NaN.
-    """
+    """Return the `top_k` most probable classes and their probabilities, one dict per row of `outputs`, array (N, C)."""
     scores = torch.from_numpy(outputs).double()
     order = scores.argsort(dim=1, descending=True, stable=True)[:, :top_k]  # stable, as argmax is for equal scores
     probabilities, columns = probabilities_of(scores).gather(1, order), {}  # (N, top_k)
@@ -94,5 +90,5 @@ def most_probable(outputs, class_names, top_k):
         ending, values = f"_{place + 1}" if place else "", probabilities[:, place].tolist()
         pairs = zip(order[:, place].tolist(), values, strict=True)
         columns[f"prediction{ending}"] = [None if p != p else class_names[label] for label, p in pairs]
-        columns[f"probability{ending}"] = [None if p != p else round(p, 6) for p in values]
+        columns[f"probability{ending}"] = [round(p, 6) for p in values]
     return as_rows(columns)
