@@ -631,6 +631,17 @@ HEALTHY = {  # name: net, data
         made("self.body[0] = nn.Linear(20000, 32)"),
         loaded("x = torch.nn.functional.one_hot(y * 1900 + torch.arange(len(y)) % 7, 20000).float()"),
     ),
+    "layers that get their shapes from the first batch": (
+        made("self.body[0], self.head = nn.LazyLinear(32), nn.LazyLinear(10)"),
+        "",
+    ),
+    "a mapping of transformers' kind with a None in it": (
+        "class Output(dict):\n    def __getattr__(self, name):\n        return self[name]\n\n\n"
+        + forward("return Output(loss=None, logits=super().forward(x))")
+        + loss("F.cross_entropy(outputs.logits, labels)")
+        + 'metrics = {"accuracy": lambda outputs, labels: np.mean(outputs["logits"].argmax(1) == labels)}',
+        "",
+    ),
     "predictions beside the scores": (
         forward("scores = super().forward(x)\nreturn scores.argmax(1), scores")
         + loss("F.cross_entropy(outputs[1], labels)")

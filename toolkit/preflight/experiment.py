@@ -6,6 +6,7 @@ import time
 
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parameter import is_lazy
 
 import utils
 from toolkit.core.device_batches import batches_on_device
@@ -78,6 +79,8 @@ class Trainer:
         self.optimizer = task.make_optimizer(self.model, self.params)
         self.loss_fn, self.generators = task.loss_fn(self.params), generators_of(self.model)
         self.precision = autocast(self.params, self.model)
+        if any(map(is_lazy, self.model.parameters())):  # a first batch gives them their shapes
+            self.outputs(experiment.first_batches[0])
 
     def scale_learning_rate(self, factor):
         """Multiply the learning rates of all parameter groups."""
