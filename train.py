@@ -15,10 +15,10 @@ from pathlib import Path
 import utils
 from evaluate import evaluate
 from toolkit.core import processes
-from toolkit.core.baseline import warn_if_no_better_than_most_frequent_class
 from toolkit.core.experiment_folder import starts_new_run
 from toolkit.core.forward_pass import autocast, forward_pass
 from toolkit.core.memory import memory_errors_in_a_line
+from toolkit.core.monitor import warn_if_no_better_than_most_frequent_class
 from toolkit.core.params_schema import params_table
 from toolkit.core.run import Run
 from toolkit.core.script import run_script

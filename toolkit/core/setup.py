@@ -56,21 +56,16 @@ def set_up(model_dir, data_dir=None, device=None, params_from=None, overrides=No
     processes.initialize(device)
     set_arithmetic(params)
     data_dir = processes.local_rank_zero_first(lambda: find_data(task, params, data_dir))
-    params.add_facts({"device": str(device), "cuda": device.type == "cuda"})
-    params.add_facts({"data_dir": str(data_dir), "model_folder": utils.relative(task.folder)})
+    places = {"data_dir": str(data_dir), "model_folder": utils.relative(task.folder)}
+    params.add_facts({"device": str(device), "cuda": device.type == "cuda"} | places)
     params.add_facts(facts_of(task, data_dir), source=f"{data_dir}/dataset.json")
     return task, params, data_dir
 
 
 def refuse_misspelled(params, known=()):
-    """Refuse a key that looks like a misspelled declared key; called when model and data have read what they need.
+    """Raise UserError if a key that no code has read looks like a misspelled declared key, and is not in `known`.
 
-    Args:
-        params: hyperparameters.
-        known: further names that are accepted, such as the keys that a checkpoint was trained with.
-
-    Raises:
-        UserError: such a key was given, and no code has read it.
+    It is called when model and data have read what they need. `known` are, for example, the keys of a checkpoint.
     """
     for name, source in params.unread.items():
         meant = utils.similar(name, params.defaults)
@@ -168,12 +163,9 @@ def derive(params, model_dir, params_from, may_change=()):
 
 def check_writable(folder):
     """Raise UserError if no files can be created in `folder`, or in the nearest existing folder above it."""
-    folder, log = Path(folder), Path(folder) / "train.log"
-    if log.is_dir() or (log.exists() and not os.access(log, os.W_OK)):
-        raise UserError(f"{log}: cannot be written to")
-    place = next(p for p in [folder, *folder.absolute().parents] if p.exists())
     try:
-        with tempfile.TemporaryFile(dir=place):
-            pass
+        tempfile.TemporaryFile(
+            dir=next(p for p in [Path(folder), *Path(folder).absolute().parents] if p.exists())
+        ).close()
     except OSError as error:
         raise UserError(f"{folder}: cannot be written to: {error.strerror}") from None
