@@ -5,6 +5,8 @@ import os
 
 import torch
 
+from toolkit.core.explanations import explain_forward, explain_loss
+
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 inference_mode = torch.inference_mode  # for evaluate.py, which so need not import torch itself
 
@@ -20,10 +22,21 @@ def forward_pass(model, loss_fn, inputs, labels, precision):
 
     Returns:
         (outputs, loss): what the model returns, and a scalar tensor, or None without a loss_fn.
+
+    Raises:
+        UserError: shapes, types or labels do not fit together; any other error of the user's code is raised as it is.
     """
     with precision:
-        outputs = model(inputs)
-        loss = None if loss_fn is None else loss_fn(outputs, labels)
+        try:
+            outputs = model(inputs)
+        except Exception as error:
+            explain_forward(error, model, inputs)
+            raise
+        try:
+            loss = None if loss_fn is None else loss_fn(outputs, labels)
+        except Exception as error:
+            explain_loss(error, model, outputs, labels)
+            raise
     return outputs, loss
 
 

@@ -10,6 +10,7 @@ import traceback
 
 from tqdm import tqdm
 
+from toolkit.core.user_code import own_traceback
 from utils import UserError
 
 
@@ -43,10 +44,14 @@ def run_script(main):
         if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             error.add_note('(remove "compile": true from params.json to train without torch.compile)')
         note_in_log(traceback.format_exc())
-        if processes is None or not processes.is_from_another_rank(error):
+        if processes is not None and processes.is_from_another_rank(error):
+            print(f"rank {processes.rank()}: stopped, because another process of this run has ended", file=sys.stderr)
+            time.sleep(processes.SECONDS_FOR_RANK_ZERO)  # so that torchrun, which then ends this one, reports that one
+        elif own := own_traceback(error):  # a bug in model/, to which the frames before it add nothing
+            close_bars()
+            print(own, end="", file=sys.stderr)
+        else:
             raise
-        print(f"rank {processes.rank()}: stopped, because another process of this run has ended", file=sys.stderr)
-        time.sleep(processes.SECONDS_FOR_RANK_ZERO)  # so that torchrun, which then ends this one, reports that one
         code = 1
     if is_plain_script(main):
         end_process(code)
