@@ -80,6 +80,6 @@ def test_a_run_that_runs_out_of_memory_says_where(experiment, in_training):
             experiment.folder,
         )
     assert f"{'training' if in_training else 'evaluating'} with batch_size 50: " in str(found.value)
-    assert f"{ENDLESS} bytes more was asked for" in str(found.value)
+    assert f"{ENDLESS / 2**30:.2f} GiB more was asked for" in str(found.value)
     assert "precision" not in str(found.value)
     assert ("batch by batch" in str(found.value)) == (not in_training)

@@ -347,7 +347,6 @@ metrics = {"""
 )
 def test_all_optimizers_are_gone_on_with(make, tmp_path):
     from toolkit.core.checkpoint import Checkpoint, TrainState, pack, read_state, restore
-    from toolkit.core.history import History
 
     def built():
         torch.manual_seed(0)
@@ -365,9 +364,7 @@ def test_all_optimizers_are_gone_on_with(make, tmp_path):
 
     model, optimizer = built()
     step(model, optimizer)
-    utils.save_checkpoint(
-        pack(TrainState(), model, optimizer, {}, History([], tmp_path / "history.csv")), False, tmp_path
-    )
+    utils.save_checkpoint(pack(TrainState(), model, optimizer, {}), False, tmp_path)
     other, other_optimizer = built()
     file = tmp_path / "last.pth.tar"
     content = utils.read_checkpoint(file)

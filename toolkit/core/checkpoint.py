@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field, JsonValue, NonNegativeInt, ValidationErr
 from pydantic.dataclasses import dataclass
 
 import utils
-from toolkit.core.history import unpacked
+from toolkit.core.history import packed, unpacked
 from toolkit.core.sharded_tensors import divided_like, whole
 from utils import UserError
 
@@ -119,10 +119,10 @@ def read_last(folder):
             checkpoint = Checkpoint(file, content, read_state(content, file), unreadable)
         except UserError as error:
             unreadable.append((file, error))
-        else:
-            if file.name != "last.pth.tar" and not unreadable:
-                logging.warning("%s is missing; resuming from the checkpoint before it", folder / "last.pth.tar")
-            return checkpoint
+            continue
+        if file.name != "last.pth.tar" and not unreadable:
+            logging.warning("%s is missing; resuming from the checkpoint before it", folder / "last.pth.tar")
+        return checkpoint
     if unreadable:
         raise UserError(f"{unreadable[0][1]} (--restart starts over, and moves it aside)")
     return None
@@ -142,7 +142,7 @@ def errors_as_damage(file):
         raise UserError(f"{file}: does not fit, or is damaged: {reason}; --restart starts over") from None
 
 
-def pack(state, model, optimizer, stateful, history):
+def pack(state, model, optimizer, stateful):
     """Return the dict that a checkpoint holds; `stateful` is a dict from name to object with a state_dict.
 
     Raises:
@@ -156,7 +156,7 @@ def pack(state, model, optimizer, stateful, history):
         "optim_dict": plain(optimizer.state_dict(), "optim_dict"),
         "stateful": {name: plain(thing.state_dict(), name) for name, thing in stateful.items()},
         "gradients": gradients,
-        "history": history.packed(),
+        "history": packed(state.history),
         "best": state.best and vars(state.best).copy(),
     }
 
@@ -220,17 +220,16 @@ def restore_loss(checkpoint, file, loss_fn):
 
 def check_optimizer(optimizer, file):
     """Raise UserError if an optimizer cannot continue with the state that it was given from the checkpoint `file`."""
-    wrong = [
-        name
+    options = [
+        (group.get(name), default, name)
         for group in optimizer.param_groups
         for name, default in optimizer.defaults.items()
-        if not can_replace(group.get(name), default)
     ]
+    wrong = [name for value, default, name in options if not can_replace(value, default)]
     if is_from_torch(optimizer) and type(optimizer).__name__ in PLAIN_OPTIMIZERS.split():
         names = set().union(*optimizer.state.values())
-        for parameter, values in optimizer.state.items():
-            wrong += names - values.keys()
-            wrong += [k for k, v in values.items() if v is not None and not is_state_of(parameter, k, v)]
+        entries = [(p, name, values.get(name, "missing")) for p, values in optimizer.state.items() for name in names]
+        wrong += [name for parameter, name, value in entries if not is_state_of(parameter, name, value)]
     if wrong:
         raise UserError(f"{file}: is damaged: {wrong[0]} of the optimizer; --restart starts over")
 
@@ -244,7 +243,7 @@ def is_state_of(parameter, name, value):
     """Return True if `value` can be the entry `name` of a parameter's state in one of PLAIN_OPTIMIZERS."""
     if name in ("step", "eta", "mu", "mu_product"):
         return isinstance(value, int | float | torch.Tensor) and getattr(value, "shape", ()) == ()
-    return isinstance(value, torch.Tensor) and value.shape == getattr(parameter, "shape", None)
+    return value is None or (isinstance(value, torch.Tensor) and value.shape == getattr(parameter, "shape", None))
 
 
 def can_replace(value, default):

@@ -1,5 +1,6 @@
 """Writes checkpoints in the background, one after the other, while training continues."""
 
+import math
 import threading
 import time
 
@@ -20,18 +21,13 @@ class CheckpointWriter:
 
     Attributes:
         position: str, `TrainState.position` of the last checkpoint that is on the disk; None if there is none.
-        within_epochs: bool, False if checkpoints are taken at the end of epochs only.
+        due_at: float, the time (of time.monotonic) of the next checkpoint within an epoch.
     """
 
     def __init__(self, folder, lock, minutes):
-        self.folder, self.lock, self.seconds, self.within_epochs = folder, lock, 60 * minutes, True
-        self.position, self.due_at = None, time.monotonic() + 60 * minutes  # due_at: the next one within an epoch
+        self.folder, self.lock, self.seconds = folder, lock, 60 * minutes
+        self.position, self.due_at = None, time.monotonic() + self.seconds
         self.thread, self.error = None, None
-
-    @property
-    def is_due(self):
-        """True if it is time for a checkpoint within the epoch."""
-        return self.within_epochs and time.monotonic() > self.due_at
 
     def save(self, content, position, is_best=False, and_then=None):
         """Copy a checkpoint to main memory, and start writing it.
@@ -52,12 +48,12 @@ class CheckpointWriter:
         self.thread = threading.Thread(target=self._write, args=[content, position, is_best, and_then], daemon=True)
         self.thread.start()
 
-    def wait(self):
-        """Wait for the checkpoint that is being written.
+    def leave_out_those_within_epochs(self):
+        """From now on, no checkpoint is due before the end of an epoch."""
+        self.due_at = self.seconds = math.inf
 
-        Raises:
-            UserError: it could not be written; this is raised once.
-        """
+    def wait(self):
+        """Wait for the checkpoint that is being written. If it could not be written, raise the error, once."""
         if self.thread is not None:
             self.thread.join()
             self.thread = None

@@ -30,16 +30,13 @@ def dataset_of(params):
 
 
 def check_same_data(theirs, params, file, advice, allow=False):
-    """Refuse a checkpoint that was trained on other data; with `allow`, other samples of the same kind are accepted.
+    """Return True if a checkpoint was trained on the same data, as far as is known; False if `allow` accepts another.
 
     Args:
         theirs: `dataset_of` when the checkpoint was written, a dict; None or empty if unknown.
         params: hyperparameters, with the facts of the present data.
         file, advice: for the message: the checkpoint, and what the user can do.
-        allow: bool.
-
-    Returns:
-        True if it is the same data, as far as is known; False if it was accepted by `allow`.
+        allow: bool, accept other samples of the same kind.
 
     Raises:
         UserError: it is another dataset.
@@ -73,10 +70,10 @@ def changed_params(checkpoint, params):
         allowed["monitor"] = "the default until now"
     refused = [name for name in differ if name not in allowed]
     if differ:
-        rows = [
-            [name, as_text(then), "->", as_text(now), allowed.get(name, "would be another run")]
-            for name, (then, now) in differ.items()
-        ]
+        rows = []
+        for name, values in differ.items():
+            then, now = ("(none)" if value is None else json.dumps(value) for value in values)
+            rows.append([name, then, "->", now, allowed.get(name, "would be another run")])
         table = tabulate(rows, tablefmt="plain", disable_numparse=True)
         show = print if refused and processes.is_rank_zero() else logging.info  # a refused run leaves no trace
         show(f"params.json has changed since this run was last trained:\n{table}")
@@ -107,11 +104,6 @@ def version_of(file):
         return None
 
 
-def as_text(value):
-    """Return a value as it is written in params.json; "(none)" for a missing key."""
-    return "(none)" if value is None else json.dumps(value)
-
-
 def as_json(values):
     """Return a dict as it would come back from a json file, without the values that json cannot hold."""
     plain = {}
@@ -129,11 +121,7 @@ def free_name(folder, name, ending=""):
 
 
 def find_checkpoint(model_dir, restore_file):
-    """Return the path of a checkpoint: a name in the experiment's folder ("best", "best.pth.tar"), or a path.
-
-    Raises:
-        UserError: there is no such file.
-    """
+    """Return the path of a checkpoint, which exists: a name in the experiment's folder ("best"), or a path."""
     for path in (Path(model_dir) / f"{restore_file}.pth.tar", Path(model_dir) / restore_file, Path(restore_file)):
         if path.is_file():
             return path
@@ -166,9 +154,7 @@ def move_results_aside(model_dir, patterns=RESULTS):
 
 
 def prepare_folder(folder, lock, resumed):
-    """Create and lock the folder of an experiment; move aside what an earlier run left, unless it is resumed.
-
-    `resumed` is the Checkpoint that is resumed, or None for a new run.
+    """Create and lock the folder of an experiment; move aside what an earlier run left, unless `resumed` continues it.
 
     Raises:
         UserError: it cannot be written to, or another process trains there.

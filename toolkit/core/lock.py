@@ -25,10 +25,9 @@ class InUse(UserError):
 
 
 class ExperimentLock:
-    """The lock of an experiment folder. It also holds between machines that share a disk, if the disk has file locks.
+    """The lock of an experiment folder, which must exist. It holds between machines, too, if their disk has file locks.
 
-    Data-loader workers do not inherit it: filelock closes its descriptors in a forked process, so a run that is killed
-    can be started again at once. The folder must exist when the lock is acquired.
+    Data-loader workers do not inherit it: a run that is killed can be started again at once.
     """
 
     def __init__(self, folder):
@@ -46,16 +45,21 @@ class ExperimentLock:
         """
         if self.identity is not None:
             return
-        owner = read_owner(self.path)
+        owner, is_free = read_owner(self.path), True
         try:
             self.lock.acquire(blocking=False)
         except Timeout:
-            raise self._in_use() from None
+            is_free = False
         except OSError as error:
             if error.errno not in NO_FILE_LOCKS:
                 raise UserError(f"{self.path}: cannot be created: {error.strerror}") from None
-            if is_alive(owner):
-                raise self._in_use() from None
+            is_free = not is_alive(owner)
+        if not is_free:
+            who = "process {pid} on {host} (since {since})".format(**owner) if owner else "another process"
+            raise InUse(
+                f"{self.folder}: {who} is training here; wait for it, stop it, or choose another --model_dir "
+                f"(if that process no longer exists, delete {self.path}*)"
+            )
         self.identity = os.stat(self.locked_path)
         if owner:
             logging.info("%s: process %s on %s, which trained here, has died", self.folder, owner["pid"], owner["host"])
@@ -78,14 +82,6 @@ class ExperimentLock:
                 path.unlink()
         self.lock.release()
         self.identity = None
-
-    def _in_use(self):
-        owner = read_owner(self.path)
-        who = "process {pid} on {host} (since {since})".format(**owner) if owner else "another process"
-        return InUse(
-            f"{self.folder}: {who} is training here; wait for it, stop it, or choose another --model_dir "
-            f"(if that process no longer exists, delete {self.path}*)"
-        )
 
 
 def read_owner(path):

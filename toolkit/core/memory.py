@@ -71,15 +71,19 @@ def advice(params, error, in_evaluation):
     device = getattr(params, "device", "cuda" if torch.cuda.is_available() else "cpu")  # a notebook may not set it
     facts = [(peak_memory(device), "was the peak"), (total_memory(device), "is the total")]
     parts = [f"{size / 2**30:.2f} GiB {what}" for size, what in facts if size is not None]
-    if asked := re.search(r"allocate ([\d.]+ \w+)", str(error)):
-        parts.insert(1, f"{asked[1]} more was asked for")
-    ways = ["a smaller batch_size"]
-    if not in_evaluation and params.batch_size > 1:
-        accumulation_steps = 2 * params.accumulation_steps
+    if asked := re.search(r"allocate ([\d.]+) (\w+)", str(error)):
+        size = asked[0].removeprefix("allocate ") if asked[2] != "bytes" else f"{int(asked[1]) / 2**30:.2f} GiB"
+        parts.insert(1, f"{size} more was asked for")
+    if in_evaluation:
+        doing, ways = "evaluating", ["a smaller batch_size"]
+    else:
+        doing, accumulation_steps = "training", 2 * params.accumulation_steps
         ways = [f'"batch_size": {params.batch_size // 2} with "accumulation_steps": {accumulation_steps}']
+    if params.batch_size == 1:
+        ways = ["a smaller network"]
     if params.precision == "fp32":
         ways.append('"precision": "bf16"')
     if in_evaluation:
         ways.append("metrics that accumulate batch by batch (objects with update, compute and reset)")
-    doing = f"{'evaluating' if in_evaluation else 'training'} with batch_size {params.batch_size}"
-    return f"{device}: out of memory while {doing}: {', '.join(parts)}; try {', or '.join(ways)}"
+    ways = ", or ".join(ways)
+    return f"{device}: out of memory while {doing} with batch_size {params.batch_size}: {', '.join(parts)}; try {ways}"

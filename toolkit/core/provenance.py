@@ -74,7 +74,7 @@ def sha256(file):
 
 @functools.cache
 def git_state(project):
-    """Return a dict with the "commit" of the repository that `project` is in, "uncommitted_diff" and "untracked_files".
+    """Return a dict with the "commit" of the repository that `project` is in, and the "uncommitted_diff".
 
     The diff includes untracked files that are imported. Return None if the folder is in no repository.
     """
@@ -86,13 +86,13 @@ def git_state(project):
     try:
         top, commit = git("rev-parse", "--show-toplevel", "HEAD").splitlines()
         diff = git("diff", "HEAD", folder=top)
-        untracked = git("ls-files", "--others", "--exclude-standard", folder=top).splitlines()
         imported = {os.path.realpath(file_of_code(name, project)) for name in files_of_code(project)}
-        for name in [name for name in untracked if os.path.realpath(os.path.join(top, name)) in imported]:
-            diff += git("diff", "--no-index", "--", os.devnull, name, folder=top, check=False)  # for `git apply`
+        for name in git("ls-files", "--others", "--exclude-standard", folder=top).splitlines():
+            if os.path.realpath(os.path.join(top, name)) in imported:
+                diff += git("diff", "--no-index", "--", os.devnull, name, folder=top, check=False)  # for `git apply`
     except (OSError, subprocess.SubprocessError):
         return None
-    return {"commit": commit, "uncommitted_diff": diff[:LONGEST_DIFF], "untracked_files": untracked[:1000]}
+    return {"commit": commit, "uncommitted_diff": diff[:LONGEST_DIFF]}
 
 
 def version(package):

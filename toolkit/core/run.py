@@ -3,21 +3,15 @@
 import contextlib
 import itertools
 import logging
+import math
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import utils
 from toolkit.core import processes
-from toolkit.core.checkpoint import (
-    Best,
-    TrainState,
-    change_learning_rate,
-    errors_as_damage,
-    pack,
-    read_last,
-    restore,
-)
+from toolkit.core.checkpoint import Best, TrainState, change_learning_rate, errors_as_damage, pack, read_last, restore
 from toolkit.core.checkpoint_writer import CheckpointWriter
 from toolkit.core.device_batches import device_batches
 from toolkit.core.experiment_folder import (
@@ -28,7 +22,6 @@ from toolkit.core.experiment_folder import (
     find_checkpoint,
     prepare_folder,
 )
-from toolkit.core.history import History
 from toolkit.core.lock import ExperimentLock
 from toolkit.core.monitor import check_results, is_better, monitored
 from toolkit.core.optimizer_steps import OptimizerStep, Updates
@@ -87,18 +80,19 @@ class Run:
 
     def __init__(self, model, optimizer, params, model_dir=None, *, stateful=None, **options):
         self.model, self.optimizer, self.params, self.options = model, optimizer, params, RunOptions(**options)
-        self.folder = None if model_dir is None else Path(model_dir)
         self.state, self.updates = TrainState(), Updates(model, optimizer, params, is_scheduled=model_dir is not None)
         self.stateful = (stateful or {}) | self.updates.stateful
         self.totals: Any = None  # the Totals of the current epoch
         self.has_unsaved_step = False  # True between two steps, if there is something to save when the run is stopped
-        self.is_single_process = processes.world_size() == 1
         self.is_last_step = False  # True between the last step of an epoch and its results
         self.is_recording = False  # True once this session is in run.json
         self.resumed: Any = None  # the Checkpoint that this session started from
         self.changed = {}  # hyperparameters that differ from those of the session before: name -> [then, now]
-        if self.folder is not None:
-            self.signals, self.lock = StopSignals(), ExperimentLock(self.folder)
+        self.signals, self.is_alone = StopSignals(), model_dir is None or processes.world_size() == 1
+        if model_dir is None:
+            self.folder, self.checkpoints = None, CheckpointWriter(None, None, math.inf)
+        else:
+            self.folder, self.lock = Path(model_dir), ExperimentLock(model_dir)
             self.run_record = RunRecord(self.folder, params)
             self.checkpoints = CheckpointWriter(self.folder, self.lock, params.checkpoint_minutes)
 
@@ -109,9 +103,7 @@ class Run:
             # a folder that does not exist has nothing to read; it is created when everything is checked
             processes.on_rank_zero(lambda: self.lock.acquire() if self.folder.is_dir() else None)
             self._restore()
-            self.history = History(self.state.history, self.folder / "history.csv")
-            self.state.history = self.history.rows
-            pack(self.state, self.model, self.optimizer, self.stateful, self.history)  # raises if it cannot be saved
+            pack(self.state, self.model, self.optimizer, self.stateful)  # raises if it cannot be saved
             undo.callback(self.run_record.close)
             self.undo = undo.pop_all()
         return self
@@ -124,7 +116,7 @@ class Run:
             elif self.is_recording and not self.signals.is_urgent:
                 self._save_and_say_why(error)
             if way_of_ending(error) == "failed":
-                self.signals.stop_if_received()  # a worker may have died of the same signal, which is then the reason
+                self.signals.stop_if_agreed(alone=True)  # a worker may have died of the signal, which is the reason
         return isinstance(error, EndOfSession)
 
     def _restore(self):
@@ -169,7 +161,6 @@ class Run:
         while not self.is_over:
             self.stop_if_requested()
             self.params.add_facts({"epoch": self.state.epoch + 1})
-            self.run_record.start_epoch()
             yield self.state.epoch + 1
         self._finish()
 
@@ -188,12 +179,9 @@ class Run:
         self.totals = totals
         self.updates.start_epoch(len(dataloader))
         batches = device_batches(self._remaining_batches(dataloader), self.model)
-        batch = next(batches, None)
-        while batch is not None:
+        for batch in batches:
             self.has_unsaved_step = False
-            step = OptimizerStep(self.updates, itertools.chain([batch], batches), self.state)
-            yield step
-            batch = None if step.is_last_batch else next(batches, None)
+            yield OptimizerStep(self.updates, itertools.chain([batch], batches), self.state)
 
     def _remaining_batches(self, dataloader):
         if self.folder is None:
@@ -218,9 +206,10 @@ class Run:
 
     def checkpoint_if_due(self):
         """Save a checkpoint if `checkpoint_minutes` have passed since the last one."""
-        if self.folder is None or (self.is_single_process and not self.checkpoints.is_due):
+        is_due = time.monotonic() > self.checkpoints.due_at
+        if self.is_alone and not is_due:
             return
-        if self.signals.agree(self.checkpoints.is_due and processes.is_rank_zero()):
+        if self.signals.agree(is_due and processes.is_rank_zero()):
             self.save()
             self.signals.agreement.finish()  # drop what was requested before this checkpoint
 
@@ -231,9 +220,7 @@ class Run:
             KeyboardInterrupt, SystemExit: a signal came.
             EndOfSession: `max_steps` is reached. The last step of an epoch is still followed by its evaluation.
         """
-        if self.folder is None:
-            return
-        if self.signals.received or not self.is_single_process:
+        if self.signals.received or not self.is_alone:
             self.signals.stop_if_agreed()
         max_steps = self.options.max_steps
         if max_steps is not None and self.state.step >= max_steps and not self.is_last_step:
@@ -268,11 +255,11 @@ class Run:
         monitor, mode = monitored(self.params, val_metrics)
         if is_best := is_better(val_metrics[monitor], best and best.value, mode):
             self.state.best = Best(epoch=epoch, monitor=monitor, value=val_metrics[monitor])
-        self.history.append(row)
+        self.state.history.append(row)
         self.updates.end_epoch(row)
         speed = self.totals.samples_per_second
         self.state.epoch, self.state.batches_done, self.totals, self.is_last_step = epoch, 0, None, False
-        self.save(is_best, and_then=lambda: self.run_record.write_results(self.history, is_best))
+        self.save(is_best, and_then=lambda: self.run_record.write_results(self.state.history, is_best))
         processes.on_rank_zero(lambda: self.run_record.show_epoch(self.state, is_best, speed))
         self.signals.agree()
         self._report(row)
@@ -285,14 +272,10 @@ class Run:
             raise Pruned(reason)
 
     def save(self, is_best=False, and_then=None):
-        """Save a checkpoint of this moment between two steps; see `CheckpointWriter.save`.
-
-        Raises:
-            UserError: it cannot be taken, or the one before could not be written; files on the disk are kept.
-        """
+        """Save a checkpoint of this moment between two steps; see `CheckpointWriter.save`."""
         with self.updates.average.in_place():
             self.state.gradient_norms = self.updates.read_gradient_norms()
-            content = pack(self.state, self.model, self.optimizer, self.stateful, self.history)
+            content = pack(self.state, self.model, self.optimizer, self.stateful)
             content |= {"params": as_json(self.params.hyperparameters), "dataset": dataset_of(self.params)}
             try:
                 content["tally"] = self.totals and self.totals.state_dict()
@@ -302,7 +285,7 @@ class Run:
                     "(a metric can have state_dict and load_state_dict)",
                     error,
                 )
-                self.checkpoints.within_epochs = False
+                self.checkpoints.leave_out_those_within_epochs()
                 content = None  # on rank 0 only, which has all outputs; so the next line is for all ranks
             position = self.state.position
             processes.on_rank_zero(lambda: content and self.checkpoints.save(content, position, is_best, and_then))
@@ -315,8 +298,8 @@ class Run:
             self.checkpoints.position = self.state.position
         elif self.options.restore_file is not None:  # so that the run can be resumed even if that file is gone
             self.save()
-        history = self.history if self.resumed else None
-        processes.on_rank_zero(lambda: self.run_record.start_session(self.model, self.state, self.changed, history))
+        start = self.run_record.start_session
+        processes.on_rank_zero(lambda: start(self.model, self.state, self.changed, self.resumed is not None))
         self.is_recording = True
 
     def _finish(self):

@@ -33,43 +33,35 @@ class RunRecord:
         self.num_parameters = 0  # of the model
         self.events = None  # the SummaryWriter, after the first epoch
         self.has_header = False  # of the table in the log
-        self.draws, self.writes_events = True, True  # False after curves.png, or TensorBoard's file, cannot be written
+        self.writes_events = True  # False after TensorBoard's file cannot be written
         self.started = self.drawn_at = self.epoch_started = time.monotonic()
 
-    def start_session(self, model, state, changed, history=None):
+    def start_session(self, model, state, changed, resumes):
         """Add this session to run.json, and log how it starts.
 
         `changed` are the hyperparameters that differ from those of the session before, a dict from name to [then, now];
-        `history` is the History of a run that is resumed, else None.
+        `resumes` is True if a run is resumed.
         """
         path = self.folder / "params.json"
         if not path.exists():
             self.params.save(path)
         self.sessions, self.num_parameters = self.read_sessions(), sum(p.numel() for p in model.parameters())
-        project = getattr(self.params, "model_folder", ".")
-        device = device_of(model)
-        session = {"device": str(device), "processes": processes.world_size()}
+        device, count = device_of(model), processes.world_size()
+        session = provenance(getattr(self.params, "model_folder", ".")) | {"device": str(device), "processes": count}
         session |= {"started": now(), "first_epoch": state.epoch + 1, "first_step": state.step + 1}
-        self.sessions.append(provenance(project) | session | ({"changed_params": changed} if changed else {}))
+        self.sessions.append(session | ({"changed_params": changed} if changed else {}))
         self._write_run_json(state)
-        name, others = type(model).__name__, ""  # others: the further processes, in words
-        if processes.world_size() > 1:
-            others = f" and {processes.world_size() - 1} more ({self.params.parallel})"
-            name = name.removeprefix("FSDP")
+        name = type(model).__name__.removeprefix("FSDP")
+        others = f" and {count - 1} more ({self.params.parallel})" if count > 1 else ""
         size, where = f"{self.num_parameters:,}", f"{name_of_device(device)}{others}"
         logging.info("Training %s: %s with %s parameters, on %s", self.folder, name, size, where)
         if hasattr(self.params, "data_dir"):
             logging.info("Model: %s/net.py; data: %s", self.params.model_folder, self.params.data_dir)
-        if history is not None:
+        if resumes:
             logging.info("Resuming %s", state.position)
-            self._write_missing(state, history)
-            if state.best and not (self.folder / "best.pth.tar").exists():
-                logging.warning("best.pth.tar (epoch %d) is missing; the next better epoch writes it", state.best.epoch)
+            self._write_missing(state)
         elif state.restored_from is not None:
             logging.info("Starting with the weights of %s", state.restored_from)
-
-    def start_epoch(self):
-        """Start measuring the time of an epoch."""
         self.epoch_started = time.monotonic()
 
     def show_epoch(self, state, is_best, samples_per_second):
@@ -85,6 +77,7 @@ class RunRecord:
                 file.write(text.partition("\n")[2] if file.tell() else text)
         if time.monotonic() - self.drawn_at > SECONDS_BETWEEN_PICTURES:
             self.draw(state)
+        self.epoch_started = time.monotonic()
 
     def _peak_memory(self):
         return peak_memory(getattr(self.params, "device", "cpu"))  # a notebook may not set it
@@ -97,43 +90,36 @@ class RunRecord:
         except (OSError, ValueError, TypeError, KeyError):
             return {}
 
-    def write_results(self, history, is_best):
+    def write_results(self, rows, is_best):
         """Write the validation metrics of the last epoch, as those of the best one, too, if it is; then history.csv."""
-        row = history.rows[-1]
-        metrics = {name.removeprefix("val_"): value for name, value in row.items() if name.startswith("val_")}
+        metrics = {name.removeprefix("val_"): value for name, value in rows[-1].items() if name.startswith("val_")}
         if is_best:
             utils.save_dict_to_json(metrics, self.folder / "metrics_val_best_weights.json")
         utils.save_dict_to_json(metrics, self.folder / "metrics_val_last_weights.json")
-        history.write()
+        utils.write_whole(self.folder / "history.csv", as_csv(rows))
 
-    def _write_missing(self, state, history):
+    def _write_missing(self, state):
         """Write the results that the previous session did not write because it was killed just after an epoch."""
-        if not state.history or state.batches_done:
-            return
-        is_best = False
-        if state.best.epoch == state.epoch and not (self.folder / "metrics_val_best_weights.json").exists():
-            with contextlib.suppress(UserError):  # best.pth.tar may be that of the next epoch already
-                is_best = utils.read_checkpoint(self.folder / "best.pth.tar").get("epoch") == state.epoch
-        self.write_results(history, is_best)
+        best = self.folder / "best.pth.tar"
+        if state.best and not best.exists():
+            logging.warning("best.pth.tar (epoch %d) is missing; the next better epoch writes it", state.best.epoch)
+        if state.history and not state.batches_done:
+            is_best = False
+            if state.best.epoch == state.epoch and not (self.folder / "metrics_val_best_weights.json").exists():
+                with contextlib.suppress(UserError):  # best.pth.tar may be that of the next epoch already
+                    is_best = utils.read_checkpoint(best).get("epoch") == state.epoch
+            self.write_results(state.history, is_best)
 
     def is_complete(self, state):
-        """Return True if all files of a finished run are there, and agree with `state`."""
-        if not state.history:  # a run of CS230's template
-            return True
-        try:
-            history = (self.folder / "history.csv").read_bytes()
-            best = (self.folder / "metrics_val_best_weights.json").exists()
-            return best and history == as_csv(state.history).encode() and "finished" in self.read_sessions()[-1]
-        except (OSError, LookupError, TypeError):
-            return False
+        """Return True if the run in the folder is finished, and had written all its files."""
+        sessions = self.read_sessions()
+        return not state.history or bool(sessions and "finished" in sessions[-1])  # CS230's runs have no history
 
     def read_sessions(self):
         """Return the sessions that run.json lists so far."""
         path = self.folder / "run.json"
-        if not path.exists():
-            return []
         try:
-            sessions = utils.read_json(path).get("sessions")
+            sessions = utils.read_json(path).get("sessions") if path.exists() else None
         except UserError as error:
             logging.warning("%s; a new one is started", error)
             sessions = None
@@ -141,15 +127,12 @@ class RunRecord:
 
     def draw(self, state):
         """Draw curves.png. If it cannot be written, training continues without it."""
-        self.drawn_at = time.monotonic()
-        if self.draws:
-            try:
-                speeds = self._read_speeds()
-                history = [row | speeds.get(row["epoch"], {}) for row in state.history]
-                utils.write_whole(self.folder / "curves.png", plot_curves(history, vars(state.best)))
-            except UserError as error:
-                logging.warning("%s; continuing without pictures", error)
-                self.draws = False
+        self.drawn_at, speeds = time.monotonic(), self._read_speeds()
+        history = [row | speeds.get(row["epoch"], {}) for row in state.history]
+        try:
+            utils.write_whole(self.folder / "curves.png", plot_curves(history, vars(state.best)))
+        except UserError as error:
+            logging.warning("%s; continuing without pictures", error)
 
     def _write_run_json(self, state):
         """Write run.json, which says how to reproduce the run."""

@@ -53,30 +53,24 @@ def run_script(main):
         else:
             raise
         code = 1
-    if is_plain_script(main):
-        end_process(code)
+    if is_plain_script(main):  # then end without the destruction of all of torch's objects, which takes a second
+        atexit._run_exitfuncs()  # ends worker processes and closes logs
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):  # its reader has ended
+                stream.flush()
+        os._exit(code)
     if code:
         sys.exit(code)
 
 
 def is_plain_script(main):
-    """Return True if Python was started as `python [options] script.py`, to run the script that `main` is defined in.
+    """Return True if Python was started as `python [options] script.py`, and `main` is defined in that script.
 
-    In a notebook (`%run train.py`), a profiler (`python -m cProfile train.py`), a debugger and after `python -i`
-    something still runs when the script has ended.
+    In a notebook, a profiler, a debugger and after `python -i` something still runs when the script has ended.
     """
     options, command = sys.orig_argv[1 : -len(sys.argv)], sys.orig_argv[-len(sys.argv) :]
     is_script = main.__module__ == "__main__" and command == sys.argv and not sys.flags.inspect
     return is_script and all(option.startswith("-") for option in options)  # none is a module or another script
-
-
-def end_process(code):
-    """End the process without the destruction of all of torch's objects, which takes Python a second."""
-    atexit._run_exitfuncs()  # ends worker processes and closes logs
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError):  # its reader has ended
-            stream.flush()
-    os._exit(code)
 
 
 def note_in_log(message):

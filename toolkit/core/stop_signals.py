@@ -80,23 +80,15 @@ class StopSignals:
         self.agreed_code, wants_checkpoint = self.agreement(EXIT_CODES.get(self.received, 0), int(wants_checkpoint))
         return bool(wants_checkpoint)
 
-    def stop_if_agreed(self):
-        """Raise KeyboardInterrupt (Ctrl-C) or SystemExit if the processes agreed to stop."""
-        if processes.world_size() == 1:
-            self.stop_if_received()
-        raise_exit(self.agreed_code)
-
-    def stop_if_received(self):
-        """Raise KeyboardInterrupt or SystemExit if this process received a signal."""
-        raise_exit(EXIT_CODES.get(self.received, 0))
-
-
-def raise_exit(code):
-    """Raise KeyboardInterrupt or SystemExit for the exit code of a signal; do nothing for 0."""
-    if code == EXIT_CODES["SIGINT"]:
-        raise KeyboardInterrupt
-    if code:
-        raise SystemExit(code)
+    def stop_if_agreed(self, alone=False):
+        """Raise KeyboardInterrupt or SystemExit if the processes agreed to stop; `alone`: if this one got a signal."""
+        code = self.agreed_code
+        if alone or processes.world_size() == 1:
+            code = EXIT_CODES.get(self.received, 0)
+        if code == EXIT_CODES["SIGINT"]:
+            raise KeyboardInterrupt
+        if code:
+            raise SystemExit(code)
 
 
 def stop_if_requested():

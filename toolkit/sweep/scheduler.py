@@ -49,7 +49,7 @@ class Scheduler:
             try:
                 self.show()
                 while self.step():
-                    signals.stop_if_received()
+                    signals.stop_if_agreed(alone=True)
             finally:
                 self.stop()
                 self.bar.close()

@@ -41,52 +41,39 @@ def reproduce(model_dir, data_dir, device, train_experiment):
 
 
 class Record:
-    """The record of a run: the run.json in an experiment's folder and the results beside it.
-
-    Attributes:
-        folder, content: the experiment's folder, and the content of its run.json.
-        sessions, last: dicts of run.json, one per session that contributed to the run, and the last of them.
-        params: dict, the hyperparameters of the run.
-        overrides: dict, those of them whose values are different in params.json, or as defaults, today.
-        fingerprint, data_dir: those of the dataset, or None.
-        checkpoint: path of the last checkpoint; None if it is missing or older than the recorded results.
-        steps: number of training steps of the run.
-        new_folder: the folder to train in, `reproduced-<n>` in the experiment's folder.
-        options: dict, further arguments of `train_experiment`.
+    """The record of a run: the run.json in an experiment's folder, and the results beside it.
 
     Raises:
         UserError: run.json is missing or incomplete, or there are no results to compare with.
     """
 
     def __init__(self, folder):
-        self.folder, path = folder, folder / "run.json"
+        self.folder, path, json_path = folder, folder / "run.json", folder / "params.json"
         if not path.exists():
-            advice = "train.py writes it, and --reproduce repeats the run that it records"
-            raise UserError(f"{path}: no such file; {advice}")
+            raise UserError(f"{path}: no such file; train.py writes it, and --reproduce repeats the run in it")
         self.content = utils.read_json(path)
         try:
-            self.sessions = sessions_of(self.content["sessions"])
+            self.sessions = sessions_of(self.content["sessions"])  # those that contributed to the run
             first, self.last = self.sessions[0], self.sessions[-1]
             self.params = without_notes(self.content["params"])
             self.fingerprint = self.content["dataset"].get("fingerprint")
-            self.data_dir, self.steps = self.content["facts"].get("data_dir"), self.content["steps"]
+            self.data_dir, steps = self.content["facts"].get("data_dir"), self.content["steps"]
         except (AttributeError, LookupError, TypeError):
             raise UserError(f"{path}: incomplete, or written by an early version of train.py") from None
         if (first["first_epoch"], first["first_step"]) != (1, 1):
             raise UserError(f"{path}: the beginning of the run is missing; its first session resumed earlier training")
-        json_path = folder / "params.json"
         today = find_task(folder).read_params(json_path)
         self.overrides = {name: value for name, value in self.params.items() if getattr(today, name, None) != value}
         if new := [name for name in without_notes(utils.read_json(json_path)) if name not in self.params]:
             raise UserError(f"{json_path}: {', '.join(new)}: not in the recorded run; remove what was added")
         checkpoint = read_last(folder) if has_run(folder) else None
         last_step = checkpoint.state.step if checkpoint else 0
-        self.checkpoint = checkpoint.file if checkpoint and last_step >= self.steps else None  # not an older one
-        self.steps = max(self.steps, last_step)
-        if not self.steps or (self.checkpoint is None and not read_history(folder)):
+        self.checkpoint = checkpoint.file if checkpoint and last_step >= steps else None  # not an older one
+        steps = max(steps, last_step)
+        if not steps or (self.checkpoint is None and not read_history(folder)):
             raise UserError(f"{folder}: there is nothing to compare with, neither last.pth.tar nor history.csv")
         self.new_folder = free_name(folder, "reproduced")
-        self.options = {} if "finished" in self.last else {"max_steps": self.steps}
+        self.options = {} if "finished" in self.last else {"max_steps": steps}
         if name := self.content.get("restored_from"):
             file, sha = find_checkpoint(folder, name), self.content.get("restored_sha256")
             moved = folder.glob(f"replaced-*/{Path(name).name.removesuffix('.pth.tar')}.pth.tar")  # by --restart
@@ -99,15 +86,13 @@ class Record:
         `params` are the hyperparameters of the new run. Return the names of the changed parts, a set.
         """
         now = provenance(params.model_folder) | {"device": params.device, "processes": processes.world_size()}
-        fingerprint, machine = params.dataset_facts.get("fingerprint"), machine_of(now)
-        machines = {machine_of(session) for session in self.sessions} - {machine}
+        theirs, ours, machine = self.fingerprint, params.dataset_facts.get("fingerprint"), machine_of(now)
+        data = f"{params.data_dir} has fingerprint {str(ours)[:9]}, recorded is {str(theirs)[:9]}"
         versions = {name: (then, now["versions"].get(name)) for name, then in self.last["versions"].items()}
-        data = f"{params.data_dir} has fingerprint {str(fingerprint)[:9]}, recorded is {str(self.fingerprint)[:9]}"
-        if self.fingerprint in (None, fingerprint):
-            data = None if self.fingerprint is None else ""
+        machines = {machine_of(session) for session in self.sessions} - {machine}
         changes = {  # None: not recorded; "": unchanged
             "code": self._changed_code(params.model_folder),
-            "data": data,
+            "data": None if theirs is None else "" if theirs == ours else data,
             "hyperparameters": self._changed_params(),
             "versions": ", ".join(f"{k} {then}, now {today}" for k, (then, today) in versions.items() if then != today),
             "machine": "; ".join(f"{then}, now {machine}; the last digits may differ" for then in sorted(machines)),
@@ -143,11 +128,7 @@ class Record:
         return "; ".join(changes)
 
     def compare(self, changed):
-        """Compare the results of the new run with the recorded ones; `changed` is what `report_changes` returned.
-
-        Raises:
-            UserError: they differ.
-        """
+        """Raise UserError if the new run differs from the recorded one; `changed` is what `report_changes` returned."""
         rows, new_rows = read_history(self.folder), read_history(self.new_folder)
         differ, not_reproduced = differing_numbers(rows, new_rows), f"{self.folder}: not reproduced"
         count = sum(map(len, rows))
