@@ -10,6 +10,7 @@ import logging
 import os
 import pickle
 import random
+import re
 import sys
 import warnings
 import zipfile
@@ -21,6 +22,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 KINDS = ("report", "predictions", "confusion", "reliability", "mistakes", "residuals")  # files of an evaluation
 REPORTS = [f"{kind}_{split}{data}.*" for kind in KINDS for split in ("train", "val", "test") for data in ("", "_on_*")]
+JSON_MISTAKES = [  # what stands where JSON cannot be read, and what to do about it
+    (r"//|/\*|#", 'JSON has no comments; a key that begins with _ may hold a note: "_note": "..."'),
+    (r"['“”‘’`]", 'names and texts have straight double quotes: "..."'),
+    (r"\(", "JSON has no tuples; write a list: [256, 128]"),
+    (r"True|False|None", "write true, false or null"),
+    (r"[-+]?(?i:nan|inf)", "JSON has no NaN and no infinity; write null, or a large number"),
+    (r"[-+._]?\d|[._]", "numbers are written like 10, 0.5, -1 or 1e-3"),
+    (r"[A-Za-z]", 'names and texts have double quotes: "..."'),
+]  # fmt: skip
 LOADING_ERRORS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
@@ -121,6 +131,13 @@ class Params:
         except ValidationError as error:
             wrong = [f"{e['loc'][0]} is {e['input']!r}, {e['msg'].removeprefix('Input ')}" for e in error.errors()]
             raise UserError(f"{source}: {'; '.join(wrong)}") from None
+        for name, value in values.items():
+            try:
+                json.dumps(value, allow_nan=False)
+            except ValueError:
+                raise UserError(
+                    f"{source}: {name} is {value}, which JSON does not have; write null, or a number"
+                ) from None
         self.given.update(values)
         self._sources.update(dict.fromkeys(values, source))
         self.values.update(values)
@@ -187,7 +204,8 @@ class Params:
             place = f"{relative(reader.f_code.co_filename)}:{reader.f_lineno}"
             near = similar(name, self.given)
             advice = f"add it, or rename {near!r}" if near else "add it"
-            raise MissingHyperparameter(f"{self._path} has no key {name!r}, which {place} reads; {advice}")
+            fact = "a fact of the data belongs in its dataset.json, or fetch_dataloader sets it for every split"
+            raise MissingHyperparameter(f"{self._path} has no key {name!r}, which {place} reads; {advice} ({fact})")
         self._read.add(name)
         return self.values[name]
 
@@ -202,7 +220,19 @@ def without_notes(values):
 
 def similar(name, known):
     """Return the one of the names `known` that `name` looks like a misspelling of, or None."""
-    return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.8)), None)
+    lower = {str(each).lower(): each for each in known}
+    return next((lower[near] for near in difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.8)), None)
+
+
+def instead_of(path):
+    """Return, for a message about a path that does not exist, a similar one, or the folder that was searched."""
+    path = Path(path)
+    while not path.parent.exists():
+        path = path.parent
+    beside = sorted(each.name for each in path.parent.glob("[!.]*") if each.is_dir())
+    near = similar(path.name, beside)
+    listed = f", which has {', '.join(beside[:9])}" if beside else ""
+    return f" (did you mean {path.parent / near}?)" if near else f" (looked in {path.parent.absolute()}{listed})"
 
 
 def relative(path, start=os.curdir):
@@ -224,16 +254,37 @@ def read_json(path, what="file"):
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8-sig"), object_pairs_hook=unique)
     except FileNotFoundError:
-        raise UserError(f"{path}: no such {what}") from None
+        raise UserError(f"{path}: no such {what}{instead_of(path)}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     except json.JSONDecodeError as error:
-        raise UserError(f"{path}: not valid JSON at line {error.lineno}, column {error.colno}: {error.msg}") from None
+        raise UserError(f"{path}: not valid JSON at {json_mistake(error)}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not valid JSON: it is not UTF-8 text; save it as UTF-8") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON: {error}") from None
     if not isinstance(content, dict):
         raise UserError(f'{path}: should be an object, {{"key": value, ...}}, not {type(content).__name__}')
     return content
+
+
+def json_mistake(error):
+    """Return where a JSONDecodeError is, and which mistake of people who write Python or JavaScript it looks like."""
+    text, place = error.doc, error.pos
+    rest, before = text[place:], text[:place].rstrip()
+    what = next((advice for start, advice in JSON_MISTAKES if re.match(start, rest)), error.msg)
+    if rest[:1] in ("}", "]") and before.endswith(","):
+        place, what = len(before) - 1, "there is a comma after the last entry; remove it"
+    elif error.msg.startswith(("Unterminated", "Invalid control")):
+        what = 'a text is not closed; put a " at its end'
+    elif error.msg == "Extra data" and before.endswith("}"):
+        what = "the object ended before this; remove what follows"
+    elif error.msg.startswith("Expecting ','") and rest[:1] in ('"', "{", "[") and before:
+        place, what = len(before) - 1, "a comma is missing after this"
+    elif not rest.strip():
+        what = "the file is empty; write at least {}" if not before else "a { or [ is not closed; add } or ]"
+    line, column = text.count("\n", 0, place) + 1, place - text.rfind("\n", 0, place)
+    return f"line {line}, column {column}: {what}"
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from utils import UserError
 CURES = [  # what torch says, and what to do
     (r"cannot be multiplied \(\d+x(\d+) and (\d+)x\d+\)", "the layer gets {0} features, not {1}: nn.Linear({0}, ...)"),
     (r"to have (\d+) channels, but got (\d+) channels", "the layer gets {1} channels, not {0}: nn.Conv2d({1}, ...)"),
-    (r"running_mean should contain (\d+) elements not (\d+)", "the layer gets {0} channels, not {1}: nn.BatchNorm2d({0})"),
+    (r"running_mean should contain (\d+) elements not (\d+)", "the layer gets {0} channels, not {1}: BatchNorm({0})"),
     (r"Given normalized_shape=\[(.+?)\].* size ?\[.*?(\d+)\]", "the layer was made for {0} features and gets {1}"),
     (r"shape '.+' is invalid for input of size|view size is not compatible", "x.flatten(1) keeps the samples apart"),
     (r"index out of range in self", "an index is negative or not below num_embeddings of nn.Embedding"),

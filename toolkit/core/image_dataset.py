@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import Sampler
 
 from toolkit.core.image_decoding import CorruptImage, decode, in_threads
-from utils import UserError, open_whole, read_json
+from utils import UserError, instead_of, open_whole, read_json
 
 FACTS = "dataset.json"
 SPLITS = ("train", "val", "test")
@@ -32,7 +32,8 @@ def read_facts(data_dir):
     if not data_dir.is_dir():
         own = data_dir.parent.parent / "build_dataset.py"  # the script of an example
         script = own if own.exists() else "build_dataset.py"
-        raise UserError(f"{data_dir}: no such dataset; build_dataset.py makes one (python {script} --help)")
+        advice = f"build_dataset.py makes one (python {script} --help)"
+        raise UserError(f"{data_dir}: no such dataset; {advice}{instead_of(data_dir)}")
     file = data_dir / FACTS
     return read_json(file) if file.exists() else {}
 

@@ -85,9 +85,8 @@ def is_sum_over_batch(loss_fn, outputs, labels, num_samples):
         return False
     half = num_samples // 2
     try:
-        first, second = (
-            loss_fn(*tree_map(lambda t: t[part], (outputs, labels))) for part in (slice(half), slice(half, None))
-        )
+        first = loss_fn(*tree_map(lambda t: t[:half], (outputs, labels)))
+        second = loss_fn(*tree_map(lambda t: t[half:], (outputs, labels)))
         whole, mean = loss_fn(outputs, labels), (half * first + (num_samples - half) * second) / num_samples
     except Exception:  # a loss for whole batches
         return False
@@ -105,9 +104,9 @@ def applies_softmax_twice(loss_fn, outputs, labels):
 
 
 def broadcast_shapes(fn, outputs, labels):
-    """Return the shapes as text if `fn` gives another number for outputs (N, 1) than for (N,), as labels are; else None.
+    """Return the shapes as text if `fn` of outputs (N, 1) and labels (N,) changes when both are (N,); else None.
 
-    It also tries labels (N, 1) with outputs (N,).
+    It also tries outputs (N,) and labels (N, 1).
     """
     shapes = [getattr(each, "shape", ()) for each in (outputs, labels)]
     if sorted(map(tuple, shapes), key=len) != [shapes[0][:1], (*shapes[0][:1], 1)] or not shapes[0] or shapes[0][0] < 2:

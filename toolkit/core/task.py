@@ -66,11 +66,12 @@ class Task:
         return utils.relative(module.__file__)
 
     def _need(self, module, name, *calls):
-        """Return a function of net.py or data_loader.py; UserError if it cannot be called in one of the ways `calls`."""
+        """Return a function of net.py or data_loader.py; UserError if it cannot be called as one of `calls`."""
         found = getattr(module, name, None)
         if not callable(found):
             what = f"{name} is {type(found).__name__}" if hasattr(module, name) else f"there is no {name}"
-            raise UserError(f"{self.path_of(module)}: {what}, but train.py needs {calls[0]}")
+            kind = "class or function" if name == "Net" else "function"
+            raise UserError(f"{self.path_of(module)}: {what}, but train.py needs a {kind} {calls[0]}")
         check_call(found, *calls)
         return found
 
