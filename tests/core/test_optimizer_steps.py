@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import train
-from toolkit.core.moving_average import MovingAverage
+from toolkit.core.optimizer_steps import MovingAverage
 from utils import Params
 
 torch.manual_seed(0)

@@ -6,7 +6,7 @@ import torch
 
 from toolkit.core.forward_pass import device_of
 from toolkit.core.resumable_batches import ZeroWeightBatch
-from toolkit.core.trees import describe, is_pair, tensors, tree_map
+from toolkit.core.trees import describe, tensors, tree_map
 from utils import UserError
 
 
@@ -27,20 +27,20 @@ def device_batches(batches, model):
     """
     device = device_of(model)
     mover = None if device.type == "cpu" else DeviceMover(device)
-    batches, held, error = iter(batches), None, None  # held: the batch before, which is yielded once this one is copied
+    batches, held, error = iter(batches), None, None
     while True:
         try:
             batch = next(batches, None)
         except Exception as caught:  # raised below, when the batch before has been used
             batch, error = None, caught
         moved = mover(batch) if mover else batch
-        if held is not None:
+        if held is not None:  # the batch before, now that this one is being copied
             yield *held, batch is None and error is None
         if error is not None:
             raise error
         if batch is None:
             return
-        if not is_pair(batch):
+        if not isinstance(batch, tuple | list) or len(batch) != 2:
             raise UserError(
                 f"a batch of the data loader is {describe(batch)}; it should be a pair (inputs, labels), or net.py "
                 f"should have a function unpack_batch(batch) that returns such a pair"

@@ -67,8 +67,8 @@ def explain_loss(error, model, outputs, labels):
     found = f"outputs: {describe_all(outputs)}; labels: {describe_all(labels)}"
     cure = cure_for(error)
     if re.search(DTYPES, str(error)):
-        floats = any(t.is_floating_point() for t in tensors(labels))
-        cure = f"loss_fn needs labels of another type: labels.{'long' if floats else 'float'}()"
+        are_classes = [t.ndim + 1 for t in tensors(labels)] == [t.ndim for t in tensors(outputs)]
+        cure = f"loss_fn needs labels of another type: labels.{'long' if are_classes else 'float'}()"
     elif isinstance(labels, torch.Tensor) and isinstance(outputs, torch.Tensor) and outputs.shape == (*labels.shape, 1):
         cure = "give both one shape: outputs.squeeze(-1)"
     raise UserError(f"{place}: {first_line(error)}{cure and '; '}{cure} ({found})") from None

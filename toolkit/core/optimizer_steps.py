@@ -1,5 +1,6 @@
-"""One optimizer step: its batches, and what is done to their gradients before the optimizer uses them."""
+"""One optimizer step: its batches, what is done to their gradients, and the moving average of the weights."""
 
+import contextlib
 import math
 
 import torch
@@ -8,9 +9,8 @@ from toolkit.core import processes
 from toolkit.core.forward_pass import gradient_scaler
 from toolkit.core.learning_rate_schedule import Progress, learning_rate_factor
 from toolkit.core.monitor import monitored
-from toolkit.core.moving_average import MovingAverage
 from toolkit.core.seeds import MODEL, generators_of, seed_all
-from toolkit.core.sharded_tensors import local
+from toolkit.core.sharded_tensors import divided_like, local
 from utils import UserError
 
 STEPS_BETWEEN_NORMS = 20  # the norm of the gradients is measured at every 20th step of an epoch
@@ -69,16 +69,13 @@ class Updates:
             self.average.swap()  # the weights in a checkpoint are the averaged ones
         else:
             self.average.start()
-        self.gradient_norms = state.gradient_norms
         for row in state.history:
-            self._add_to_progress(row)
+            self.end_epoch(row)
+        self.gradient_norms = state.gradient_norms
 
     def end_epoch(self, row):
         """Add the results of an epoch, a row of the history."""
         self.gradient_norms = []
-        self._add_to_progress(row)
-
-    def _add_to_progress(self, row):
         monitor, mode = monitored(self.params, [name.removeprefix("val_") for name in row if name.startswith("val_")])
         self.progress.update(row[f"val_{monitor}"], mode)
 
@@ -146,8 +143,7 @@ class OptimizerStep:
         updates.scaler.unscale_(updates.optimizer)
         if updates.has_weights:
             gradients = [local(p.grad) for p in updates.parameters if p.grad is not None]
-            total = processes.all_reduce_sum(self.num_samples, gradients[0].device)
-            total = total / processes.world_size()  # because DDP and FSDP divide the gradients by this number, too
+            total = processes.mean(self.num_samples, gradients[0].device)  # DDP and FSDP average the gradients, too
             torch._foreach_mul_(gradients, updates.params.batch_size / total)
 
     def clip_gradients(self):
@@ -169,3 +165,64 @@ class OptimizerStep:
             factor = learning_rate_factor(updates.params, self.number, updates.steps_per_epoch, decays)
             for group in updates.optimizer.param_groups:
                 group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
+
+
+class MovingAverage:
+    """The exponential moving average (EMA) of all floating-point parameters and buffers of a model.
+
+    During the first steps it forgets faster, so that the random initial weights do not stay in it: the decay is at most
+    (1 + step) / (10 + step), as in TensorFlow's ExponentialMovingAverage.
+
+    Args:
+        model: nn.Module.
+        decay: weight of the previous average at each step, in [0, 1). With 0 there is no average, and nothing is done.
+
+    Attributes:
+        kept: dict from name to tensor, the average; while it is swapped into the model, the model's own weights.
+    """
+
+    def __init__(self, model, decay):
+        self.decay = decay
+        named = [*model.named_parameters(), *model.named_buffers()] if decay else []
+        self.current = {name: tensor for name, tensor in named if tensor.is_floating_point()}
+        self.start()
+
+    def start(self):
+        """Start with the weights that the model has now."""
+        self.kept = {name: tensor.detach().clone() for name, tensor in self.current.items()}
+
+    @torch.no_grad()
+    def update(self, step):
+        """Add the weights after optimizer step number `step` (from 1) of the run."""
+        if self.current:
+            torch._foreach_lerp_(*self._shards(), 1 - min(self.decay, (1 + step) / (10 + step)))
+
+    def _shards(self):
+        """Return this rank's shards of `kept` and of the model's weights; FSDP may replace both."""
+        return [[local(tensor.detach()) for tensor in named.values()] for named in (self.kept, self.current)]
+
+    @contextlib.contextmanager
+    def in_place(self):
+        """Give the model the averaged weights within this context."""
+        self.swap()
+        try:
+            yield
+        finally:
+            self.swap()
+
+    @torch.no_grad()
+    def swap(self):
+        """Swap the model's weights with those in `kept`."""
+        for kept, current in zip(*self._shards(), strict=True):
+            own = kept.clone()
+            kept.copy_(current)
+            current.copy_(own)
+
+    def state_dict(self):
+        """Return the weights in `kept`, a dict from name to tensor."""
+        return self.kept
+
+    def load_state_dict(self, state):
+        """Load what `state_dict` returned."""
+        for name, tensor in self.kept.items():
+            tensor.copy_(divided_like(state[name], tensor))

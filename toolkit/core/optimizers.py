@@ -53,17 +53,16 @@ def without_compiler():
     """Keep torch.optim from importing `torch._dynamo`, which takes as long as importing torch itself.
 
     Some methods of optimizers are wrapped by torch._disable_dynamo, which imports it at the first call and has no
-    effect without torch.compile. The wrapper is replaced by the method itself. If a version of torch has no such
-    wrappers, nothing is changed.
+    effect without torch.compile, and `step` by a function that does so at each call. The wrappers are replaced by the
+    methods themselves. If a version of torch has no such wrappers, nothing is changed.
     """
-    base = torch.optim.Optimizer
-    for method in vars(base).values():
+    for method in vars(torch.optim.Optimizer).values():
         if imports_compiler(method):
             setattr(method.__wrapped__, "__dynamo_disable", method.__wrapped__)
     optimizer: Any
-    for optimizer in [value for value in vars(torch.optim).values() if isinstance(value, type)]:
-        if issubclass(optimizer, base) and imports_compiler(vars(optimizer).get("step")):
-            optimizer.step = plain_step(optimizer.step)
+    for optimizer in vars(torch.optim).values():
+        if isinstance(optimizer, type) and imports_compiler(vars(optimizer).get("step")):
+            optimizer.step = plain_step(vars(optimizer)["step"].__wrapped__)
 
 
 def imports_compiler(function):
@@ -73,13 +72,11 @@ def imports_compiler(function):
 
 
 def plain_step(step):
-    """Return the method `step` of an optimizer without its wrapper, for code that is not being compiled."""
+    """Return the method `step` of an optimizer, recording gradients only for a differentiable one, as torch does."""
 
     @functools.wraps(step)
     def wrapper(self, *args, **kwargs):
-        if torch.compiler.is_compiling():
-            return step(self, *args, **kwargs)
         with torch.set_grad_enabled(self.defaults["differentiable"]):
-            return step.__wrapped__(self, *args, **kwargs)
+            return step(self, *args, **kwargs)
 
     return wrapper

@@ -133,14 +133,13 @@ def shard_of(length):
     return length * rank() // world_size(), length * (rank() + 1) // world_size()
 
 
-def all_reduce_sum(value, device):
-    """Return the sum over ranks of `value`, a number or a scalar tensor on `device`; with several ranks, a tensor."""
+def mean(value, device):
+    """Return the mean over ranks of `value`, a number or scalar tensor; with several ranks, as a tensor on `device`."""
     if world_size() == 1:
         return value
-    is_tensor = isinstance(value, torch.Tensor)
-    total = value.float() if is_tensor else torch.full((), value, dtype=torch.float32, device=device)
+    total = torch.as_tensor(value, dtype=torch.float32, device=device).clone()
     distributed.all_reduce(total)
-    return total
+    return total / world_size()
 
 
 class Agreement:

@@ -46,18 +46,18 @@ class ResumableBatches:
     """
 
     def __init__(self, dataloader, seed):
-        self.seed = seed
-        self.unpack_batch = dataloader.unpack_batch if isinstance(dataloader, UnpackedBatches) else None
-        inner = dataloader.dataloader if isinstance(dataloader, UnpackedBatches) else dataloader
-        self.can_skip = type(inner) is DataLoader and not isinstance(inner.dataset, IterableDataset)
+        self.seed, self.unpack, loader = seed, iter, dataloader
+        if isinstance(dataloader, UnpackedBatches):
+            self.unpack, loader = dataloader.unpack, dataloader.dataloader
+        self.can_skip = type(loader) is DataLoader and not isinstance(loader.dataset, IterableDataset)
         if self.can_skip:
-            self.order = EpochOrder(inner.sampler if inner.batch_sampler is None else inner.batch_sampler, seed)
-            self.loader = rebuilt(inner, SeededDataset(inner.dataset, seed), self.order)
+            self.order = EpochOrder(loader.sampler if loader.batch_sampler is None else loader.batch_sampler, seed)
+            self.loader = rebuilt(loader, SeededDataset(loader.dataset, seed), self.order)
         else:
-            self.loader, self.generators = inner, generators_of(inner)
+            self.loader, self.generators = loader, generators_of(loader)
 
     def batches(self, epoch, start=0, join_last=False):
-        """Yield the batches of an epoch from number `start` on; with several processes, this rank's shard of each.
+        """Return an iterator over the batches of an epoch from number `start` on; of each, this rank's shard.
 
         With `join_last`, a last batch of one sample is joined to the one before it if their shapes allow it: batch
         normalisation has no variance of a single sample, and dropping the batch would leave that sample out.
@@ -65,12 +65,9 @@ class ResumableBatches:
         if self.can_skip:
             self.order.draw(epoch, start, join_last)
             in_this_process = self.loader.num_workers == 0 and not self.loader.pin_memory
-            batches = self._load_here(self.order) if in_this_process else iter(self.loader)
+            batches = self.unpack(self._load_here(self.order) if in_this_process else self.loader)
         else:
-            batches = self._replay(epoch)
-        if self.unpack_batch is not None:
-            batches = unpacked(batches, self.unpack_batch)
-        if not self.can_skip:
+            batches = self.unpack(self._replay(epoch))
             batches = itertools.islice(join_last_sample(batches) if join_last else batches, start, None)
         return batches if processes.world_size() == 1 else self._shards(batches, start)
 
@@ -84,15 +81,12 @@ class ResumableBatches:
 
         They get the random numbers of samples number `first`, `first + 1`, ... of batch `number` of the epoch.
         """
-        (batch,) = self._load_here([(epoch, number, first, indices)])
-        return batch if self.unpack_batch is None else self.unpack_batch(batch)
+        return next(self.unpack(self._load_here([(epoch, number, first, indices)])))
 
     def _load_here(self, keys):
-        """Yield what `iter(self.loader)` yields without workers, in less time."""
-        dataset, collate = self.loader.dataset, self.loader.collate_fn
-        load = dataset.__getitem__ if self.loader.batch_sampler is None else dataset.__getitems__
-        for key in keys:
-            yield collate(load(key))
+        """Return an iterator over what `iter(self.loader)` yields without workers; it takes less time."""
+        dataset, is_batch = self.loader.dataset, self.loader.batch_sampler is None
+        return map(self.loader.collate_fn, map(dataset.__getitem__ if is_batch else dataset.__getitems__, keys))
 
     def _replay(self, epoch):
         """Yield all batches of an epoch of a loader that cannot skip any; each is seeded before it is loaded."""
@@ -215,16 +209,21 @@ class EpochOrder:
             self.keys[-2:] = [joined]
 
     def __iter__(self):
-        is_single = processes.world_size() == 1
-        for number in range(self.start, len(self.keys)):
-            indices, first = self.keys[number], 0
-            if not is_single and has_sample_indices(indices):
-                first, end = processes.shard_of(len(indices))
-                indices = indices[first:end] if first < end else indices[:1]
-            yield self.epoch, number, first, indices
+        firsts, keys = itertools.repeat(0), self.keys[self.start :]
+        if processes.world_size() > 1:
+            firsts, keys = zip(*map(shard_of_key, keys), strict=True) if keys else ((), ())
+        return zip(itertools.repeat(self.epoch), itertools.count(self.start), firsts, keys)
 
     def __len__(self):
         return len(self.sampler)
+
+
+def shard_of_key(key):
+    """Return (first, indices): this rank's shard of a sampler's key, which starts at place `first` of the batch."""
+    if not has_sample_indices(key):
+        return 0, key
+    first, end = processes.shard_of(len(key))
+    return first, key[first:end] if first < end else key[:1]
 
 
 class SeededDataset(Dataset):
@@ -239,26 +238,19 @@ class SeededDataset(Dataset):
     def __len__(self):
         return len(self.dataset)
 
-    def __getitem__(self, key):  # of a loader with batch_size=None, whose items are whole batches
+    def __getitem__(self, key, load=None):
         epoch, number, first, index = key
-        self._seed(epoch, number, first)
-        return self.dataset[index]
-
-    def __getitems__(self, key):
-        epoch, number, first, indices = key
-        self._seed(epoch, number, first)
-        if callable(getattr(self.dataset, "__getitems__", None)):
-            return self.dataset.__getitems__(indices)
-        items = []
-        for place, index in enumerate(indices, first):
-            self._seed(epoch, number, place)
-            items.append(self.dataset[index])
-        return items
-
-    def _seed(self, epoch, number, place):
         if self.process != os.getpid():  # a worker process has its own copy of the generators
             self.generators, self.process = generators_of(self.dataset), os.getpid()
-        seed_all(self.seed, epoch, number, LOADER, self.generators, place)
+        seed_all(self.seed, epoch, number, LOADER, self.generators, first)
+        return self.dataset[index] if load is None else load(index)  # with batch_size=None, an item is a whole batch
+
+    def __getitems__(self, key):
+        load = getattr(self.dataset, "__getitems__", None)
+        if callable(load):
+            return self.__getitem__(key, load)
+        epoch, number, first, indices = key
+        return [self[epoch, number, place, index] for place, index in enumerate(indices, first)]
 
     def __getattr__(self, name):  # a worker_init_fn reads and sets attributes of the dataset
         if name.startswith("__") or "dataset" not in vars(self):
@@ -276,11 +268,10 @@ class UnpackedBatches:
     """A data loader whose batches go through the task's `unpack_batch(batch) -> (inputs, labels)`."""
 
     def __init__(self, dataloader, unpack_batch):
-        self.dataloader = dataloader
-        self.unpack_batch = unpack_batch
+        self.dataloader, self.unpack_batch = dataloader, unpack_batch
 
     def __iter__(self):
-        return unpacked(self.dataloader, self.unpack_batch)
+        return self.unpack(self.dataloader)
 
     def __len__(self):
         return len(self.dataloader)
@@ -289,11 +280,10 @@ class UnpackedBatches:
     def dataset(self):
         return self.dataloader.dataset
 
-
-def unpacked(batches, unpack_batch):
-    """Yield `unpack_batch(batch)` for each of `batches`."""
-    for batch in batches:
-        pair = unpack_batch(batch)
-        if not is_pair(pair):
-            raise UserError(f"unpack_batch(batch) returned {describe(pair)}; it should return (inputs, labels)")
-        yield pair
+    def unpack(self, batches):
+        """Yield `unpack_batch(batch)` for each of `batches`."""
+        for batch in batches:
+            pair = self.unpack_batch(batch)
+            if not is_pair(pair):
+                raise UserError(f"unpack_batch(batch) returned {describe(pair)}; it should return (inputs, labels)")
+            yield pair

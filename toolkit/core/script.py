@@ -4,6 +4,7 @@ import atexit
 import contextlib
 import logging
 import os
+import re
 import sys
 import time
 import traceback
@@ -11,12 +12,20 @@ import traceback
 from tqdm import tqdm
 
 from toolkit.core.user_code import own_traceback
-from utils import UserError
+from utils import UserError, similar
 
 
 def add_quiet_argument(parser):
-    """Add the option `--quiet`, which every script has."""
+    """Add the option `--quiet`, which every script has; and let mistakes in options be one line, as all others are."""
     parser.add_argument("--quiet", action="store_true", help="print only results, warnings and errors")
+
+    def refuse(message):
+        options = re.findall(r"--\w+", parser.format_help())
+        near = [similar(word, options) for word in message.split() if word.startswith("--") and word not in options]
+        advice = f"did you mean {near[0]}?" if near and near[0] else f"python {parser.prog} --help lists the options"
+        raise UserError(f"{message}; {advice}")
+
+    parser.error = refuse
 
 
 def run_script(main):

@@ -26,9 +26,7 @@ def seed_all(seed, epoch, number, stream, generators=(), place=0):
         generators: further random generators, as `generators_of` finds them.
         place: int, place of an item in its batch, or rank of a process.
     """
-    mixed = mix_in(mix_in(mix(seed, epoch), number), stream)
-    if place:
-        mixed = mix_in(mixed, place)
+    mixed = mix(seed, epoch, number, stream, place) if place else mix(seed, epoch, number, stream)
     value = mixed >> 1
     random.seed(value)
     np.random.seed(value & 0xFFFFFFFF)
@@ -38,7 +36,7 @@ def seed_all(seed, epoch, number, stream, generators=(), place=0):
     elif has_mps():
         torch.mps.manual_seed(value)
     for index, generator in enumerate(generators, start=1):
-        value = mix_in(mixed, -index) >> 1
+        value = mix(-index, mixed=mixed) >> 1
         if isinstance(generator, torch.Generator):
             generator.manual_seed(value)
         elif isinstance(generator, np.random.Generator):
@@ -50,18 +48,14 @@ def seed_all(seed, epoch, number, stream, generators=(), place=0):
 has_mps = functools.cache(torch.backends.mps.is_available)
 
 
-@functools.lru_cache
-def mix(*numbers):
-    """Return an int below 2**64 that looks random and is a function of `numbers`."""
-    return functools.reduce(mix_in, numbers, 0)
-
-
-def mix_in(mixed, number):
-    """Return `mix` of one further number: a step of splitmix64 (Steele, Lea, Flood 2014)."""
-    mixed = (mixed + number + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
-    mixed = ((mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
-    mixed = ((mixed ^ mixed >> 27) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
-    return mixed ^ mixed >> 31
+def mix(*numbers, mixed=0):
+    """Return an int below 2**64 that looks random and is a function of `numbers`: splitmix64 (Steele et al. 2014)."""
+    for number in numbers:
+        mixed = (mixed + number + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
+        mixed = ((mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+        mixed = ((mixed ^ mixed >> 27) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+        mixed ^= mixed >> 31
+    return mixed
 
 
 def generators_of(thing):
@@ -73,11 +67,10 @@ def generators_of(thing):
             found[id(value)] = value
         elif depth > 0 and id(value) not in seen:
             seen.add(id(value))
-            for part in parts_of(value):
-                search(part, depth - 1)
             module = type(value).__module__
-            if module.startswith("model."):
-                search([part for part in vars(sys.modules[module]).values() if isinstance(part, GENERATORS)], 1)
+            shared = vars(sys.modules[module]).values() if module.startswith("model.") else ()
+            for part in [*parts_of(value), *(part for part in shared if isinstance(part, GENERATORS))]:
+                search(part, depth - 1)
 
     search(thing, MAX_DEPTH)
     return list(found.values())
@@ -86,7 +79,7 @@ def generators_of(thing):
 def parts_of(value):
     """Return the attributes of an object, or its first items; for an nn.Module the attributes of all its modules."""
     if isinstance(value, dict | list | tuple):
-        return list(itertools.islice(value.values() if isinstance(value, dict) else value, MAX_ITEMS))
+        return itertools.islice(value.values() if isinstance(value, dict) else value, MAX_ITEMS)
     if isinstance(value, nn.Module):
         return [attribute for module in value.modules() for attribute in vars(module).values()]
-    return [] if isinstance(value, type) else list(getattr(value, "__dict__", {}).values())
+    return () if isinstance(value, type) else list(getattr(value, "__dict__", {}).values())

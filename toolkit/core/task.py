@@ -162,7 +162,12 @@ class Task:
         """
         file = f"{self.path_of(self.data_loader)}: fetch_dataloader"
         names = {split: self.split_names.get(split, split) for split in types}
-        found = self._fetch(list(names.values()), str(data_dir), params)
+        try:
+            found = self._fetch(list(names.values()), str(data_dir), params)
+        except ValueError as error:
+            if "num_samples" not in str(error):
+                raise
+            raise UserError(f"{place_of(error)}: a split has no samples; look for its files in {data_dir}") from None
         if not isinstance(found, dict):
             raise UserError(f"{file} should return a dict from split to DataLoader, not {describe(found)}")
         loaders, unpack = {}, getattr(self.net, "unpack_batch", None)

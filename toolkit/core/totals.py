@@ -164,12 +164,11 @@ class Totals:
             self.outputs[-1], self.labels[-1] = tree_map(torch.Tensor.cpu, (self.outputs[-1], self.labels[-1]))
             metric = self._metric_for_bar() if self.bar.is_shown else {}
         self.num_read = len(self.outputs)
-        losses = self.losses["loss"]
-        wrong = [batch for batch in range(first, len(losses)) if not math.isfinite(losses[batch])]
-        if wrong and self.optimizer is not None:
-            self._raise_not_finite(wrong[0], losses[wrong[0]])
+        for number, loss in enumerate(means["loss"], first + 1):
+            if self.optimizer is not None and not math.isfinite(loss):
+                self._raise_not_finite(number, loss)
         self.bar.update(self.samples - self.bar.samples, len(sizes))
-        self.bar.show({"loss": np.mean(losses[first:])} | metric)  # of the batches since the last reading
+        self.bar.show({"loss": np.mean(means["loss"])} | metric)  # of the batches since the last reading
 
     def _gather(self, sizes, means):
         """Send to rank 0, which adds the shards of each batch, what this process collected since the last reading."""
@@ -181,12 +180,11 @@ class Totals:
         def add():
             totals, merged = [], {name: [] for name in means}
             for batch in zip(*gathered, strict=True):  # for each process: size, losses and shard
-                counted = [shard for shard in batch if shard[2] is not None]
-                totals.append(sum(size for size, *_ in counted))
+                sizes, losses, shards = zip(*(part for part in batch if part[2] is not None), strict=True)
+                totals.append(sum(sizes))
                 for name in merged:
-                    total = math.fsum(size * losses[name] for size, losses, _ in counted)
-                    merged[name].append(total / (totals[-1] or math.nan))
-                for _, _, (outputs, labels) in counted:
+                    merged[name].append(weighted_mean([means[name] for means in losses], sizes))
+                for outputs, labels in shards:
                     self._keep(outputs, labels)
             self._add(totals, merged)
 
@@ -195,11 +193,7 @@ class Totals:
     def _compute(self):
         if not self.sizes:
             raise UserError(f"{self.name}: the data loader gave no batch")
-        total = sum(self.sizes) or math.nan  # NaN if there is nothing but padding
-        results = {
-            name: math.fsum(mean * size for mean, size in zip(means, self.sizes, strict=True)) / total
-            for name, means in self.losses.items()
-        }
+        results = {name: weighted_mean(means, self.sizes) for name, means in self.losses.items()}
         outputs = labels = None
         if self.outputs:
             self._join()
@@ -227,9 +221,8 @@ class Totals:
 
     def _raise_not_finite(self, batch, loss):
         self.bar.close()
-        epoch = getattr(self.params, "epoch", None)
-        where = f"step {batch + 1}" + (f" of epoch {epoch}" if epoch else "")
-        rate = self.optimizer.param_groups[0]["lr"]
+        epoch, rate = getattr(self.params, "epoch", None), self.optimizer.param_groups[0]["lr"]
+        where = f"step {batch} of epoch {epoch}" if epoch else f"step {batch}"
         raise NonFiniteLoss(
             f"the training loss became {loss} at {where}, with learning rate {rate:g}; stopped (checkpoints saved "
             f"before are kept). Try a smaller learning_rate, and look for NaN or huge values in the inputs"
@@ -260,6 +253,11 @@ class Totals:
                 f"{MAX_SHARE_OF_MEMORY:.0%} of the {free / 2**30:.1f} GiB of free memory; use metrics that take one "
                 f"batch at a time: objects with update(outputs, labels), compute() and reset(), as in torchmetrics"
             )
+
+
+def weighted_mean(means, sizes):
+    """Return the mean over all samples of means over `sizes` samples each; NaN if there is no sample."""
+    return math.fsum(mean * size for mean, size in zip(means, sizes, strict=True)) / (sum(sizes) or math.nan)
 
 
 def is_flat(outputs, labels):

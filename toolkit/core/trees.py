@@ -12,23 +12,22 @@ def tree_map(fn, tree):
         return fn(tree)
     if isinstance(tree, dict):
         return {key: tree_map(fn, value) for key, value in tree.items()}
-    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        return type(tree)(*(tree_map(fn, value) for value in tree))
     if isinstance(tree, tuple | list):
-        return type(tree)(tree_map(fn, value) for value in tree)
+        return sequence_like(tree, [tree_map(fn, value) for value in tree])
     return tree
+
+
+def sequence_like(tree, values):
+    """Return a tuple, namedtuple or list of the type of `tree` that holds `values`."""
+    return type(tree)(*values) if hasattr(tree, "_fields") else type(tree)(values)
 
 
 def tensors(tree):
     """Return the tensors of `tree`, in order, as a list."""
-    found = []
-
-    def note(tensor):
-        found.append(tensor)
-        return tensor
-
-    tree_map(note, tree)
-    return found
+    if isinstance(tree, torch.Tensor):
+        return [tree]
+    parts = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, tuple | list) else ()
+    return [tensor for part in parts for tensor in tensors(part)]
 
 
 def tree_cat(trees):
@@ -45,8 +44,7 @@ def tree_cat(trees):
     if isinstance(first, dict):
         return {key: tree_cat([tree[key] for tree in trees]) for key in first}
     if isinstance(first, tuple | list) and tensors(first):
-        joined = [tree_cat(list(values)) for values in zip(*trees, strict=True)]
-        return type(first)(*joined) if hasattr(first, "_fields") else type(first)(joined)
+        return sequence_like(first, [tree_cat(values) for values in zip(*trees, strict=True)])
     if isinstance(first, tuple | list):
         return [item for tree in trees for item in tree]
     return first
