@@ -145,8 +145,7 @@ def parse_arguments(argv):
     if args.partial and not args.restore_file:
         raise UserError("--partial needs --restore_file, which names the checkpoint")
     if args.overrides and not args.params_from:
-        new = shlex.join(["--model_dir", "experiments/<new>", "--from", args.model_dir, *args.overrides])
-        raise UserError(f"{args.overrides[0]}: values on the command line need --from; write: python train.py {new}")
+        raise UserError(f"values on the command line need --from: --model_dir NEW --from {args.model_dir} key=value")
     return args
 
 

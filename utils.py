@@ -98,11 +98,10 @@ class Params:
         params.my_own_key                # any other key of the file
         params.num_classes               # a fact of the dataset (see `add_facts`); never saved
 
-    `declared` is a pydantic model, or a tuple of several, of the keys that have a type, bounds and a default;
+    `declared` is a pydantic model of the keys that have a type, bounds and a default, or a tuple of several models;
     `overrides` is a dict of values from the command line. A value that is not allowed is a UserError.
 
-    Attributes, each a dict by name: `given`, the values in the file and on the command line; `defaults`, those of the
-    declared keys; `values`, all present values, facts included.
+    Attributes, dicts by name: `given`, in the file and on the command line; `defaults`; `values`, all, with the facts.
     """
 
     def __init__(self, json_path, *, declared=Hyperparameters, overrides=None):
@@ -128,16 +127,13 @@ class Params:
         declared = combined(*self._models)
         try:
             declared.model_validate(self.given | values)
+            json.dumps(values, allow_nan=False)
         except ValidationError as error:
             wrong = [f"{e['loc'][0]} is {e['input']!r}, {e['msg'].removeprefix('Input ')}" for e in error.errors()]
             raise UserError(f"{source}: {'; '.join(wrong)}") from None
-        for name, value in values.items():
-            try:
-                json.dumps(value, allow_nan=False)
-            except ValueError:
-                raise UserError(
-                    f"{source}: {name} is {value}, which JSON does not have; write null, or a number"
-                ) from None
+        except ValueError:
+            name = next(name for name, value in values.items() if re.search("NaN|Infinity", json.dumps(value)))
+            raise UserError(f"{source}: {name} has NaN or infinity; write null, or a large number") from None
         self.given.update(values)
         self._sources.update(dict.fromkeys(values, source))
         self.values.update(values)

@@ -21,7 +21,7 @@ from toolkit.core.optimizers import optimizer_of, without_compiler
 from toolkit.core.resumable_batches import UnpackedBatches
 from toolkit.core.tools import find_tool
 from toolkit.core.trees import describe
-from toolkit.core.user_code import check_call, place_of
+from toolkit.core.user_code import check_call, place_of, place_of_definition
 from utils import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -152,7 +152,7 @@ class Task:
         fn = self._loss_fn
         if isinstance(fn, torch.nn.Module):
             fn = copy.deepcopy(fn).to(params.device)  # what it learns belongs to one run
-        return Loss(fn, params, self.path_of(self.net))
+        return Loss(fn, params, place_of_definition(fn))
 
     def fetch_dataloader(self, types, data_dir, params):
         """Return the task's data loaders, a dict from each of `types` ("train", "val", "test") to one.

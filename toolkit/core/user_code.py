@@ -23,8 +23,9 @@ def place_of(error):
 
 
 def place_of_definition(fn):
-    """Return where a class or function is defined, as "model/net.py:12", or its name if that is unknown."""
-    code = getattr(inspect.unwrap(fn.__init__ if isinstance(fn, type) else fn), "__code__", None)
+    """Return where a class, function or module is defined, as "model/net.py:12", or its name if that is unknown."""
+    fn = fn.__init__ if isinstance(fn, type) else getattr(fn, "forward", getattr(fn, "func", fn))  # of a partial
+    code = getattr(inspect.unwrap(fn), "__code__", None)
     return f"{relative(code.co_filename)}:{code.co_firstlineno}" if code else str(getattr(fn, "__name__", fn))
 
 
