@@ -59,12 +59,8 @@ def parse_arguments(argv):
 def choose_devices(names, jobs):
     """Return (devices, threads): the device names, one for each trial at a time, and the CPU threads of a trial.
 
-    Args:
-        names: devices, such as "0,1,2,3" or "cpu"; None for all GPUs, or the CPU if there are none.
-        jobs: number of trials at a time; None for one per GPU or CPU core.
-
-    Raises:
-        UserError: there is no such device.
+    `names` are devices, such as "0,1,2,3" or "cpu"; None: all GPUs, or the CPU if there are none. `jobs` is the number
+    of trials at a time; None: one per GPU or CPU core. If there is no such device, a UserError is raised.
     """
     import torch
 

@@ -80,7 +80,7 @@ def test_page_holds_the_table_and_its_reports_and_loads_nothing(call, parent):
     ]
     assert data["rows"][0]["cells"] == ["lr=0.1,width=16", 0.9, "finished", 2, 0.1, 16, pytest.approx(0.1), 0.8, 3]
     assert data["rows"][0]["spreads"] == {"test_accuracy": "(0.7500–0.8500)"}
-    assert data["rows"][0]["curves"] == {"epochs": 2, "values": [[0.1, 0.9], [], [0.9, 0.1], []]}
+    assert data["rows"][0]["curves"] == {"epochs": [1, 2], "values": [[0.1, 0.9], [], [0.9, 0.1], []]}
     assert data["rows"][0]["report"]["confusion"] == [[4, 1], [1, 4]] and data["params"]["batch_size"] == 32
     assert data["rows"][0]["mistakes"].startswith("data:image/webp;base64,")
     assert data["rows"][-1]["cells"][:6] == ["odd", None, "failed", None, "auto", None]

@@ -415,3 +415,58 @@ def test_a_detail_of_a_metric_is_in_the_csv_alone(parent, table):
     assert rows[0]["f1/person"] == "0.7"
     assert "accuracy" in out and "person" not in out
     assert "person" in table("--metric", "f1/person", "--mode", "max")[1]
+
+
+def test_values_that_python_takes_for_equal_are_rows_of_their_own_and_one_number_is_one_row(table, parent):
+    for seed, value in enumerate([True, 1, 1.0, "1", "true", False, 0]):
+        leave(parent / f"knob={seed}", {"knob": value, "seed": seed}, 0.5 + seed / 100)
+    rows, out = table()
+    assert {row["knob"]: row["n"] for row in rows} == {
+        **{"true": "1", "1": "2", '"1"': "1", '"true"': "1"},
+        **{"false": "1", "0": "1"},
+    }
+    assert '"true"' in out
+
+
+@pytest.mark.parametrize("wrong", ["NaN", "null", "Infinity"])  # null as it is written now, NaN as it was before
+def test_a_result_that_is_no_number_comes_last_and_is_never_the_best(table, parent, wrong):
+    for seed in (1, 2):
+        leave(parent / f"x=1,seed={seed}", {"x": 1, "seed": seed}, 0.8)
+        leave(parent / f"x=2,seed={seed}", {"x": 2, "seed": seed}, 0.9)
+    (parent / "x=2,seed=1" / "metrics_val_best_weights.json").write_text(f'{{"loss": 0.1, "accuracy": {wrong}}}')
+    for mode in ("max", "min"):
+        rows, out = table("--metric", "accuracy", "--mode", mode, "--html")
+        assert [row["name"] for row in rows] == ["x=1", "x=2"]
+        assert [row["best"] for row in rows] == ["*", ""]
+    shown = "inf" if wrong == "Infinity" else "nan"
+    assert rows[1]["accuracy"] in (shown, "")
+    assert f"accuracy is {shown}" in out
+    lines = (parent / "results.tex").read_text(encoding="utf-8").splitlines()
+    assert f" {shown} " in next(line for line in lines if "x=2" in line)
+    page = (parent / "results.html").read_text(encoding="utf-8")
+    data = json.loads(page.split('id="data">')[1].split("</script>")[0])
+    assert (data["best"], data["rows"][1]["cells"][:2]) == (0, ["x=2", shown])
+
+
+def test_curves_of_a_metric_whose_name_has_an_odd_line_end_are_drawn(call, parent):
+    leave(parent / "a", {"x": 1}, 0.8, best=("f1\u2028x", "max"))
+    (parent / "a" / "metrics_val_best_weights.json").write_text('{"f1\\u2028x": 0.8}')
+    history = "epoch,val_f1\u2028x\n1,0.1\n2,\n3,0.8\n"
+    (parent / "a" / "history.csv").write_text(history, encoding="utf-8", newline="")
+    assert call(main, "--parent_dir", parent, "--html")[0] == 0
+    page = (parent / "results.html").read_text(encoding="utf-8")
+    data = json.loads(page.split('id="data">')[1].split("</script>")[0])
+    assert data["rows"][0]["curves"] == {"epochs": [1, 2, 3], "values": [[0.1, "nan", 0.8], [], [], []]}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has such names")
+def test_folders_whose_names_are_not_utf_8_long_or_differ_in_case_are_rows(call, parent):
+    names = [b"\xff\xfe x=1", b"x" * 255, b"X" * 255, "é".encode() * 127]
+    for number, name in enumerate(names):
+        leave(parent / os.fsdecode(name), {"x": number}, 0.5 + number / 10)
+    code, out, err = call(main, "--parent_dir", parent, "--html")
+    assert (code, err) == (0, "")
+    with open(parent / "results.csv", newline="", encoding="utf-8") as file:
+        found = [row["name"] for row in csv.DictReader(file)]
+    assert found == ["é" * 127, "X" * 255, "x" * 255, r"\udcff\udcfe x=1"]
+    assert r"\udcff\udcfe x=1" in out

@@ -171,6 +171,47 @@ def own_model(sweep, change):
         file.write(f"\n\nUnchangedNet = Net\n\n\ndef Net(params):{change or ''}\n    return UnchangedNet(params)\n")
 
 
+def test_a_trial_whose_result_is_no_number_has_failed_and_another_is_the_best(call, sweep):
+    sweep.write({"learning_rate": [0.01, 0.02]}, num_epochs=1, monitor="odd", monitor_mode="max")
+    own_model(
+        sweep, "\n    metrics['odd'] = lambda outputs, labels: float('nan' if params.learning_rate == 0.02 else 1)"
+    )
+    code, out, err = search(call, sweep)
+    assert (code, err) == (1, "")
+    assert "learning_rate=0.02: failed: odd is nan" in out
+    assert "1 finished, 1 failed" in out
+    assert f"Best odd on val: 1.0000, {sweep.folder / 'learning_rate=0.01'}" in out
+
+
+def test_values_that_python_takes_for_equal_are_trials_of_their_own(call, sweep):
+    sweep.write({"knob": [True, 1, 1.0, "1", 0]}, num_epochs=1, knob=0)
+    own_model(sweep, '\n    print("knob is", repr(params.knob))')
+    code, out, err = search(call, sweep)
+    assert (code, err) == (0, "")
+    assert "4 finished" in out
+    knobs = {name: json.loads((sweep.folder / name / "params.json").read_text())["knob"] for name in sweep.trials()}
+    assert sorted(map(repr, knobs.values())) == ["'1'", "0", "1", "True"]
+    assert all(
+        f"knob is {value!r}\n" in (sweep.folder / name / "train.log").read_text() for name, value in knobs.items()
+    )
+
+
+def test_values_that_differ_after_the_fourth_digit_are_trials_of_their_own(call, sweep):
+    sweep.write({"learning_rate": [0.0123451, 0.0123452]}, num_epochs=1)
+    code, out, err = search(call, sweep)
+    assert (code, err) == (0, "")
+    assert len(sweep.trials()) == 2
+    assert all(name.startswith("learning_rate=0.01235-") for name in sweep.trials())
+
+
+@pytest.mark.slow
+def test_asha_compares_trials_after_a_ninth_of_the_epochs(call, sweep):
+    sweep.write({"learning_rate": [0.01, 0.02, 0.005, 1e-7, 2e-7, 3e-7]}, num_epochs=9)
+    code, out, err = search(call, sweep, "--pruner", "asha", "--jobs", 1)
+    assert (code, err) == (0, "")
+    assert {sweep.trials()[name]["epochs"] for name in sweep.trials() if sweep.how(name) == {"pruned"}} >= {1}
+
+
 @POSIX
 @pytest.mark.slow
 def test_a_worker_that_dies_costs_an_attempt_and_its_trial_is_gone_on_with(call, sweep):
@@ -341,6 +382,26 @@ def test_two_processes_share_one_sweep(sweep):
     assert len(sweep.trials()) == 6
 
 
+@POSIX
+@pytest.mark.slow
+def test_nothing_is_trained_twice_at_once_if_the_locks_of_a_shared_sweep_are_deleted(sweep):
+    sweep.write({"learning_rate": [0.01, 0.02, 0.03, 0.04]}, num_epochs=40)
+    processes = [Script("search_hyperparams", *sweep.arguments("--jobs", 1)) for _ in range(2)]
+    for count in (1, 2, 3):
+        wait_for(processes[0], lambda count=count: len(list(sweep.folder.glob("*/history.csv"))) >= count)
+        shutil.rmtree(sweep.folder / ".sweep", ignore_errors=True)
+        (sweep.folder / ".study.journal.lock").unlink(missing_ok=True)
+    outs = [process.communicate() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outs
+    assert sorted(sweep.trials()) == [f"learning_rate=0.0{number}" for number in (1, 2, 3, 4)]
+    for run in sweep.trials().values():
+        assert sum("finished" in session for session in run["sessions"]) == 1
+        assert len({session["started"] for session in run["sessions"]}) == len(run["sessions"])
+    values = {name: run["best"]["value"] for name, run in sweep.trials().items()}
+    finished = [trial for trial in sweep.study() if trial.state.name == "COMPLETE"]
+    assert all(trial.value == values[trial.user_attrs["experiment"]] for trial in finished)
+
+
 @pytest.mark.slow
 def test_tpe_with_one_worker_goes_the_same_way_again_and_learns(call, tmp_path, digits_dir):
     space = {"learning_rate": {"low": 1e-6, "high": 1e-1, "log": True}}
@@ -455,12 +516,15 @@ SPACES = {
     '{"learning_rate": [0.01}': "search_space.json: not valid JSON at line 1",
     "{}": 'search_space.json: no hyperparameters; give one, such as {"learning_rate": [1e-4, 1e-3, 1e-2]}',
     '{"_note": [1]}': "no hyperparameters",
-    '{"learning_rate": []}': "learning_rate: values should have at least 1 item",
-    '{"learning_rate": 0.01}': "learning_rate: values should be a valid list; expected a list of values, or {",
+    '{"learning_rate": []}': "learning_rate: values is [], should have at least 1 item",
+    '{"learning_rate": 0.01}': "learning_rate: values is 0.01, should be a valid list; expected a list of values, or {",
     '{"learning_rate": [0.01, "0.1"]}': "learning_rate is '0.1', should be a valid number",
-    '{"learning_rate": {"low": 0.1}}': "learning_rate: high Field required; expected a list of values, or {",
-    '{"learning_rate": {"low": "a", "high": 1}}': "learning_rate: low should be a valid number",
-    '{"loss": [NaN, 1]}': "loss is NaN; give numbers",
+    '{"learning_rate": {"low": 0.1}}': "learning_rate: high is missing; expected a list of values, or {",
+    '{"learning_rate": {"min": 1e-4, "max": 1e-1}}': "learning_rate: unknown key min (did you mean low?); unknown key max "
+    "(did you mean high?); expected a list of values, or {",
+    '{"learning_rate": {"low": "1e-4", "high": 1}}': 'learning_rate: low is "1e-4", should be a valid number',
+    '{"loss": [NaN, 1]}': "loss is nan",
+    '{"clip": [1.0, Infinity]}': "clip is inf",
     '{"monitor": ["accuracy", "loss"]}': "monitor cannot be searched: trials are compared by it",
     '{"hidden_size": {"values": [9], "when": {"architecture": []}}}': "hidden_size is searched when architecture is nothing",
     json.dumps(
@@ -469,8 +533,8 @@ SPACES = {
     '{"learning_rate": {"low": 0.1, "high": 0.01}}': "learning_rate: low must be at most high",
     '{"learning_rate": {"low": 0, "high": 1, "log": true}}': "learning_rate: low must be at most high, and above 0 with log",
     '{"learning_rate": {"low": -1, "high": 1}}': "learning_rate is -1.0, should be greater than 0",
-    '{"learning_rate": {"low": 0.1, "high": 1, "lgo": true}}': "learning_rate: lgo Extra inputs are not permitted; expected a list of values",
-    '{"learning_rate": {"low": 0.1, "high": 1, "log": 1}}': "learning_rate: log should be a valid boolean",
+    '{"learning_rate": {"low": 0.1, "high": 1, "lgo": true}}': "learning_rate: unknown key lgo; expected a list of values",
+    '{"learning_rate": {"low": 0.1, "high": 1, "log": 1}}': "learning_rate: log is 1, should be a valid boolean",
     '{"learning_rate": {"low": 0.1, "high": 1, "step": 2}}': "learning_rate: step must be at most high - low",
     '{"num_channels": {"low": 4, "high": 8.5}}': "num_channels is an integer; give integers for low, high and step",
     '{"num_channels": [4, 0]}': "num_channels is 0, should be greater than or equal to 1",
@@ -480,7 +544,7 @@ SPACES = {
     '{"hidden_size": {"values": [9], "when": {"architecture": "TwoLayerNet"}}}': "hidden_size is searched when "
     'architecture is "TwoLayerNet", which it never is',
     '{"hidden_size": {"values": [9], "when": {"no_key": 1}}}': 'hidden_size has "when" no_key, which is neither a list of values',
-    '{"hidden_size": {"values": [9], "when": 3}}': "hidden_size: when should be a valid dictionary",
+    '{"hidden_size": {"values": [9], "when": 3}}': "hidden_size: when is 3, should be a valid dictionary",
 }
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 
 from tabulate import tabulate
 
@@ -56,6 +57,16 @@ def list_some(names, most=3):
     """Return the first `most` of a list of names, and the number of the others, as text."""
     others = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join(map(str, names[:most])) + others
+
+
+def identity(value):
+    """Return a text that equal values of a hyperparameter share: 1 and 1.0 are equal, but 1, true and "1" are not."""
+
+    def number(text):
+        value = float(text)
+        return int(value) if value.is_integer() else value
+
+    return json.dumps(json.loads(json.dumps(value), parse_float=number), sort_keys=True)
 
 
 def as_csv(rows):

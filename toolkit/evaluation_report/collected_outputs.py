@@ -22,8 +22,7 @@ class CollectedOutputs:
         self.reset()
 
     def reset(self):
-        self.batches, self.problem = [], "there was no batch"
-        self.outputs, self.labels, self.lengths = None, None, torch.empty(0, dtype=torch.int64)
+        self.batches, self.problem, self.outputs, self.labels, self.lengths = [], "", None, None, None
         self.free = SHARE_OF_MEMORY * available_memory()  # bytes that may still be collected
 
     def update(self, outputs, labels):
@@ -41,17 +40,15 @@ class CollectedOutputs:
         self.batches = []
         if self.free <= 0:
             self.problem = f"its outputs take more than {SHARE_OF_MEMORY:.0%} of the free memory"
-        elif any(rows is None for rows in lengths):
+            return {}
+        if len({tuple(t.shape[1:] for t in tensors(label)) for label in labels}) > 1 and all(
+            map(is_flat, outputs, labels)
+        ):
+            labels = [label.reshape(-1) for label in labels]
+        try:
+            self.outputs, self.labels, self.lengths = tree_cat(outputs), tree_cat(labels), torch.cat(lengths)
+        except (RuntimeError, TypeError):  # shapes differ; a batch without lengths
             self.problem = "it is not clear which rows of the outputs and labels belong to one sample"
-        elif lengths:
-            shapes = {tuple(t.shape[1:] for t in tensors(label)) for label in labels}
-            if len(shapes) > 1 and all(map(is_flat, outputs, labels)):
-                labels = [label.reshape(-1) for label in labels]
-            try:
-                self.outputs, self.labels, self.lengths = tree_cat(outputs), tree_cat(labels), torch.cat(lengths)
-                self.problem = ""
-            except RuntimeError:
-                self.problem = "the outputs or labels of its batches differ in shape"
         return {}
 
     def take(self, indices):

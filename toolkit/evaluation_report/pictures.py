@@ -3,10 +3,12 @@
 import numpy as np
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from sklearn.calibration import calibration_curve
 
 from toolkit.core.curves import png
 from toolkit.core.text import shorten
 from toolkit.core.trees import tensors
+from toolkit.evaluation_report.predictions import BINS
 
 MOST_CLASSES_WITH_COUNTS = 25
 MOST_CLASSES_WITH_NAMES = 100
@@ -34,19 +36,17 @@ def confusion(counts, class_names):
     return png(figure)
 
 
-def reliability(error, bins):
-    """Draw the reliability diagram of what `calibration` returns, and the number of predictions in each bin."""
-    counts, accuracy, probability = bins
-    width = 1 / len(counts)
-    middle = (np.arange(len(counts)) + 0.5) * width
+def reliability(probabilities, right, error):
+    """Draw a reliability diagram, and the number of predictions in each bin; arguments as for `calibration_error`."""
+    accuracy, probability = calibration_curve(right, probabilities, n_bins=BINS)
     figure = Figure(figsize=(4.8, 5.6), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    upper.bar(middle, np.nan_to_num(accuracy), width, color="tab:blue", edgecolor="white", label="accuracy")
     upper.plot([0, 1], [0, 1], "--", color="0.4", label="perfect calibration")
-    upper.plot(probability, accuracy, ".", color="#d55e00", label="mean probability")
+    upper.plot(probability, accuracy, "o-", color="tab:blue", label="accuracy in a bin", clip_on=False)
     upper.set(ylim=(0, 1), ylabel="accuracy", title=f"expected calibration error {error:.4f}")
-    figure.legend(loc="outside upper center", ncols=3, fontsize="small")
-    lower.bar(middle, counts, width, color="tab:gray", edgecolor="white")
+    upper.legend(fontsize="small")
+    upper.grid(alpha=0.3)
+    lower.hist(probabilities, bins=BINS, range=(0, 1), color="tab:gray", edgecolor="white")
     lower.set(xlim=(0, 1), xlabel="probability of the predicted class", ylabel="predictions")
     return png(figure)
 

@@ -6,6 +6,7 @@ from itertools import groupby
 
 import numpy as np
 import torch
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from torch.utils.data import Subset
 
 from toolkit.core.metrics import probabilities_of
@@ -48,12 +49,12 @@ def find_predictions(collected, dataloader, params):
     found = find_rows(collected, len(class_names) if class_names else params.values.get("num_classes"))
     if found is None:
         return None
-    kind, outputs, labels, samples = found
+    kind, outputs, labels, positions = found
     places = places_in_dataset(dataloader, params.seed, len(collected.lengths))
-    names = names_of(dataloader.dataset) if places is not None else None
-    order = np.argsort(samples if places is None else places[samples], kind="stable")
-    outputs, labels, samples = outputs[order], labels[order].numpy(), samples[order]
-    place = (samples if places is None else places[samples]).tolist()
+    place = positions if places is None else places[positions]  # of each row's sample in the dataset
+    order = np.argsort(place, kind="stable")
+    outputs, labels, positions, place = outputs[order], labels[order].numpy(), positions[order], place[order].tolist()
+    names = None if places is None else names_of(dataloader.dataset)
     items = place if names is None else [in_utf8(names[index]) for index in place]
     if kind == "regression":
         outputs, columns = outputs.numpy(), {"item": items}
@@ -62,14 +63,13 @@ def find_predictions(collected, dataloader, params):
             columns[f"label{ending}"] = map(str, labels[:, number])  # the shortest decimals that are exact
             columns[f"prediction{ending}"] = map(str, outputs[:, number])
         return Predictions(kind, as_rows(columns), labels, outputs)
-    probabilities, predictions = (t.numpy() for t in probabilities_of(outputs).max(dim=1))
-    probabilities = probabilities.astype(float)
-    class_names = class_names or [str(number) for number in range(outputs.shape[1])]
-    columns = {"item": items} if kind == "classification" else {"sentence": place, "item": words_of(items, samples)}
+    probabilities, predictions = (t.numpy() for t in probabilities_of(outputs).double().clamp(max=1).max(dim=1))
+    class_names = class_names or list(map(str, range(outputs.shape[1])))
+    columns = {"item": items} if kind == "classification" else {"sentence": place, "item": words_of(items, positions)}
     columns["label"] = [class_names[label] for label in labels]
     columns["prediction"] = [class_names[prediction] for prediction in predictions]
     columns["probability"] = probabilities.round(6).tolist()
-    positions = None if places is None else samples
+    positions = None if places is None else positions
     return Predictions(kind, as_rows(columns), labels, predictions, probabilities, class_names, positions)
 
 
@@ -89,10 +89,9 @@ def find_rows(collected, num_classes=None):
     if labels.is_floating_point():
         is_binary = bool(((labels == 0) | (labels == 1)).all())  # 0 and 1 are classes, of a binary cross-entropy
         fits = isinstance(collected.outputs, torch.Tensor) and outputs.shape == labels.shape and labels.ndim < 3
-        if not fits or is_binary or labels[0].numel() > MOST_NUMBERS:
-            return None
         outputs, labels = (t.reshape(len(t), -1) for t in (outputs, labels))  # (N, numbers)
-        return "regression", outputs, labels, np.arange(len(labels))
+        fits = fits and not is_binary and labels.shape[1] <= MOST_NUMBERS
+        return ("regression", outputs, labels, np.arange(len(labels))) if fits else None
     if labels.ndim == 2 and outputs.shape[:2] == labels.shape:  # (N, T, classes) and (N, T)
         outputs, lengths = outputs.flatten(0, 1), torch.full((len(labels),), labels.shape[1])
     labels = labels.reshape(-1)
@@ -114,9 +113,9 @@ def words_of(items, samples):
     """
     words = []
     for _, group in groupby(zip(samples, items, strict=True), key=lambda pair: pair[0]):
-        sentences = [sentence for _, sentence in group]
-        split = str(sentences[0]).split(" ")
-        words += split if len(split) == len(sentences) else range(len(sentences))
+        tokens = list(group)
+        split = str(tokens[0][1]).split(" ")
+        words += split if len(split) == len(tokens) else range(len(tokens))
     return words
 
 
@@ -159,8 +158,6 @@ def class_scores(predictions):
 
     An undefined score, such as the precision of a class that is never predicted, is None.
     """
-    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
-
     pair, numbers = (predictions.labels, predictions.predictions), range(len(predictions.class_names))
     confusion = confusion_matrix(*pair, labels=numbers)
     scores = precision_recall_fscore_support(*pair, labels=numbers, zero_division=np.nan)[:3]
@@ -169,18 +166,11 @@ def class_scores(predictions):
     return as_rows({"class": predictions.class_names, **columns, "support": confusion.sum(axis=1).tolist()}), confusion
 
 
-def calibration(probabilities, right):
+def calibration_error(probabilities, right):
     """Return the expected calibration error (Guo et al., "On Calibration of Modern Neural Networks", 2017, equation 3).
 
     It is the mean gap between the probability of the predicted class and the accuracy, in 15 bins. Both arguments are
     arrays (R,): the probabilities, and True where the prediction is right.
-
-    Returns:
-        The error, and three arrays (15,): number of predictions, accuracy and mean probability (NaN in an empty bin).
     """
-    bins = np.clip(np.ceil(probabilities * BINS).astype(np.int64) - 1, 0, BINS - 1)
-    counts = np.bincount(bins, minlength=BINS)
-    sums = [np.bincount(bins, weights=values, minlength=BINS) for values in (right, probabilities)]
-    error = np.abs(sums[0] - sums[1]).sum() / len(bins)
-    with np.errstate(invalid="ignore"):
-        return float(error), (counts, sums[0] / counts, sums[1] / counts)
+    bins = np.ceil(probabilities * BINS).astype(np.int64)
+    return float(np.abs(np.bincount(bins, weights=right - probabilities)).sum() / len(bins))

@@ -11,7 +11,7 @@ from toolkit.core.provenance import now
 from toolkit.core.text import as_csv, pipe_table
 from toolkit.evaluation_report import bootstrap, pictures
 from toolkit.evaluation_report.collected_outputs import CollectedOutputs
-from toolkit.evaluation_report.predictions import calibration, class_scores, find_predictions, inputs_at
+from toolkit.evaluation_report.predictions import calibration_error, class_scores, find_predictions, inputs_at
 from toolkit.evaluation_report.tagging_mistakes import mistakes_page
 from utils import KINDS, UserError, read_json, write_whole
 
@@ -47,54 +47,57 @@ class EvaluationReport:
         the paths of the files, a list.
         """
         self.compute(results, split, about)
-        files = {name.replace(".", f"_{split}."): file for name, file in self.files.items() if file is not None}
-        for name in (f"{kind}_{split}.{ending}" for kind in KINDS for ending in ("json", "csv", "png", "html")):
-            if name not in files:
-                (Path(folder) / name).unlink(missing_ok=True)
-        for name, file in files.items():
-            write_whole(Path(folder) / name, file)
-        return [Path(folder) / name for name in files]
+        paths = []
+        for name in (f"{kind}.{ending}" for kind in KINDS for ending in ("json", "csv", "png", "html")):
+            path = Path(folder) / name.replace(".", f"_{split}.")
+            if self.files.get(name) is None:
+                path.unlink(missing_ok=True)
+            else:
+                write_whole(path, self.files[name])
+                paths.append(path)
+        return paths
 
     def compute(self, results, split, about):
         """Set `content`, `files` and `lines`; arguments as for `write`."""
         if self.collected.problem:
             self.lines = [results_table(results, {}, split), f"No report of this split: {self.collected.problem}."]
             return
-        count, arguments = len(self.collected.lengths), (self.task_metrics, self.loss_fn, self.params)
-        intervals, resamples = bootstrap.bootstrap_intervals(self.collected, results, *arguments)
         predictions = find_predictions(self.collected, self.dataloader, self.params)
         contradiction = find_contradiction(predictions, results)
-        predictions = None if contradiction else predictions
-        kind = predictions.kind if predictions else "other"
+        kind = "other" if predictions is None or contradiction else predictions.kind
+        arguments = (self.collected, results, self.task_metrics, self.loss_fn, self.params)
+        intervals, count = bootstrap.bootstrap_intervals(*arguments), len(self.collected.lengths)
         self.content = {"split": split, **about, "samples": count, "kind": kind}
         self.content["metrics"] = {name: value if math.isfinite(value) else None for name, value in results.items()}
-        self.content |= {"intervals": intervals, "resamples": resamples}
-        self.lines = [results_table(results, intervals, split)]
-        drawn = f"{resamples:,} bootstrap resamples of the {count:,} {'sentences' if kind == 'tagging' else 'samples'}"
+        self.content |= {"intervals": intervals or {}, "resamples": bootstrap.RESAMPLES if intervals else 0}
+        self.lines = [results_table(results, intervals or {}, split)]
         if intervals:
+            drawn = f"{bootstrap.RESAMPLES:,} bootstrap resamples of the {count:,} "
+            drawn += "sentences" if kind == "tagging" else "samples"
             self.lines += [f"[low, high]: 95% confidence interval from {drawn}; none if all give the same value"]
-        elif 0 < resamples < bootstrap.FEWEST_RESAMPLES:
-            self.lines += [f"No confidence intervals: only {drawn} in {bootstrap.SECONDS:g} seconds."]
+        elif intervals is None:
+            self.lines += ["No confidence intervals: computing the metrics for resamples would take too long."]
         if contradiction:
             self.lines += ["", f"No scores of classes: {contradiction}."]
         if kind == "regression":
             self.files["residuals.png"] = pictures.residuals(predictions.labels, predictions.predictions)
-        elif predictions:
+        elif kind != "other":
             self.add_classes(predictions)
         if kind == "tagging":
             self.files["mistakes.html"] = mistakes_page(predictions.rows, f"Mistakes on {split}")
-        report, rows = json.dumps(self.content, allow_nan=False) + "\n", predictions and as_csv(predictions.rows)
-        self.files = {"report.json": report, "predictions.csv": rows, **self.files}
+        if kind != "other":
+            self.files["predictions.csv"] = as_csv(predictions.rows)
+        self.files["report.json"] = json.dumps(self.content, allow_nan=False) + "\n"
 
     def add_classes(self, predictions):
         """Add to the report the scores of the classes, the calibration and the most confident mistakes."""
         right = predictions.predictions == predictions.labels
         wrong = np.flatnonzero(~right)
         worst = wrong[np.argsort(-predictions.probabilities[wrong], kind="stable")][:MOST_MISTAKES]
-        error, bins = calibration(predictions.probabilities, right)
+        error = calibration_error(predictions.probabilities, right)
         mistakes = [predictions.rows[row] for row in worst]
         self.content |= {"classes": [], "calibration_error": error, "mistakes": mistakes}
-        self.files["reliability.png"] = pictures.reliability(error, bins)
+        self.files["reliability.png"] = pictures.reliability(predictions.probabilities, right, error)
         if len(predictions.class_names) <= MOST_CLASSES:
             classes, confusion = class_scores(predictions)
             self.content |= {"classes": classes, "confusion": confusion.tolist()}

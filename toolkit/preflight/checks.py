@@ -28,7 +28,6 @@ CHECKS = {
     "reproducibility": training_checks.check_reproducibility,
     "learning rate": training_checks.check_learning_rate,
     "overfit 16 samples": training_checks.check_overfitting,
-    "memory": training_checks.check_memory,
 }
 NEEDED = ("model and data", "inputs and labels")  # if one of these checks fails, all later ones are skipped
 

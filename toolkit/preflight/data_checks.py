@@ -25,35 +25,38 @@ def check_parts(experiment):
 
 def check_batches(experiment):
     """Find NaN, labels that are no class, constant inputs or labels, and shapes that broadcast in the loss."""
-    trainer, counts = Trainer(experiment), []
-    outputs = tree_map(torch.Tensor.cpu, trainer.outputs(next(experiment.batches())))
-    for split in experiment.dataloaders:
-        extremes = {"inputs": set(), "labels": set()}  # pairs (index of a tensor, its smallest or largest value)
-        for number, batch in enumerate(within(SECONDS / 2, experiment.batches(split)), 1):
-            for name, tree in zip(extremes, batch, strict=True):
-                for index, tensor in enumerate(t for t in tensors(tree) if t.numel() and not t.is_complex()):
-                    low, high = tensor.min().item(), tensor.max().item()
-                    if not (math.isfinite(low) and math.isfinite(high)):
-                        problem = f"batch {number} of {split} contains NaN or infinity"
-                        raise Failed(f"{problem}; correct or remove its source")
-                    extremes[name] |= {(index, low), (index, high)}
-            try:
-                trainer.loss_fn(outputs, batch[1])  # on the CPU: on a GPU, an invalid class would end the process
-            except Exception as error:  # usually because this batch has another size; other errors are found below
-                if "out of bounds" in str(error):
-                    raise Failed(f"batch {number} of {split} has a class without output: {error}") from None
-        counts.append(f"{number} {split}")
-        for name, pairs in extremes.items():
-            are_constant = pairs and len(pairs) == len({index for index, _ in pairs})  # one value for each tensor
-            if are_constant and split == "train" and number * batch_size(batch[1]) > 1:
-                raise Failed(f"all {name} of train are {min(pairs)[1] + 0.0:g}; a model cannot learn from constants")
+    trainer = Trainer(experiment)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
+        counts = [f"{examine(experiment, split, trainer)} {split}" for split in experiment.dataloaders]
         smoke_test(trainer.model, trainer.loss_fn, experiment.dataloaders, experiment.task.metrics, experiment.params)
     refuse_misspelled(experiment.params)  # as train.py does, now that the code has read its keys
     for warning in [str(warning.message) for warning in caught if "broadcast" in str(warning.message)]:
         raise Failed(f"{warning.split('. ')[0]}: each output is compared to all labels; squeeze one of the two")
     return f"examined {' and '.join(counts)} batches"
+
+
+@torch.no_grad()
+def examine(experiment, split, trainer):
+    """Look at the values of the batches of a split, as many as there is time for, and return their number."""
+    inputs, labels = next(experiment.batches())
+    outputs, shapes = tree_map(torch.Tensor.cpu, trainer.outputs((inputs, labels))), [t.shape for t in tensors(labels)]
+    extremes = {"inputs": set(), "labels": set()}  # the smallest and largest value of each tensor
+    for number, batch in enumerate(within(SECONDS / 2, experiment.batches(split)), 1):
+        for name, tree in zip(extremes, batch, strict=True):
+            for tensor in (t for t in tensors(tree) if t.numel() and not t.is_complex()):
+                extremes[name] |= {tensor.min().item(), tensor.max().item()}
+            if not all(map(math.isfinite, extremes[name])):
+                raise Failed(f"batch {number} of {split} contains NaN or infinity; correct or remove its source")
+        if [t.shape for t in tensors(batch[1])] == shapes:
+            try:
+                trainer.loss_fn(outputs, batch[1])  # on the CPU: on a GPU, an invalid class would end the process
+            except IndexError as error:
+                raise Failed(f"batch {number} of {split} has a class without output: {error}") from None
+    for name, values in extremes.items():
+        if len(values) == 1 and split == "train" and number * batch_size(batch[1]) > 1:
+            raise Failed(f"all {name} of train are {min(values) + 0.0:g}; a model cannot learn from constants")
+    return number
 
 
 def check_speed(experiment):

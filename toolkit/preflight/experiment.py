@@ -27,18 +27,13 @@ class NotApplicable(Exception):
 
 
 class Experiment:
-    """An experiment as train.py would start it.
+    """An experiment as train.py would start it; the arguments are what `set_up` returns.
 
-    Args:
-        task, params, data_dir: as `set_up` returns them.
-
-    Attributes:
-        range_test: dict that `range_test` returned; empty before that check has run.
+    `range_test` is the dict that `run_range_test` returned; empty before that check has run.
     """
 
     def __init__(self, task, params, data_dir):
-        self.task, self.params, self.data_dir = task, params, data_dir
-        self.range_test = {}
+        self.task, self.params, self.data_dir, self.range_test = task, params, data_dir, {}
         params.compile = False  # compiling each of the models would take longer than all checks
 
     @functools.cached_property
@@ -82,20 +77,19 @@ class Trainer:
         task.load_pretrained(self.model, self.params)
         self.optimizer = task.make_optimizer(self.model, self.params)
         self.loss_fn, self.generators = task.loss_fn(self.params), generators_of(self.model)
-        self.initial_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
+        self.precision = autocast(self.params, self.model)
 
-    def set_learning_rate(self, rate):
-        """Set the learning rate; the rates of parameter groups stay in proportion."""
-        for group, initial in zip(self.optimizer.param_groups, self.initial_rates, strict=True):
-            group["lr"] = initial * rate / self.params.learning_rate
+    def scale_learning_rate(self, factor):
+        """Multiply the learning rates of all parameter groups."""
+        for group in self.optimizer.param_groups:
+            group["lr"] *= factor
 
     def forward(self, batches):
         """Yield (outputs, labels, loss) of each batch in training mode."""
         self.model.train()
-        precision = autocast(self.params, self.model)
         for number, (inputs, labels) in enumerate(batches_on_device(batches, self.model)):
             seed_all(self.params.seed, 1, number, MODEL, self.generators)
-            outputs, loss = forward_pass(self.model, self.loss_fn, inputs, labels, precision)
+            outputs, loss = forward_pass(self.model, self.loss_fn, inputs, labels, self.precision)
             yield outputs, labels, loss
 
     def train(self, batches):
@@ -118,7 +112,7 @@ class Trainer:
         seed_all(self.params.seed, 1, seed, MODEL, self.generators)
         ((inputs, _),) = batches_on_device([batch], self.model)
         with torch.set_grad_enabled(training or gradients):
-            outputs, _ = forward_pass(self.model, None, inputs, None, autocast(self.params, self.model))
+            outputs, _ = forward_pass(self.model, None, inputs, None, self.precision)
         return tree_map(torch.Tensor.detach, outputs)
 
 
@@ -135,11 +129,6 @@ def shuffled(labels):
     """Return the labels of a batch, each assigned to another sample."""
     size = batch_size(labels)
     return tree_map(lambda t: t.roll(size // 2, 0) if t.ndim and len(t) == size else t, labels)
-
-
-def numbers_in(batch):
-    """Return the number of elements of all tensors in a batch."""
-    return sum(tensor.numel() for tensor in tensors(tuple(batch)))
 
 
 def identical(one, other):

@@ -13,44 +13,36 @@ SMOOTHING = 0.9  # decay of the moving average of the losses
 DIVERGED = 3  # the test ends when the loss is this many times the first loss
 
 
-def range_test(experiment, seconds):
-    """Train while the learning rate rises exponentially.
+def run_range_test(experiment, seconds):
+    """Train for about `seconds` while the learning rate rises exponentially.
 
     After L. N. Smith, "Cyclical Learning Rates for Training Neural Networks" (2017), https://arxiv.org/abs/1506.01186,
     section 3.3. The suggested rate is a tenth of the one at which the smoothed loss is lowest, as in J. Howard and S.
     Gugger, "fastai: A Layered API for Deep Learning" (2020).
 
-    Args:
-        experiment: the Experiment.
-        seconds: approximate duration.
-
     Returns:
         dict with "rates" and "losses" (smoothed), lists of floats; "suggested", a rate, or None if the loss did not
         fall and rise; "diverges", the rate from which on the loss is not below the first one, or None.
     """
-    trainer, rates, losses = Trainer(experiment), [], []
-    rate, smoothed, started = LOWEST, 0.0, None
-    trainer.set_learning_rate(rate)
+    trainer, rates, losses, smoothed = Trainer(experiment), [LOWEST], [], 0.0
+    started = math.inf
+    trainer.scale_learning_rate(LOWEST / experiment.params.learning_rate)
     batches = itertools.chain.from_iterable(experiment.batches(epoch=epoch) for epoch in itertools.count(1))
     for step, (_, _, loss) in enumerate(trainer.train(batches)):
         smoothed = SMOOTHING * smoothed + (1 - SMOOTHING) * loss.item()
         losses.append(smoothed / (1 - SMOOTHING ** (step + 1)))  # corrects the bias to the initial 0
-        rates.append(rate)
-        started = started or time.monotonic()  # the first step takes longer and does not count
-        if rate > HIGHEST or not losses[-1] <= losses[0] + (DIVERGED - 1) * abs(losses[0]):  # true for NaN, too
+        if rates[-1] > HIGHEST or not losses[-1] <= losses[0] + (DIVERGED - 1) * abs(losses[0]):  # true for NaN, too
             break
+        started = min(started, time.monotonic())  # after the first step, which takes longer and does not count
         step_time = (time.monotonic() - started) / max(step, 1)
-        rate *= (HIGHEST / LOWEST) ** max(1 / STEPS, min(step_time / seconds, 1 / FEWEST_STEPS))
-        trainer.set_learning_rate(rate)
-    lowest = losses.index(min((loss for loss in losses if math.isfinite(loss)), default=losses[0]))
+        factor = (HIGHEST / LOWEST) ** max(1 / STEPS, min(step_time / seconds, 1 / FEWEST_STEPS))
+        trainer.scale_learning_rate(factor)
+        rates.append(rates[-1] * factor)
+    lowest = losses.index(min(filter(math.isfinite, losses), default=losses[0]))
     above = [rate for rate, loss in zip(rates[lowest:], losses[lowest:], strict=True) if not loss < losses[0]]
     falls = losses[lowest] < losses[0] - 0.01 * abs(losses[0]) and lowest < len(losses) - 1  # and rises again
-    return {
-        "rates": rates,
-        "losses": losses,
-        "suggested": rates[lowest] / 10 if falls else None,
-        "diverges": above[0] if above else None,
-    }
+    suggested, diverges = rates[lowest] / 10 if falls else None, above[0] if above else None
+    return {"rates": rates, "losses": losses, "suggested": suggested, "diverges": diverges}
 
 
 def plot_range_test(result, own_rate):

@@ -5,18 +5,16 @@ import math
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
-from toolkit.core.device_batches import batches_on_device
 from toolkit.core.text import list_some
 from toolkit.core.trees import tensors, tree_map
-from toolkit.preflight.experiment import SECONDS, Failed, NotApplicable, Trainer, numbers_in, shuffled, within
+from toolkit.preflight.experiment import SECONDS, Failed, NotApplicable, Trainer, shuffled, within
 
 SMALLEST_INPUT, LARGEST_INPUT = 0.01, 50  # root mean square of the inputs of the first layer
 VANISHED = 1e-6  # a smaller gradient norm, relative to that of the layer with the largest, has vanished
 DEAD_STEPS, LEAST_ALIVE = 40, 0.5  # training steps before units are counted; share of a layer that should be alive
-RELUS = {"relu", "relu_", "relu6", "threshold", "threshold_"}  # functions whose units can be 0 for all samples
-CANDIDATES = 50  # samples among which the smallest and the largest are chosen
+LAYERS = nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d  # whose units are counted
+CANDIDATES = 16  # samples among which the smallest and the largest are chosen
 MIXED = "is a dimension mixed up (batch_first?), a mean taken over the batch, or padding not masked?"
 
 
@@ -90,22 +88,24 @@ def check_gradients(experiment):
     trainer = Trainer(experiment)
     named = {name: p for name, p in trainer.model.named_parameters() if p.requires_grad}
     if hidden := list(unregistered(trainer.model)):
-        raise Failed(f"{some(hidden)}: in a list or dict, and not trained; use nn.ModuleList or nn.ModuleDict")
+        raise Failed(f"{list_some(hidden)}: in a list or dict, and not trained; use nn.ModuleList or nn.ModuleDict")
     optimized = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
     if left := [name for name, p in named.items() if id(p) not in optimized]:
-        raise Failed(f"{some(left)}: not in the optimizer; add it, or set requires_grad to False")
+        raise Failed(f"{list_some(left)}: not in the optimizer; add it, or set requires_grad to False")
     norms = {name: [] for name in named}
     for _ in trainer.train(experiment.first_batches):
         for name, p in named.items():
             norms[name] += [p.grad.float().norm().item()] if p.grad is not None else []
     if unused := [name for name, values in norms.items() if not values]:
-        raise Failed(f"{some(unused)}: no gradient; is it unused, or detached? Otherwise set requires_grad to False")
+        raise Failed(
+            f"{list_some(unused)}: no gradient; is it unused, or detached? Otherwise set requires_grad to False"
+        )
     largest = {name: max(filter(math.isfinite, values), default=math.nan) for name, values in norms.items()}
     if broken := [name for name, norm in largest.items() if math.isnan(norm)]:
-        raise Failed(f"{some(broken)}: gradients are NaN or infinite; look for divisions by 0 and roots of 0")
+        raise Failed(f"{list_some(broken)}: gradients are NaN or infinite; look for divisions by 0 and roots of 0")
     layers = {name: norm for name, norm in largest.items() if named[name].ndim > 1}
     if zero := [name for name, norm in layers.items() if norm == 0]:
-        raise Failed(f"{some(zero)}: gradients are 0; is the layer multiplied by 0, or do its units never fire?")
+        raise Failed(f"{list_some(zero)}: gradients are 0; is the layer multiplied by 0, or do its units never fire?")
     small, large = (choose(layers, key=lambda name: layers[name], default=None) for choose in (min, max))
     if small == large:
         return f"all {len(norms)} parameters have one"
@@ -120,20 +120,14 @@ def check_gradients(experiment):
 
 def unregistered(model):
     """Yield the names of parameters and modules that are in a plain list or dict and so not registered in the model."""
-    known = {id(part) for part in (*model.modules(), *model.parameters())}
+    known = set(map(id, model.parameters()))
     for prefix, module in model.named_modules():
         for name, held in vars(module).items():
             if isinstance(held, list | tuple | dict) and not name.startswith("_"):
                 for key, part in held.items() if isinstance(held, dict) else enumerate(held):
                     parameters = part.parameters() if isinstance(part, nn.Module) else [part]
-                    trainable = any(isinstance(p, nn.Parameter) and p.requires_grad for p in parameters)
-                    if trainable and id(part) not in known:
+                    if any(isinstance(p, nn.Parameter) and p.requires_grad and id(p) not in known for p in parameters):
                         yield f"{prefix}.{name}[{key!r}]".strip(".")
-
-
-def some(names):
-    """Return some names of parameters or modules as text, with "Net" for the model itself."""
-    return list_some([name or "Net" for name in names])
 
 
 def check_independence(experiment):
@@ -141,23 +135,20 @@ def check_independence(experiment):
     indices, load = experiment.sample_loader("val")
     if len(indices) < 4:
         raise NotApplicable("the data loader of val cannot load chosen samples")
-    sizes = sorted((numbers_in(load([index])), index) for index in within(SECONDS / 4, indices[:CANDIDATES], least=4))
-    short, one, two, long = [index for _, index in (sizes[0], *sizes[-3:])]  # the shortest sample and the three longest
-    trainer, alone = Trainer(experiment), load([short])
-    batch, again, other = (load([short, middle, long]) for middle in (one, one, two))  # only the middle one differs
-    if [t.shape for t in tensors(tuple(batch))] != [t.shape for t in tensors(tuple(other))]:
-        other = batch  # of another shape, random numbers would differ, too
-    for training in (False, True):
-        runs = [trainer.outputs(each, training, batch_norm=False) for each in (batch, again, other)]
-        for output, repeated, changed in zip(*map(tensors, runs), strict=True):
-            if differ(output, repeated, output):
+    by_size = sorted(indices[:CANDIDATES], key=lambda index: sum(t.numel() for t in tensors(tuple(load([index])))))
+    short, one, two, long = by_size[0], *by_size[-3:]
+    chosen = [short, one, long], [short, one, long], [short, two, long], [short]
+    batch, repeated, changed, alone = map(load, chosen)
+    if [t.shape for t in tensors(tuple(batch))] != [t.shape for t in tensors(tuple(changed))]:
+        changed = batch  # of another shape, random numbers would differ, too
+    trainer = Trainer(experiment)
+    for mode, other, rows in (("eval", alone, slice(None)), ("train", changed, [0, -1])):
+        runs = [trainer.outputs(each, mode == "train", batch_norm=False) for each in (batch, repeated, other)]
+        for output, again, own in zip(*map(tensors, runs), strict=True):
+            if not torch.equal(output, again):
                 raise NotApplicable("the same batch gives different outputs")
-            if differ(output[[0, -1]], changed[[0, -1]], output):
-                raise Failed(f"in {'train' if training else 'eval'} mode, other samples change an output; {MIXED}")
-    pairs = [trainer.outputs(each, batch_norm=False) for each in (alone, batch)]
-    for own, output in zip(*map(tensors, pairs), strict=True):
-        if differ(output[tuple(map(slice, own.shape))], own, output):
-            raise Failed(f"in eval mode, a sample has another output beside a longer one; {MIXED}")
+            if differ(output[rows][tuple(map(slice, own[rows].shape))], own[rows], output):
+                raise Failed(f"in {mode} mode, a sample's output changes with the others in its batch; {MIXED}")
     return "no output changes with the other samples"
 
 
@@ -172,60 +163,42 @@ def check_modes(experiment):
     trainer, batch = Trainer(experiment), experiment.first_batches[0]
     model, before = trainer.model, {name: t.clone() for name, t in trainer.model.state_dict().items()}
     one, two, with_gradients = (trainer.outputs(batch, seed=n, gradients=n == 3) for n in (1, 2, 3))
-    if stuck := [name for name, module in model.named_modules() if module.training]:
-        raise Failed(f"{some(stuck)}: in train mode after model.eval(); look at its train() and forward()")
+    if stuck := [name or "Net" for name, module in model.named_modules() if module.training]:
+        raise Failed(f"{list_some(stuck)}: in train mode after model.eval(); look at its train() and forward()")
     if any(map(differ, *map(tensors, (one, two, one)))):
         raise Failed("two evaluations of a batch differ; does forward() draw random numbers without self.training?")
     if any(map(differ, *map(tensors, (one, with_gradients, one)))):
         raise Failed("in eval mode, outputs change if gradients are computed; ask self.training instead")
     if changed := [name for name, t in model.state_dict().items() if not torch.equal(t, before[name])]:
-        raise Failed(f"{some(changed)}: changed by an evaluation; change it only if self.training")
+        raise Failed(f"{list_some(changed)}: changed by an evaluation; change it only if self.training")
     modes = {name: module.training for name, module in model.train().named_modules()}
     in_training = trainer.outputs(batch, training=True)
-    if lost := [name for name, module in model.named_modules() if module.training != modes[name]]:
-        raise Failed(f"{some(lost)}: forward() changes its mode; leave that to model.eval()")
+    if lost := [name or "Net" for name, module in model.named_modules() if module.training != modes[name]]:
+        raise Failed(f"{list_some(lost)}: forward() changes its mode; leave that to model.eval()")
     return f"outputs {'differ' if any(map(differ, *map(tensors, (one, in_training, one)))) else 'are the same'}"
 
 
 def check_dead_units(experiment):
-    """Find layers most of whose ReLU units are 0 for all samples after some training steps."""
+    """Find layers most of whose units are 0 behind a ReLU for all samples after some training steps.
+
+    The weights of such a unit get no gradient, here of the sum of all squared outputs: that of a loss may be 0 itself.
+    """
     trainer, batches = Trainer(experiment), experiment.first_batches
-    repeated = [batches[step % len(batches)] for step in range(DEAD_STEPS)]
+    repeated = itertools.islice(itertools.cycle(batches), DEAD_STEPS)
     steps = sum(1 for _ in within(SECONDS, trainer.train(repeated)))
-    with torch.no_grad(), ReluWatch(trainer.model) as watch:
-        for inputs, _ in batches_on_device(batches, trainer.model):
-            trainer.model(inputs)
-    if not watch.alive:
-        raise NotApplicable("no layer has a ReLU")
-    name, alive = min(watch.alive.items(), key=lambda item: item[1].float().mean())
-    message = f"after {steps} steps, {alive.sum()} of {len(alive)} units after {name} are alive"
-    if alive.float().mean() < LEAST_ALIVE:
+    trainer.optimizer.zero_grad()
+    for outputs, _, _ in trainer.forward(batches):
+        trained = [t.float().square().sum() for t in tensors(outputs) if t.requires_grad]
+        torch.autograd.backward(trained)
+    layers = [(name, layer.weight.grad) for name, layer in trainer.model.named_modules() if isinstance(layer, LAYERS)]
+    alive = {name: (gradient.flatten(1) != 0).any(1) for name, gradient in layers if gradient is not None}
+    if not alive:
+        raise NotApplicable("no linear or convolutional layer is trained")
+    name, units = min(alive.items(), key=lambda item: item[1].float().mean())
+    message = f"after {steps} steps, {units.sum()} of {len(units)} units of {name} are alive"
+    if units.float().mean() < LEAST_ALIVE:
         raise Failed(
             f"{message}, the others are 0 for all samples and learn nothing; add batch normalisation before the ReLU, "
             f"or take a smaller learning rate"
         )
     return message
-
-
-class ReluWatch(TorchFunctionMode):
-    """While entered, note which units of each ReLU, module or function, are above 0 for at least one sample.
-
-    Attributes:
-        alive: dict from the name of the layer before the ReLU to a bool tensor with one entry per unit.
-    """
-
-    def __init__(self, model):
-        super().__init__()
-        self.alive, self.layer = {}, ("the inputs", None)
-        for name, module in model.named_modules():
-            if not list(module.children()):
-                module.register_forward_hook(lambda module, *_, name=name: setattr(self, "layer", (name, module)))
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        if getattr(function, "__name__", "") in RELUS and result.ndim > 1:
-            name, layer = self.layer
-            units = result.movedim(-1 if isinstance(layer, nn.Linear | nn.LayerNorm) else 1, 0).flatten(1)
-            alive = (units != 0).any(1)
-            self.alive[name] = alive | self.alive.get(name, alive)
-        return result

@@ -1,27 +1,15 @@
-"""Checks that train for some steps: reproducibility, learning rate, overfitting of a few samples, and memory."""
+"""Checks that train for some steps: reproducibility, learning rate, and overfitting of a few samples."""
 
 import itertools
 import math
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import torch
 
 import utils
-from toolkit.core.memory import total_memory
-from toolkit.preflight.experiment import (
-    SECONDS,
-    Experiment,
-    Failed,
-    NotApplicable,
-    Trainer,
-    identical,
-    numbers_in,
-    shuffled,
-    within,
-)
-from toolkit.preflight.learning_rate_range import range_test
+from toolkit.preflight.experiment import SECONDS, Failed, NotApplicable, Trainer, identical, shuffled, within
+from toolkit.preflight.learning_rate_range import run_range_test
 
 STEPS = 3  # number of steps that are repeated and compared
 SAMPLES, MOST_STEPS = 16, 500  # to overfit
@@ -37,7 +25,7 @@ def check_reproducibility(experiment):
     """Find training that differs between two runs of one seed, or after a checkpoint is loaded."""
     task, params = experiment.task, experiment.params
     whole, resumed = (
-        list(itertools.islice(Experiment(task, params, experiment.data_dir).batches(start=start), STEPS - start))
+        list(itertools.islice(type(experiment)(task, params, experiment.data_dir).batches(start=start), STEPS - start))
         for start in (0, 1)
     )
     if not identical(whole[1:], resumed):
@@ -67,17 +55,15 @@ def unsaved_attribute(model, other):
     """Return the name of a number or tensor that differs between two models and is in no state_dict, or None."""
     for (prefix, module), twin in zip(model.named_modules(), other.modules(), strict=True):
         for name, value in {**vars(module), **dict(module.named_buffers(recurse=False))}.items():
-            if isinstance(value, int | float | str | torch.Tensor) and not name.startswith("_"):
-                other_value: Any = getattr(twin, name, value)
-                same = torch.equal(value, other_value) if isinstance(value, torch.Tensor) else value == other_value
-                if not same:
-                    return f"{prefix}.{name}".strip(".")
+            # as text, because comparing tensors gives a tensor
+            if isinstance(value, int | float | str | torch.Tensor) and str(value) != str(getattr(twin, name, value)):
+                return f"{prefix}.{name}".strip(".")
     return None
 
 
 def check_learning_rate(experiment):
     """Find a learning rate at which the loss rises, or hardly falls."""
-    experiment.range_test, own = range_test(experiment, 2 * SECONDS), experiment.params.learning_rate
+    experiment.range_test, own = run_range_test(experiment, 2 * SECONDS), experiment.params.learning_rate
     suggested, diverges = experiment.range_test["suggested"], experiment.range_test["diverges"]
     if suggested is None:
         raise NotApplicable("in so few steps the loss falls at no learning rate; there is nothing to suggest")
@@ -96,9 +82,10 @@ def check_overfitting(experiment):
     batch = load(indices[:SAMPLES]) if indices else experiment.first_batches[0]
     if identical(batch[1], shuffled(batch[1])):
         raise NotApplicable("their labels are all the same, which a constant output fits")
-    for rate in filter(None, dict.fromkeys([experiment.params.learning_rate, experiment.range_test.get("suggested")])):
+    own_rate = experiment.params.learning_rate
+    for rate in filter(None, dict.fromkeys([own_rate, experiment.range_test.get("suggested")])):
         trainer, losses = Trainer(experiment), []
-        trainer.set_learning_rate(rate)
+        trainer.scale_learning_rate(rate / own_rate)
         for outputs, labels, loss in within(SECONDS, trainer.train(itertools.repeat(batch, MOST_STEPS))):
             losses.append(loss.item())
             with torch.no_grad():
@@ -111,26 +98,3 @@ def check_overfitting(experiment):
     if len(losses) < ENOUGH_STEPS and losses[-1] < losses[0]:
         raise NotApplicable(f"{message}; there was no time for more")
     raise Failed(f"{message}; do outputs depend on inputs, is the sign of loss_fn right, is softmax applied once?")
-
-
-def check_memory(experiment):
-    """Find batches whose training step does not fit into memory."""
-    trainer, available = Trainer(experiment), total_memory(experiment.params.device)
-    kept = {}  # from the address of a storage that autograd keeps for the backward pass to its size in bytes
-
-    def keep(tensor):
-        storage = (tensor.coalesce().values() if tensor.is_sparse else tensor).untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        list(trainer.train([max(experiment.first_batches, key=numbers_in)]))
-    weights = sum(parameter.nbytes for parameter in trainer.model.parameters())
-    needed = sum(kept.values()) + 4 * weights  # weights, gradients, and two numbers per weight for the optimizer
-    message = f"a training step keeps about {needed / 2**20:.0f} MiB"
-    if available is None:
-        return message
-    message += f" of {available / 2**30:.0f} GiB"
-    if needed > 0.9 * available:
-        raise Failed(f"{message}; take a smaller batch_size, with more accumulation_steps")
-    return message

@@ -1,23 +1,18 @@
 """Compare experiments: find what varies, choose the metric, merge replicates, test differences from a baseline."""
 
 import difflib
-import json
 import math
 import re
 from collections import Counter
 
 from toolkit.core.monitor import MODES
+from toolkit.core.text import identity
 from toolkit.results.rows import STATUSES, Row
 from toolkit.results.statistics import holm, mean_and_interval, paired_test
 from utils import UserError
 
 REPLICATED = ("seed", "fold")  # the hyperparameters in which replicates differ
 IN_NAMES = re.compile(r"(^|[,_/ -])(seed|fold)[=_-]?\d+")
-
-
-def identity(value):
-    """Return a hashable object that is equal for equal values of a hyperparameter."""
-    return value if type(value) in (int, float, str) else json.dumps(value, sort_keys=True)
 
 
 def varying(rows, without=()):
@@ -49,8 +44,7 @@ def choose_metric(rows, name=None, mode=None):
         raise UserError(f"--metric {name}: {problem}; known: {', '.join(known) or 'none yet'}")
     if not known:
         return None, None, []
-    monitors = [row.monitor for row in rows if row.monitor[0] in row.metrics]
-    notes = []
+    monitors, notes = [row.monitor for row in rows if row.monitor[0] in row.metrics], []
     if name is None:
         names = Counter(monitor for monitor, _ in monitors).most_common()
         name = names[0][0] if names else known[0]
@@ -69,12 +63,9 @@ def choose_metric(rows, name=None, mode=None):
 def rank(rows, metric, mode):
     """Return the rows sorted by a metric, best first; rows in which it is missing or not finite come last."""
     sign = -1 if mode == "max" else 1
-
-    def key(row):
-        value = sign * row.metrics.get(metric, math.nan)
-        return (0, value, row.name) if math.isfinite(value) else (1, 0, row.name)
-
-    return sorted(rows, key=key)
+    return sorted(
+        rows, key=lambda row: (0, sign * row.metrics[metric], row.name) if row.has(metric) else (1, 0, row.name)
+    )
 
 
 def merge_replicates(rows):
@@ -85,8 +76,8 @@ def merge_replicates(rows):
     """
     groups = {}
     for row in rows:
-        values = {k: v for k, v in row.params.items() if k not in REPLICATED and v is not None}
-        groups.setdefault(tuple(sorted((k, identity(v)) for k, v in values.items())), []).append(row)
+        values = {k: identity(v) for k, v in row.params.items() if k not in REPLICATED and v is not None}
+        groups.setdefault(tuple(sorted(values.items())), []).append(row)
     parts = []
     for group in groups.values():
         by_name = {}
@@ -135,7 +126,7 @@ def merge(replicates, taken, notes):
         having = [row for row in merged.finished if metric in row.metrics]
         values = means_per_fold(having, [row.metrics[metric] for row in having])
         merged.metrics[metric], half_width = mean_and_interval(values, number_of_folds(having))
-        if half_width is not None:
+        if half_width is not None and math.isfinite(half_width):
             merged.half_widths[metric] = half_width
         if len(having) < len(merged.finished):
             notes.append(f"{name}: only {len(having)} of {len(merged.finished)} finished replicates have {metric}")
@@ -207,5 +198,4 @@ def compare(rows, baseline, metric):
 
 def values_of(row, metric):
     """Return the finite values of a metric in the finished replicates of a row: {replicate_key: (row, value)}."""
-    finite = [replicate for replicate in row.finished if math.isfinite(replicate.metrics.get(metric, math.nan))]
-    return {replicate_key(replicate): (replicate, replicate.metrics[metric]) for replicate in finite}
+    return {replicate_key(member): (member, member.metrics[metric]) for member in row.finished if member.has(metric)}

@@ -9,15 +9,13 @@ import gzip
 import hashlib
 import io
 import json
-import math
-import os
 from pathlib import Path
 from string import Template
 
 from toolkit.core.monitor import MODES
 from toolkit.core.provenance import now
-from toolkit.results.pictures import is_wide, scale_of
-from toolkit.results.rows import of_type, read_curves, read_or_note
+from toolkit.results.pictures import axis_of, is_wide
+from toolkit.results.rows import of_type, read_curves, read_or_note, read_run
 from toolkit.results.tables import plain
 from utils import UserError
 
@@ -59,6 +57,10 @@ def page_content(table, parent_dir, size):
     Its entry "left_out" is a list of lines that say what is missing because of the size.
     """
     names = dict.fromkeys([table.metric.removeprefix("test_"), "loss"] if table.metric else ["loss"])
+    shown = [column for column in table.columns if column.kind != "detail"]
+    shown.sort(key=lambda column: 0 if column.kind == "name" else 1 if column.name == table.metric else 2)
+    params, own_params = split_common([{k: short(v) for k, v in row.params.items()} for row in table.rows])
+    facts, own_facts = split_common([facts_of(row) for row in table.rows])
     content = {
         "title": str(parent_dir),
         "written": now(),
@@ -68,82 +70,72 @@ def page_content(table, parent_dir, size):
         "below": table.below(longest=1000),
         "series": [f"{split}_{name}" for name in names for split in ("val", "train")],
         "left_out": [],
+        "columns": describe_columns(shown, table),
+        "params": params,
+        "facts": facts,
+        "rows": [],
     }
-    shown = [column for column in table.columns if column.kind != "detail"]
-    shown.sort(key=lambda column: 0 if column.kind == "name" else 1 if column.name == table.metric else 2)
-    content["columns"] = describe_columns(shown, table)
-    cells = zip(*([short(value) for value in column.values] for column in shown), strict=True)
-    content["params"], params = split_common([{k: short(v) for k, v in row.params.items()} for row in table.rows])
-    content["facts"], facts = split_common([facts_of(row) for row in table.rows])
-    entries = [{"cells": c, "params": p, "facts": f} for c, p, f in zip(cells, params, facts, strict=True)]
     reports = [read_report(row.folder) for row in table.rows]
-    metrics = [column.name for column in shown if column.kind == "metric"]
-    for entry, row, report in zip(entries, table.rows, reports, strict=True):
-        more = {"folder": row.folder, "why": row.why, "spreads": spreads_of(row, report, metrics)}
+    for i, row in enumerate(table.rows):
+        entry = {"cells": [short(column.values[i]) for column in shown], "params": own_params[i], "facts": own_facts[i]}
+        more = {"folder": row.folder, "why": row.why, "spreads": spreads_of(row, reports[i])}
         more["replicates"] = [[r.name, r.status, r.metrics.get(table.metric)] for r in row.replicates]
-        entry |= {name: cleaned(value) for name, value in more.items() if value}
-    content["rows"] = entries
-    fill(content, table.rows, reports, size)
+        content["rows"].append(entry | {name: value for name, value in more.items() if value})
+    bytes_left = size - len(as_json(content)) - 1000
+    for i, row in enumerate(table.rows):  # best rows first
+        extras = {"curves": thinned_curves(row, content["series"]), "report": reports[i]}
+        extras["mistakes"] = read_picture(row, reports[i]) if i < MOST_PICTURES else None
+        bytes_left -= len(as_json(extras))
+        if bytes_left < 0:
+            content["left_out"].append(f"curves, reports and pictures: only those of the best {i:,} rows")
+            break
+        content["rows"][i] |= {name: value for name, value in extras.items() if value}
     return content
 
 
-def fill(content, rows, reports, size):
-    """Add curves, reports and pictures, best rows first, until the content takes `size` bytes as JSON."""
-    bytes_left = size - len(as_json(content)) - 1000
-    for place, (entry, row, report) in enumerate(zip(content["rows"], rows, reports, strict=True)):
-        extras = {"curves": thinned_curves(row, content["series"]), "report": cleaned(report)}
-        extras["mistakes"] = read_picture(row, report) if place < MOST_PICTURES else None
-        bytes_left -= len(as_json(extras))
-        if bytes_left < 0:
-            content["left_out"].append(f"curves, reports and pictures: only those of the best {place:,} rows")
-            break
-        entry |= {name: value for name, value in extras.items() if value}
-
-
 def describe_columns(columns, table):
-    """Return one dict per column: "name", "kind", "numeric", "mode" of a metric, and "scale" if charts show it."""
-    drawn = [i for i, row in enumerate(table.rows) if math.isfinite(row.metrics.get(table.metric, math.nan))]
+    """Return one dict per column: "name", "kind", "numeric", "mode" of a metric, and the axis of one in the charts."""
+    drawn = [i for i, row in enumerate(table.rows) if row.has(table.metric)]
     described, axes = [], 0
     for column in columns:
         about = {"name": column.name, "kind": column.kind, "numeric": column.is_numeric}
         values = [column.values[i] for i in drawn]
-        if column.kind == "hyperparameter":
-            if len(set(map(plain, values))) > 1 and axes < MOST_AXES:
-                about["scale"], axes = scale_of(values), axes + 1
+        if column.kind == "hyperparameter" and len(set(map(plain, values))) > 1 and axes < MOST_AXES:
+            about |= axis_of(values)
+            axes += 1
         elif column.name == table.metric:
-            is_log = table.mode == "min" and is_wide(values)
-            about |= {"mode": table.mode, "scale": "log" if is_log else "linear"}
+            scale = "log" if table.mode == "min" and is_wide(values) else "linear"
+            about |= {"mode": table.mode, "scale": scale, "places": values, "labels": []}
         elif column.kind == "metric":
             about["mode"] = MODES.get(column.name.removeprefix("test_"), "max")
         described.append(about)
     return described
 
 
-def spreads_of(row, report, metrics):
+def spreads_of(row, report):
     """Return the 95% confidence intervals of metrics: a dict from name to "± 0.0123" or "(0.7500–0.8500)"."""
     spreads, prefix = {}, "test_" if report.get("split") == "test" else ""
     if report.get("checkpoint") == "best.pth.tar" and not row.replicates:  # the row has the metrics of that checkpoint
         for name, ends in of_type(report.get("intervals"), dict).items():
             with contextlib.suppress(TypeError, ValueError):
                 spreads[prefix + name] = "({:.4f}–{:.4f})".format(*ends)
-    spreads |= {name: f"± {width:.4f}" for name, width in row.half_widths.items()}
-    return {name: spread for name, spread in spreads.items() if name in metrics}
+    return spreads | {name: f"± {width:.4f}" for name, width in row.half_widths.items()}
 
 
 def facts_of(row):
     """Return code, data, hardware and versions of a run, a dict of texts and numbers."""
-    run = read_or_note(row.folder, "run.json", [])
-    sessions = [of_type(session, dict) for session in of_type(run.get("sessions"), list)] or [{}]
+    run = read_run(row.folder, [])
+    sessions = run["sessions"] or [{}]
     seconds = [session["seconds"] for session in sessions if isinstance(session.get("seconds"), int | float)]
     code, hardware = of_type(sessions[-1].get("code"), dict), of_type(sessions[-1].get("hardware"), dict)
     changes = code.get("uncommitted_diff")
     facts = {
         "commit": str(code.get("commit") or "")[:12],
         "uncommitted changes": hashlib.sha256(str(changes).encode()).hexdigest()[:12] if changes else None,
-        "data": str(of_type(run.get("dataset"), dict).get("fingerprint") or "")[:12],
+        "data": str(run["dataset"].get("fingerprint") or "")[:12],
         "hardware": ", ".join(map(str, of_type(hardware.get("gpus"), list) or [hardware.get("processor", "")])),
         "parameters of the model": run.get("parameters_of_the_model"),
-        "best epoch": of_type(run.get("best"), dict).get("epoch"),
+        "best epoch": run["best"].get("epoch"),
         "command": " ".join(map(str, of_type(sessions[-1].get("command"), list))),
         "started": sessions[0].get("started"),
         "seconds": round(sum(seconds), 1) if seconds else None,
@@ -154,24 +146,23 @@ def facts_of(row):
 def thinned_curves(row, series):
     """Return learning curves with at most MOST_POINTS points each, or None if there are none.
 
-    The dict has "epochs", their number, and "values", one list for each of `series`, empty if it is missing. The i-th
-    of m values belongs to epoch i * (epochs - 1) // (m - 1), counted from 0.
+    The dict has "epochs", a list, and "values", one list for each of `series`, empty if it is missing.
     """
     curves = read_curves(row, series)
-    epochs = max(map(len, curves), default=0)
-    if not epochs:
+    number = max(map(len, curves), default=0)
+    if not number:
         return None
-    points = min(MOST_POINTS, epochs)
-    places = [i * (epochs - 1) // max(points - 1, 1) for i in range(points)]
-    return {"epochs": epochs, "values": [cleaned([float(f"{v[i]:.4g}") for i in places]) if v else [] for v in curves]}
+    points = min(MOST_POINTS, number)
+    places = [i * (number - 1) // max(points - 1, 1) for i in range(points)]
+    values = [[float(f"{curve[i]:.4g}") for i in places] if curve else [] for curve in curves]
+    return {"epochs": [place + 1 for place in places], "values": values}
 
 
 def read_report(folder):
     """Return the report of evaluate.py on the test split, else on the validation split, else an empty dict."""
     for split in ("test", "val"):
-        name = f"report_{split}.json"
-        if os.path.exists(os.path.join(folder, name)):
-            return read_or_note(folder, name, []) | {"split": split}
+        if report := read_or_note(folder, f"report_{split}.json", []):
+            return report | {"split": split}
     return {}
 
 
@@ -200,22 +191,15 @@ def short(value):
     value = plain(value)
     if isinstance(value, int) and abs(value) > 2**53:  # too large for a number in JavaScript
         value = str(value)
-    return cleaned(value[:LONGEST_VALUE] if isinstance(value, str) else value)
-
-
-def cleaned(value):
-    """Return a value in which "NaN", "Infinity" and "-Infinity" replace the numbers that JSON lacks."""
-    if isinstance(value, dict):
-        return {name: cleaned(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [cleaned(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    return value
+    return value[:LONGEST_VALUE] if isinstance(value, str) else value
 
 
 def as_json(value):
-    """Return JSON that is safe inside a script element: it contains no `</script>` and no `<!--`."""
+    """Return JSON that is safe inside a script element: it has no `</script>` and no `<!--`.
+
+    As in the table, NaN and infinity, for which JSON has no numbers, are the texts "nan", "inf" and "-inf".
+    """
+    value = json.loads(json.dumps(value), parse_constant=lambda name: str(float(name)))
     return json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 

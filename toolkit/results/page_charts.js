@@ -46,11 +46,10 @@ async function plot(id, traces, layout, onClick = null) {
 function drawCurves() {
     const wanted = byId("series").value, selected = [...state.selected.keys()], having = selected.filter(i => rows[i].curves);
     const traces = having.flatMap(i => ["val", "train"].map(split => {
-        const values = rows[i].curves.values[data.series.indexOf(`${split}_${wanted}`)] || [], { epochs } = rows[i].curves;
+        const values = rows[i].curves.values[data.series.indexOf(`${split}_${wanted}`)] || [];
         return {
             type: "scatter", mode: values.length === 1 ? "markers" : "lines", name: label(i, 40), showlegend: split === "val",
-            y: values.map(value => typeof value === "number" ? value : null),
-            x: values.map((_, k) => Math.floor(k * (epochs - 1) / Math.max(values.length - 1, 1)) + 1),
+            y: values.map(value => typeof value === "number" ? value : null), x: values.length ? rows[i].curves.epochs : [],
             line: { color: colorOf(i), width: split === "val" ? 2 : 1.2, dash: split === "val" ? "solid" : "dot" },
             text: `${label(i)}, ${split}`, hovertemplate: "%{text}<br>epoch %{x}: %{y:.4g}<extra></extra>",
         };
@@ -66,21 +65,17 @@ function drawCurves() {
 }
 
 const withMetric = [...rows.keys()].filter(i => METRIC >= 0 && Number.isFinite(numberOf(rows[i].cells[METRIC])));
-const axes = columns.flatMap((column, c) => column.scale && c !== METRIC ? [makeAxis(column, c)] : []);
+const placeOf = new Map(withMetric.map((i, place) => [i, place]));
+const axes = columns.flatMap((column, c) => column.scale && c !== METRIC ? [makeAxis(column)] : []);
 
-function makeAxis({ name, scale }, c) {  // where rows are on the axis of a column
-    const isLog = scale === "log", isCategory = scale === "category", cell = i => rows[i].cells[c];
-    const values = new Map(withMetric.map(i => [textOf(cell(i)), cell(i)]));
-    const texts = [...values.keys()].sort((a, b) => compareValues(values.get(a), values.get(b), 1));
-    const places = new Map(texts.map((text, place) => [text, place]));
-    const at = i => isCategory ? places.get(textOf(cell(i))) ?? NaN : numberOf(cell(i)) ?? NaN;
-    const inverse = x => isLog ? Math.exp(x) : x, scaled = x => isLog ? Math.log(x) : x;
-    const finite = withMetric.map(i => scaled(at(i))).filter(Number.isFinite);
-    const [low, high] = finite.reduce(([low, high], x) => [Math.min(low, x), Math.max(high, x)], [Infinity, -Infinity]);
+function makeAxis({ name, scale, places, labels }) {  // where rows are on the axis of a column
+    const isLog = scale === "log", isCategory = scale === "category", scaled = x => isLog ? Math.log(x) : x;
+    const at = i => Number(places[placeOf.get(i)]), finite = places.map(scaled).filter(Number.isFinite);
+    const low = finite.reduce((a, b) => Math.min(a, b), Infinity), high = finite.reduce((a, b) => Math.max(a, b), -Infinity);
     const fraction = x => high > low ? (scaled(x) - low) / (high - low) : 0.5;
-    const step = Math.ceil(texts.length / MOST_TICKS), parts = high > low ? [0, 0.25, 0.5, 0.75, 1] : [0.5];
-    const ticks = isCategory ? texts.map((text, place) => [place, shorten(text, 14)]).filter(([place]) => place % step === 0)
-        : parts.map(part => inverse(low + part * (high - low))).map(x => [x, String(Number(x.toPrecision(3)))]);
+    const step = Math.ceil(labels.length / MOST_TICKS), parts = high > low ? [0, 0.25, 0.5, 0.75, 1] : [0.5];
+    const ticks = isCategory ? labels.map((text, place) => [place, shorten(text, 14)]).filter(([place]) => place % step === 0)
+        : parts.map(part => low + part * (high - low)).map(x => isLog ? Math.exp(x) : x).map(x => [x, String(Number(x.toPrecision(3)))]);
     return { name, isLog, isCategory, at, fraction, ticks, isWide: isLog && high - low > Math.log(100) };
 }
 
@@ -94,7 +89,7 @@ function drawPanels() {
     const column = Number(byId("metric").value), width = byId("panels").clientWidth;
     const across = Math.min(axes.length, width < 640 ? 1 : width < 1000 ? 2 : 3), down = Math.ceil(axes.length / across);
     const drawn = rowsToDraw("panels-count");
-    const height = i => numberOf(rows[i].cells[column]) ?? null, isFinished = i => rows[i].cells[STATUS] === "finished";
+    const height = i => numberOf(rows[i].cells[column]), isFinished = i => rows[i].cells[STATUS] === "finished";
     const isLog = columns[column].mode === "min" && spansOrders(drawn.map(height).filter(Number.isFinite));
     const marked = drawn.filter(i => state.selected.has(i) || i === data.best), size = drawn.length > 300 ? 5 : 8;
     const kinds = [
@@ -123,7 +118,7 @@ function drawPanels() {
 }
 
 function drawParallel() {  // plotly's own parcoords would need eval, which the page's security policy forbids
-    const all = [...axes, makeAxis(columns[METRIC], METRIC)];
+    const all = [...axes, makeAxis(columns[METRIC])];
     const drawn = rowsToDraw("parallel-count");
     const size = Math.max(1, Math.ceil(drawn.length / SHADES)), number = Math.ceil(drawn.length / size);
     const fractions = i => all.map(axis => Number.isNaN(axis.at(i)) ? -0.1 : axis.fraction(axis.at(i)));

@@ -27,29 +27,24 @@ function make(tag, properties = {}, ...children) {
     return element;
 }
 
-function numberOf(value) {  // JSON holds NaN and infinity as texts
-    return typeof value === "number" ? value : ["NaN", "Infinity", "-Infinity"].includes(value) ? Number(value) : undefined;
-}
+const numberOf = value => typeof value === "number" ? value : NaN;  // that of "nan", "inf" and other texts is NaN
 
 function textOf(value, kind) {
-    const number = numberOf(value);
     if (value === null || value === undefined) return "–";
-    if (number === undefined) return String(value);
-    if (kind === "metric") return number.toFixed(4);
-    if (Number.isInteger(number)) return String(number);
-    const short = Number(number.toPrecision(4));
-    return Math.abs(number) < 1e-4 ? short.toExponential() : String(short);
+    if (typeof value !== "number") return String(value);
+    if (kind === "metric") return value.toFixed(4);
+    if (Number.isInteger(value)) return String(value);
+    const short = Number(value.toPrecision(4));
+    return Math.abs(value) < 1e-4 ? short.toExponential() : String(short);
 }
 
 const spreadOf = (row, name) => row.spreads && Object.hasOwn(row.spreads, name) ? ` ${row.spreads[name]}` : "";  // its 95% confidence interval
 const collator = new Intl.Collator(undefined, { numeric: true, sensitivity: "base" });
 
-function compareValues(a, b, sign) {  // in either direction, texts follow numbers, then NaN, then missing values
-    const x = numberOf(a), y = numberOf(b);
-    const rank = (value, number) => value === null ? 3 : number === undefined ? 1 : Number.isNaN(number) ? 2 : 0;
-    const ranks = rank(a, x) - rank(b, y);
-    if (ranks || rank(a, x) > 1) return ranks;
-    return sign * (x === undefined ? collator.compare(a, b) : x < y ? -1 : x > y ? 1 : 0);
+function compareValues(a, b, sign) {  // in either direction, texts ("nan", too) follow numbers, then missing values
+    const rank = value => value === null ? 2 : typeof value === "number" ? 0 : 1;
+    if (rank(a) !== rank(b) || a === null) return rank(a) - rank(b);
+    return sign * (typeof a === "number" ? a - b : collator.compare(a, b));
 }
 
 function makeRow(row, i) {
@@ -57,7 +52,7 @@ function makeRow(row, i) {
     const cells = columns.map((column, c) => {
         const text = textOf(row.cells[c], column.kind), spread = spreadOf(row, column.name);
         const star = i === data.best ? make("span", { className: "best", title: "best finished row" }, "★ ") : null;
-        if (c === NAME) return make("td", { className: "name" }, star, make("button", { type: "button", className: "link" }, text));
+        if (c === NAME) return make("td", { className: "name" }, make("button", { type: "button", className: "link" }, star, text));
         const look = c === STATUS && text !== "finished" ? (text === "failed" ? "failed" : "muted") : column.numeric ? "number" : "";
         return make("td", { className: look, title: text + spread }, text, spread ? make("span", { className: "spread" }, spread) : null);
     });
@@ -97,10 +92,9 @@ function parseFilter(text) {  // returns functions from row number to boolean; t
         let column = columns.findIndex(one => one.name === name);
         if (column < 0) column = columns.findIndex(one => one.name.toLowerCase() === name.toLowerCase());
         if (column < 0) throw `no column “${name}”; there are ${columns.map(one => one.name).join(", ")}`;
-        const numberAt = i => numberOf(rows[i].cells[column]) ?? NaN;
+        const cell = i => rows[i].cells[column], numberAt = i => numberOf(cell(i));
         if (sign === "=" || sign === "!=") {
-            const isEqual = i => numberAt(i) === number || textOf(rows[i].cells[column]).toLowerCase() === wanted.replace(/^-$/, "–")
-                || String(rows[i].cells[column]).toLowerCase() === wanted;
+            const isEqual = i => numberAt(i) === number || [textOf(cell(i)), String(cell(i) ?? "-")].some(text => text.toLowerCase() === wanted);
             return i => isEqual(i) === (sign === "=");
         }
         if (Number.isNaN(number)) throw `${name}${sign}: give a number`;

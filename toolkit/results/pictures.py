@@ -2,8 +2,6 @@
 
 import math
 
-import numpy as np
-
 from toolkit.core.curves import png
 from toolkit.core.text import shorten
 from toolkit.results.rows import read_curves
@@ -20,110 +18,70 @@ BEST = "#d55e00"  # vermilion: distinguishable from all of viridis, also for col
 def plot_results(table):
     """Return a picture of the rows of a ResultsTable, as the bytes of a PNG file."""
     from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    rows = [row for row in table.rows if math.isfinite(row.metrics.get(table.metric, math.nan))]
-    axes = [(name, *positions_of([row.params.get(name) for row in rows])) for name in table.hyperparameters]
-    axes = [axis for axis in axes if len(set(axis[1])) > 1][:MOST_PANELS]  # it may vary only in rows not drawn
-    is_log = table.mode == "min" and is_wide([row.metrics[table.metric] for row in rows])
-    heights = [3.1 * math.ceil(len(axes) / 3), 3.6] if axes else [3.6]
-    figure = Figure(figsize=(13, sum(heights)), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
-    parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False).flat
-    if axes:
-        draw_panels(parts[0], axes, rows, table, is_log)
-    draw_curves(parts[-1], rows[:MOST_CURVES], table, is_log)
+    rows = [row for row in table.rows if row.has(table.metric)]
+    axes = {name: axis_of([row.params.get(name) for row in rows]) for name in table.hyperparameters}
+    names = [name for name, axis in axes.items() if len(set(axis["places"])) > 1][:MOST_PANELS]
+    scale = "log" if table.mode == "min" and is_wide([row.metrics[table.metric] for row in rows]) else "linear"
+    heights = [3.1 * math.ceil(len(names) / 3), 3.6] if names else [3.6]
+    figure = Figure(figsize=(13, sum(heights)), layout="constrained")
+    *above, below = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False).flat
+    if names:
+        panels = above[0].subplots(math.ceil(len(names) / 3), 3, squeeze=False, sharey=True).flatten()
+        for panel, name in zip(panels, names, strict=False):
+            draw_panel(panel, axes[name], rows, table)
+            panel.set(xlabel=shorten(name, 40), ylabel=table.metric, yscale=scale)
+        for panel in panels[len(names) :]:
+            panel.remove()
+    curves = below.subplots()
+    for row in rows[:MOST_CURVES][::-1]:  # the best is drawn last
+        (values,) = read_curves(row, [f"val_{table.metric.removeprefix('test_')}"])
+        style = {"color": BEST, "linewidth": 2.5} if row is table.best else {}
+        curves.plot(range(1, len(values) + 1), values, marker=".", label=shorten(row.name, 58), **style)
+    curves.set(xlabel="epoch", ylabel=table.metric, yscale=scale, title="learning curves (validation) of the best rows")
+    curves.locator_params(axis="x", integer=True, min_n_ticks=1)
+    if rows:
+        below.legend(reverse=True, loc="outside right upper", fontsize=7.5, frameon=False)
     return png(figure)
 
 
-def positions_of(values):
-    """Return (positions, scale, labels) for the values of a hyperparameter (None if missing) on an axis.
-
-    The positions are numbers, NaN for a missing value; the scale is that of `scale_of`; the labels name categories.
-    """
-    scale = scale_of(values)
-    if scale != "category":
-        return [math.nan if value is None else value for value in values], scale, []
-    numbers = sorted(value for value in values if type(value) in (int, float))
-    others = sorted(as_text(value) for value in values if type(value) not in (int, float))
-    labels = list(dict.fromkeys([*map(as_text, numbers), *others]))
-    return [labels.index(as_text(value)) for value in values], scale, labels
-
-
-def scale_of(values):
-    """Return "linear", "log" or "category" for the values of a hyperparameter (None if missing)."""
-    known = [value for value in values if value is not None]
-    if not known or not all(type(value) in (int, float) and math.isfinite(value) for value in known):
-        return "category"
-    if is_wide(known):
-        return "log"
-    is_grid = len(set(known)) <= FEW_VALUES and len(values) >= 2 * len(set(known))
-    return "category" if is_grid else "linear"
-
-
-def draw_panels(part, axes, rows, table, is_log):
-    """Draw the metric against each hyperparameter, one dot per row, hollow if it is not finished."""
-    columns = min(len(axes), 3)
-    panels = part.subplots(math.ceil(len(axes) / columns), columns, squeeze=False, sharey=True).flatten()
-    for panel in panels[::columns]:
-        panel.set_ylabel(table.metric)
-    for panel in panels[len(axes) :]:
-        panel.remove()
-    heights = np.array([row.metrics[table.metric] for row in rows])
-    widths = np.array([row.half_widths.get(table.metric, math.nan) for row in rows])
-    finished = np.array([row.status == "finished" for row in rows])
-    best = np.array([row is table.best for row in rows])
-    with_bars = len(rows) <= 100 and not np.isnan(widths).all()
-    title = f"{table.metric} of {len(rows):,} rows, by hyperparameter{'; bars: 95% confidence' if with_bars else ''}"
-    part.suptitle(title + ("" if finished.all() else "; hollow: not finished"), fontsize=12)
-    size, alpha = (30, 0.8) if len(rows) <= 100 else (10, 0.5) if len(rows) <= 1000 else (4, 0.3)
-    for panel, (name, positions, scale, labels) in zip(panels, axes, strict=False):
-        places = np.array(positions, dtype=np.float64)
-        if labels:
-            shown = range(0, len(labels), math.ceil(len(labels) / MOST_CATEGORIES))
-            texts = [shorten(labels[place], 14) for place in shown]
-            slanted = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if sum(map(len, texts)) > 24 else {}
-            panel.set_xticks(shown, texts, **slanted)
-            panel.set_xlim(-0.5, len(labels) - 0.5)
-            if len(labels) < len(rows):  # spread the dots of one category sideways
-                places += np.random.default_rng(0).uniform(-0.15, 0.15, len(places))
-        if with_bars:
-            panel.errorbar(places, heights, widths, fmt="none", ecolor="0.75", elinewidth=1, zorder=1)
-        panel.scatter(places[finished], heights[finished], size, "tab:blue", alpha=alpha, linewidths=0, zorder=2)
-        panel.scatter(places[~finished], heights[~finished], size, "none", edgecolors="0.5", alpha=alpha, zorder=2)
-        panel.plot(places[best], heights[best], "*", color=BEST, markersize=13, markeredgecolor="white", zorder=3)
-        if scale == "log":
-            panel.set_xscale("log")
-        panel.set(xlabel=shorten(name, 40), yscale="log" if is_log else "linear", ymargin=0.1)
-        panel.grid(alpha=0.3)
-
-
-def draw_curves(part, rows, table, is_log):
-    """Draw the metric on the validation split over the epochs, one line per row."""
-    from matplotlib import colormaps
-    from matplotlib.ticker import MaxNLocator
-
-    name = table.metric.removeprefix("test_")
-    panel, drawn = part.subplots(), []
-    for place, row in enumerate(rows):
-        (values,) = read_curves(row, [f"val_{name}"])
-        if values:
-            is_best = row is table.best
-            color = BEST if is_best else colormaps["viridis"](0.05 + 0.85 * place / MOST_CURVES)
-            label = shorten(row.name, 58) + (" *" if is_best else "")
-            width, marker = 2.5 if is_best else 1.3, "o" if len(values) == 1 else None
-            epochs = range(1, len(values) + 1)
-            panel.plot(epochs, values, color=color, label=label, marker=marker, linewidth=width, zorder=2 + is_best)
-            drawn.append(values)
-    is_log = is_log and is_wide([value for values in drawn for value in values])
-    panel.set(xlabel="epoch", ylabel=name, yscale="log" if is_log else "linear")
-    which = f" of the best {len(drawn)}" if len(drawn) > 1 else ""
-    panel.set_title(f"learning curves (validation){which}", fontsize=12)
-    panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    panel.grid(alpha=0.3)
-    if drawn:
-        part.legend(loc="outside right upper", fontsize=7.5, frameon=False)
+def draw_panel(panel, axis, rows, table):
+    """Draw the metric against a hyperparameter, one dot per row, hollow if it is not finished, with 95% intervals."""
+    styles = {
+        "finished": {"fmt": "o", "color": "tab:blue"},
+        "not finished": {"fmt": "o", "color": "0.5", "mfc": "none"},
+        "best": {"fmt": "*", "color": BEST, "markersize": 13},
+    }
+    kinds = ["best" if r is table.best else "finished" if r.status == "finished" else "not finished" for r in rows]
+    for kind, style in styles.items():
+        drawn = [i for i, of_row in enumerate(kinds) if of_row == kind]
+        heights = [rows[i].metrics[table.metric] for i in drawn]
+        widths = [rows[i].half_widths.get(table.metric, math.nan) for i in drawn]
+        panel.errorbar([axis["places"][i] for i in drawn], heights, widths, ecolor="0.75", alpha=0.7, **style)
+    if axis["scale"] == "category":
+        ticks = range(0, len(axis["labels"]), math.ceil(len(axis["labels"]) / MOST_CATEGORIES))
+        panel.set_xticks(ticks, [shorten(axis["labels"][tick], 14) for tick in ticks], rotation=20, ha="right")
     else:
-        panel.text(0.5, 0.5, "no history.csv", transform=panel.transAxes, ha="center", color="0.5")
+        panel.set_xscale(axis["scale"])
+    panel.margins(0.1)
+    panel.grid(alpha=0.3)
+
+
+def axis_of(values):
+    """Return the axis for the values of a hyperparameter (None if missing): a dict.
+
+    "scale" is "linear", "log" or "category"; "places" has the positions of the values, NaN for a missing number;
+    "labels" has the names of the categories.
+    """
+    known = [value for value in values if value is not None]
+    are_numbers = all(type(value) in (int, float) and math.isfinite(value) for value in known)
+    is_grid = len(set(map(as_text, known))) <= FEW_VALUES and len(values) >= 2 * len(set(map(as_text, known)))
+    if known and are_numbers and (is_wide(known) or not is_grid):
+        places = [math.nan if value is None else value for value in values]
+        return {"scale": "log" if is_wide(known) else "linear", "places": places, "labels": []}
+    ordered = sorted(values, key=lambda value: (0, value) if type(value) in (int, float) else (1, as_text(value)))
+    labels = list(dict.fromkeys(map(as_text, ordered)))
+    return {"scale": "category", "places": [labels.index(as_text(value)) for value in values], "labels": labels}
 
 
 def is_wide(values):

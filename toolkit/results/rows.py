@@ -17,7 +17,7 @@ from utils import UserError
 BEST_METRICS = "metrics_val_best_weights.json"
 TEST_METRICS = "metrics_test_best.json"
 TEST_LOOKS = "test_looks.json"
-NO_EXPERIMENTS = (".", "replaced-", "reproduced-")  # folders whose names begin so belong to an experiment
+NO_EXPERIMENTS = (".", "replaced-", "reproduced-", "tensorboard")  # folders whose names begin so are part of a run
 STATUSES = ("finished", "running", "stopped", "pruned", "failed")  # from good to bad
 
 
@@ -28,7 +28,7 @@ class Row:
     name: str  # path relative to the parent folder
     folder: str
     params: dict  # hyperparameters, with the defaults that were used
-    status: str = "finished"  # one of STATUSES
+    status: str | None = "finished"  # one of STATUSES, or None if it has not been trained
     why: str = ""  # the reason if it failed or was pruned
     epochs: float | None = None
     metrics: dict = field(default_factory=dict)  # on the validation split; names of test metrics begin with "test_"
@@ -49,6 +49,10 @@ class Row:
         """Those members that are finished."""
         return [row for row in self.members if row.status == "finished"]
 
+    def has(self, metric):
+        """Return True if the row has a finite value of the metric."""
+        return math.isfinite(self.metrics.get(metric, math.nan))
+
 
 @dataclass
 class Results:
@@ -67,30 +71,23 @@ def read_results(parent_dir):
     """
     if not os.path.isdir(parent_dir):
         raise UserError(f"{parent_dir}: no such folder; set --parent_dir to the folder that contains the experiments")
-    results, experiments, trained = Results(), [], set()
+    results, found, parents = Results(), [], set()
     for folder, files, is_leaf in sorted(walk(parent_dir, results.left_out)):
-        if files & {BEST_METRICS, "run.json"}:
-            trained.add(folder)
-        elif "params.json" not in files:
-            if is_leaf and os.path.dirname(folder) not in trained:  # else the experiment keeps other files there
-                results.left_out.append(f"{folder}: {'it has no params.json' if files else 'empty'}")
-            continue
-        try:
-            params = utils.read_json(os.path.join(folder, "params.json")) if "params.json" in files else {}
-            experiments.append((folder, files, utils.without_notes(params)))
-        except UserError as error:
-            results.left_out.append(str(error))
-    keys = dict.fromkeys(key for _, _, params in experiments for key in params)
-    parents = {os.path.dirname(folder) for folder, _, _ in experiments}
-    for folder, files, params in experiments:
-        try:
-            row = read_row(folder, parent_dir, files, params, keys, results.problems)
-            if row is not None:
-                results.rows.append(row)
-            elif folder not in parents:  # the params.json of a sweep is only a template for its trials
-                results.left_out.append(f"{folder}: not trained yet")
-        except UserError as error:
-            results.left_out.append(str(error))
+        if files & {BEST_METRICS, "run.json", "params.json"}:
+            try:
+                found.append(read_row(folder, parent_dir, results.problems))
+            except UserError as error:
+                results.left_out.append(str(error))
+            parents.add(os.path.dirname(folder))
+        elif is_leaf and os.path.dirname(folder) not in {row.folder for row, _ in found if row.status}:
+            results.left_out.append(f"{folder}: {'it has no params.json' if files else 'empty'}")
+    names = dict.fromkeys(name for row, _ in found for name in row.params)
+    for row, defaults in found:
+        row.params |= {name: defaults[name] for name in names if name in defaults and name not in row.params}
+        if row.status is not None:
+            results.rows.append(row)
+        elif row.folder not in parents:  # the params.json of a sweep is only a template for its trials
+            results.left_out.append(f"{row.folder}: not trained yet")
     return results
 
 
@@ -102,8 +99,7 @@ def walk(parent_dir, left_out):
     """
 
     def note(error):
-        if not isinstance(error, FileNotFoundError):  # removed in the meantime
-            left_out.append(f"{error.filename}: cannot be read: {error.strerror}")
+        left_out.append(f"{error.filename}: cannot be read: {error.strerror}")
 
     def is_new(path):
         if not os.path.islink(path):
@@ -116,67 +112,80 @@ def walk(parent_dir, left_out):
 
     visited = [Path(parent_dir).resolve()]
     for folder, folders, files in os.walk(os.path.normpath(parent_dir), onerror=note, followlinks=True):
-        names = [name for name in folders if not name.startswith(NO_EXPERIMENTS) and name != "tensorboard"]
+        names = [name for name in folders if not name.startswith(NO_EXPERIMENTS)]
         folders[:] = [name for name in names if is_new(os.path.join(folder, name))]
         yield folder, set(files), not folders
 
 
-def read_row(folder, parent_dir, files, params, keys, problems):
-    """Return the Row of the experiment in a folder, or None if it has not been trained.
+def read_row(folder, parent_dir, problems):
+    """Return (row, defaults) of the experiment in a folder; the defaults are a dict of hyperparameters.
 
-    `files` are the names of the files there, and `params` the content of params.json, to which the defaults are added
-    that were used for `keys`. Lines about damaged files are added to the list `problems`.
+    Lines about damaged files are added to the list `problems`.
 
     Raises:
-        UserError: its metrics cannot be read.
+        UserError: its params.json or its metrics cannot be read.
     """
-    run = read_or_note(folder, "run.json", problems) if "run.json" in files else {}
-    metrics = read_metrics(folder, BEST_METRICS, problems) if BEST_METRICS in files else {}
-    status, why = status_of(folder, files, run)
-    if status is None:
-        return None
+    params = utils.without_notes(read_if_there(folder, "params.json"))
+    run = read_run(folder, problems)
+    metrics = read_metrics(folder, BEST_METRICS, problems)
     monitor = monitor_of(run, params, metrics)
-    if TEST_METRICS in files:
-        metrics |= {f"test_{name}": value for name, value in read_metrics(folder, TEST_METRICS, problems).items()}
-    defaults = of_type(run.get("params"), dict)
-    params |= {key: defaults[key] for key in keys if key in defaults and key not in params}
-    epochs = run.get("epochs") if isinstance(run.get("epochs"), int) else None
-    if status in ("running", "stopped") and "history.csv" in files:  # run.json is only written at the end of a session
-        epochs = last_epoch(folder, epochs)
+    metrics |= {f"test_{name}": value for name, value in read_metrics(folder, TEST_METRICS, problems).items()}
     name = os.path.relpath(folder, parent_dir)
     name = os.path.basename(os.path.abspath(folder)) if name == "." else name.replace(os.sep, "/")
-    looks = read_or_note(folder, TEST_LOOKS, problems).get("looks") if TEST_LOOKS in files else None
+    status, why = status_of(folder, run, metrics)
+    epochs = run.get("epochs") if isinstance(run.get("epochs"), int) else None
+    if status in ("running", "stopped"):  # run.json is only written at the end of a session
+        with contextlib.suppress(OSError, LookupError, ValueError):
+            epochs = int(Path(folder, "history.csv").read_bytes().splitlines()[-1].split(b",")[0])
+    looks = read_or_note(folder, TEST_LOOKS, problems).get("looks")
     looks = len(looks) if isinstance(looks, list) else None
-    return Row(name, folder, params, status, why, epochs, metrics, monitor, looks)
+    return Row(name, folder, params, status, why, epochs, metrics, monitor, looks), run["params"]
 
 
-def status_of(folder, files, run):
-    """Return (status, why) of an experiment; (None, "") if it has not been trained."""
-    sessions = of_type(run.get("sessions"), list)
-    last = of_type(sessions[-1], dict) if sessions else None
-    for status in reversed(STATUSES):
-        if last and status in last:
-            return status, one_line({"failed": last.get("error"), "pruned": last.get("reason")}.get(status))
-    if ".lock" in files and is_alive(read_owner(os.path.join(folder, ".lock"))):
-        return "running", ""
-    if last is not None:
-        return "stopped", ""
-    return ("finished", "") if files & {BEST_METRICS, "run.json"} else (None, "")  # CS230's template has no run.json
+def read_if_there(folder, name):
+    """Return the JSON object in a file, {} if there is no such file; a damaged file is a UserError."""
+    path = os.path.join(folder, name)
+    return utils.read_json(path) if os.path.lexists(path) else {}
 
 
-def last_epoch(folder, default):
-    """Return the last epoch in history.csv, or `default` if the file cannot be read."""
+def read_or_note(folder, name, problems):
+    """Return the JSON object in a file, {} if there is none or it is damaged; then a line is added to `problems`."""
     try:
-        return int(Path(folder, "history.csv").read_bytes().splitlines()[-1].split(b",")[0])
-    except (OSError, LookupError, ValueError):
-        return default
+        return read_if_there(folder, name)
+    except UserError as error:
+        problems.append(str(error))
+        return {}
+
+
+def read_run(folder, problems):
+    """Return run.json as a dict with "params", "best", "dataset" (dicts) and "sessions" (a list of dicts, not empty).
+
+    What is missing or damaged is empty.
+    """
+    run = read_or_note(folder, "run.json", problems)
+    sessions = [of_type(session, dict) for session in of_type(run.get("sessions"), list)]
+    return run | {name: of_type(run.get(name), dict) for name in ("params", "best", "dataset")} | {"sessions": sessions}
+
+
+def status_of(folder, run, metrics):
+    """Return (status, why) of an experiment; (None, "") if it has not been trained."""
+    last = run["sessions"][-1] if run["sessions"] else {}
+    for status in reversed(STATUSES):
+        if status in last:
+            return status, one_line({"failed": last.get("error"), "pruned": last.get("reason")}.get(status))
+    if is_alive(read_owner(os.path.join(folder, ".lock"))):
+        return "running", ""
+    if last:
+        return "stopped", ""
+    is_trained = metrics or os.path.exists(os.path.join(folder, "run.json"))  # which CS230's template does not write
+    return ("finished" if is_trained else None), ""
 
 
 def monitor_of(run, params, metrics):
     """Return the name and direction of the metric that selected the best checkpoint; None for what is unknown."""
-    best = of_type(run.get("best"), dict)
-    name = best.get("monitor") or params.get("monitor") or next((n for n in ("accuracy", "loss") if n in metrics), None)
-    mode = best.get("mode") or params.get("monitor_mode")
+    default = next((name for name in ("accuracy", "loss") if name in metrics), None)
+    name = run["best"].get("monitor") or params.get("monitor") or default
+    mode = run["best"].get("mode") or params.get("monitor_mode")
     if not isinstance(name, str):
         return None, None
     return name, mode if mode in ("max", "min") else MODES.get(name)
@@ -188,14 +197,16 @@ def read_metrics(folder, name, problems):
     Raises:
         UserError: the file is not a JSON object.
     """
-    path, metrics = os.path.join(folder, name), {}
-    for metric, value in utils.read_json(path).items():
+    metrics = {}
+    for metric, value in read_if_there(folder, name).items():
+        place = f"{os.path.join(folder, name)}: {one_line(metric)} is"
+        value = math.nan if value is None else value  # as JSON has no NaN, null stands for it
         if type(value) is float or (type(value) is int and abs(value) < 2**1000):  # a larger one is no float
             metrics[metric] = float(value)
             if not math.isfinite(value):
-                problems.append(f"{path}: {one_line(metric)} is {metrics[metric]}")
+                problems.append(f"{place} {metrics[metric]}")
         else:
-            problems.append(f"{path}: {one_line(metric)} is {one_line(json.dumps(value))}, not a number")
+            problems.append(f"{place} {one_line(json.dumps(value))}, not a number")
     return metrics
 
 
@@ -206,25 +217,17 @@ def read_curves(row, names):
     """
     tables = []
     for member in row.finished if row.replicates else [row]:
-        with contextlib.suppress(OSError, ValueError, csv.Error):
-            tables.append(list(csv.DictReader(Path(member.folder, "history.csv").read_text("utf-8").splitlines())))
+        path = os.path.join(member.folder, "history.csv")
+        with contextlib.suppress(OSError, ValueError, csv.Error), open(path, encoding="utf-8", newline="") as file:
+            tables.append(list(csv.DictReader(file)))
     curves = []
     for name in names:
         columns = []
         for table in tables:
             with contextlib.suppress(ValueError, KeyError, TypeError):
-                columns.append([float(line[name]) for line in table])
+                columns.append([float(line[name] or "nan") for line in table])
         curves.append([sum(values) / len(values) for values in zip(*columns, strict=False)])
     return curves
-
-
-def read_or_note(folder, name, problems):
-    """Return the JSON object in a file; if it cannot be read, return {} and add a line to the list `problems`."""
-    try:
-        return utils.read_json(os.path.join(folder, name))
-    except UserError as error:
-        problems.append(str(error))
-        return {}
 
 
 def of_type(value, kind):

@@ -1,21 +1,24 @@
 """Write the table of experiments as Markdown (also for the terminal), as LaTeX, and as csv with every digit."""
 
-import csv
-import io
+import contextlib
 import json
-import math
 from collections import Counter
 from dataclasses import dataclass
 
 from tabulate import tabulate
 
-from toolkit.core.text import four_digits, one_line, printable
+from toolkit.core.text import as_csv, as_rows, four_digits, one_line, printable
 from toolkit.results.comparison import REPLICATED, varying
 from toolkit.results.rows import STATUSES
 
 LONGEST_ON_TERMINAL = 50  # rows
 LONGEST_LIST = 20  # lines per list below the table
 RESERVED = {"name", "best", "status", "epochs", "n", "replicates", "test_looks", "difference", "p", "p_value"}
+ABOUT_INTERVALS = (
+    "±: 95% confidence interval of the mean over n finished replicates, by Student's t "
+    "(for folds of a cross-validation, corrected for their overlapping training sets)"
+)
+ABOUT_LOOKS = "test_looks: number of times that evaluate.py has evaluated the test split"
 
 
 @dataclass
@@ -55,12 +58,10 @@ class ResultsTable:
 
     def __init__(self, rows, results, metric, mode, notes, merged, compared):
         self.rows, self.results, self.metric, self.mode, self.notes = rows, results, metric, mode, notes
-        finite = (row for row in rows if row.status == "finished" and math.isfinite(row.metrics.get(metric, math.nan)))
-        self.best = next(finite, None)
-        self.has_replicates = any(row.replicates for row in rows)
-        self.has_looks = any(row.looks is not None for row in rows)
+        self.best = next((row for row in rows if row.status == "finished" and row.has(metric)), None)
         metrics = dict.fromkeys(name for row in rows for name in row.metrics)
         metrics = sorted(metrics, key=lambda name: name.startswith("test_"))  # a stable sort keeps the order of files
+        self.hyperparameters = varying(rows, without=REPLICATED if merged else ())
         names, stars = [row.name for row in rows], ["*" if row is self.best else "" for row in rows]
         with_stars = [f"{row.name} *" if row is self.best else row.name for row in rows]
         self.columns = [
@@ -68,16 +69,15 @@ class ResultsTable:
             Column("status", "status", [row.status for row in rows]),
             Column("epochs", "number", [row.epochs for row in rows]),
         ]
-        if self.has_replicates:
+        if any(row.replicates for row in rows):
             finished, members = [len(row.finished) for row in rows], [len(row.members) for row in rows]
             texts = [str(n) if f == n else f"{f}/{n}" for f, n in zip(finished, members, strict=True)]
             self.columns.append(Column("n", "number", members, texts, {"n": finished, "replicates": members}))
-        self.hyperparameters = varying(rows, without=REPLICATED if merged else ())
         for name in self.hyperparameters:
             heading = f"params.{name}" if name in RESERVED or name in metrics else name
             self.columns.append(Column(heading, "hyperparameter", [row.params.get(name) for row in rows]))
         self.columns += map(self._metric_column, metrics)
-        if self.has_looks:
+        if any(row.looks is not None for row in rows):
             self.columns.append(Column("test_looks", "number", [row.looks for row in rows]))
         if compared:
             differences, p_values = [row.difference for row in rows], [row.p_value for row in rows]
@@ -89,9 +89,8 @@ class ResultsTable:
     def _metric_column(self, name):
         values, widths = [row.metrics.get(name) for row in self.rows], [row.half_widths.get(name) for row in self.rows]
         texts = [four_digits(v) + ("" if w is None else f" ± {w:.4f}") for v, w in zip(values, widths, strict=True)]
-        exact = {name: values}
-        if any(width is not None for width in widths):
-            exact[f"{name}_ci95"] = widths
+        exact = {f"metrics.{name}" if name in RESERVED else name: values}
+        exact |= {f"{name}_ci95": widths} if any(width is not None for width in widths) else {}
         is_detail = "/" in name and name != self.metric  # such as f1/person
         return Column(name, "detail" if is_detail else "metric", values, texts, exact)
 
@@ -113,12 +112,7 @@ class ResultsTable:
 
     def as_csv(self):
         """Return all rows with every digit, as the text of a csv file."""
-        names, values = zip(*(item for column in self.columns for item in column.exact.items()), strict=True)
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(map(printable, names))
-        writer.writerows(zip(*values, strict=True))
-        return text.getvalue()
+        return as_csv(as_rows({printable(n): values for column in self.columns for n, values in column.exact.items()}))
 
     def below(self, longest=LONGEST_LIST):
         """Return the lines below the table, with at most `longest` lines in each list."""
@@ -127,24 +121,19 @@ class ResultsTable:
         statuses = ", ".join(f"{numbers[status]:,} {status}" for status in STATUSES if numbers[status])
         best = f"; sorted by {self.metric}, * marks the best finished row" if self.best else ""
         lines = [f"{len(rows):,} experiment{'' if len(rows) == 1 else 's'}: {statuses or 'none is trained'}{best}"]
-        if self.has_replicates:
-            lines.append(
-                "±: 95% confidence interval of the mean over n finished replicates, by Student's t "
-                "(for folds of a cross-validation, corrected for their overlapping training sets)"
-            )
-        if self.has_looks:
-            lines.append("test_looks: number of times that evaluate.py has evaluated the test split")
+        columns = {column.name for column in self.columns}
+        lines += [ABOUT_INTERVALS] if "n" in columns else []
+        lines += ["test_looks: number of times that evaluate.py has evaluated the test split"] * (
+            "test_looks" in columns
+        )
         lines += capped(self.notes, longest)
-        for status in ("failed", "pruned"):
+        lists = {"Left out": self.results.left_out, "Problems": self.results.problems}
+        for status in ("pruned", "failed"):
             reasons = [f"{row.name}: {row.why or 'no reason was recorded'}" for row in rows if row.status == status]
-            lines += titled(status.capitalize(), reasons, longest)
-        lines += titled("Left out", self.results.left_out, longest)
-        return lines + titled("Problems", self.results.problems, longest)
-
-
-def titled(title, lines, longest):
-    """Return a title and the lines as a list below it, or nothing if there are no lines."""
-    return [f"{title}:", *(f"- {line}" for line in capped(lines, longest))] if lines else []
+            lists = {status.capitalize(): reasons} | lists
+        for title, items in lists.items():
+            lines += [f"{title}:", *(f"- {line}" for line in capped(items, longest))] if items else []
+        return lines
 
 
 def capped(lines, longest):
@@ -161,5 +150,9 @@ def as_text(value):
 
 
 def plain(value):
-    """Return a value of a hyperparameter unchanged if csv can hold it, else as JSON."""
+    """Return a value of a hyperparameter unchanged if it is None, a number or a text that is no JSON, else as JSON."""
+    if type(value) is str:  # "1" and "true" are written with their quotes, as they differ from 1 and true
+        with contextlib.suppress(ValueError, RecursionError):
+            json.loads(value)
+            return json.dumps(value)
     return value if value is None or type(value) in (int, float, str) else json.dumps(value)

@@ -20,15 +20,10 @@ MAY_CHANGE_IN_TRIALS = MAY_CHANGE.keys() - {"learning_rate"}  # another learning
 
 
 class Scheduler:
-    """Trains the experiments of a study, each in its own folder, until there are none left.
+    """Trains the experiments of a Study of a Task, each in its own folder, until there are none left.
 
-    Args:
-        study: the Study.
-        task: the Task.
-        data_dir: the dataset's folder, as given on the command line, or None.
-        devices: list of device names; each runs one trial at a time.
-        threads: number of CPU threads of each trial.
-        retries: times that a trial is resumed after its process has crashed.
+    `data_dir` is the dataset's folder or None; each of `devices`, a list of names, runs one trial at a time, with
+    `threads` CPU threads; a trial whose process crashes is resumed `retries` times.
     """
 
     def __init__(self, study, task, data_dir, devices, threads, retries):
@@ -57,10 +52,8 @@ class Scheduler:
 
     def step(self):
         """Start trials on free devices and handle messages of trials. Return False if nothing is left to do."""
-        free = [slot for slot in range(len(self.devices)) if slot not in self.running]
-        while free and (experiment := self.study.next()) is not None:
-            self.start(free[0], experiment)
-            free = [slot for slot in free if slot not in self.running]
+        while len(self.running) < len(self.devices) and (experiment := self.study.next()) is not None:
+            self.start(min(set(range(len(self.devices))) - self.running.keys()), experiment)
         self.study.heartbeat(trial.experiment for trial in self.running.values())
         slots = {trial.connection: slot for slot, trial in self.running.items()}
         for ready in connection.wait(list(slots), SECONDS_BETWEEN_CHECKS) if slots else ():
@@ -79,9 +72,8 @@ class Scheduler:
             failure = f"{folder}: cannot be created: {error.strerror}" if isinstance(error, OSError) else str(error)
             self.end(experiment, "failed", failure)
             return
-        prunes = self.study.options.pruner != "none"
-        trial = TrialProcess(experiment, folder, self.data_dir, self.devices[slot], self.threads, prunes)
-        self.running[slot] = trial
+        arguments = (folder, self.data_dir, self.devices[slot], self.threads, self.study.options.pruner != "none")
+        self.running[slot] = TrialProcess(experiment, *arguments)
 
     def handle(self, slot):
         """Handle the next message of a trial, or its death."""
@@ -108,8 +100,8 @@ class Scheduler:
     def end(self, experiment, outcome, result=None):
         """Record and print how an experiment has ended; arguments as for `Study.end`."""
         metric = self.study.metric
-        if outcome == "finished" and math.isnan(result):
-            outcome, result = "failed", f"{metric} is nan"
+        if outcome == "finished" and (result is None or not math.isfinite(result)):
+            outcome, result = "failed", f"{metric} is {math.nan if result is None else result}"
         self.study.end(experiment, outcome, result)
         if outcome == "finished":
             self.show(f"{experiment.name}: {metric} {result:.4f}", star="  *")

@@ -9,6 +9,7 @@ from copy import deepcopy
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from toolkit.core.text import identity
 from utils import UserError, read_json, similar, without_notes
 
 SPACE = "search_space.json"
@@ -18,6 +19,7 @@ LONGEST_NAME = 100  # characters of a trial's folder
 NOT_SEARCHED = dict.fromkeys(["fold", "num_folds"], "use --folds")
 NOT_SEARCHED |= dict.fromkeys(["monitor", "monitor_mode"], "trials are compared by it")
 EXPECTED = 'a list of values, or {"low": 1e-4, "high": 1e-1, "log": true}, or {"values": [...], "when": {...}}'
+MEANT = {"min": "low", "max": "high", "lower": "low", "upper": "high", "choices": "values", "options": "values"}
 
 
 class Dimension(BaseModel, extra="forbid", strict=True, allow_inf_nan=False):
@@ -31,10 +33,16 @@ class Values(Dimension):
 
     values: list = Field(min_length=1)
 
+    @property
+    def choices(self):
+        """Its values as Optuna stores them: lists, dicts and values that Python takes for equal become JSON text."""
+        choices = [json.dumps(value) if isinstance(value, list | dict) else value for value in self.values]
+        identities = list(map(identity, self.values))
+        return choices if len(set(choices)) == len(set(identities)) else identities
+
     def suggest(self, name, trial):
         """Return its value in an Optuna trial."""
-        choices = [as_choice(value) for value in self.values]
-        return self.values[choices.index(trial.suggest_categorical(name, choices))]
+        return self.values[self.choices.index(trial.suggest_categorical(name, self.choices))]
 
 
 class Range(Dimension):
@@ -109,19 +117,21 @@ class SearchSpace:
     def _read(self, name, description, params, declared_type):
         """Return the Values or Range that the file describes for a hyperparameter."""
         content = description if isinstance(description, dict) else {"values": description}
+        kind = Values if "values" in content else Range
         try:
-            dimension = (Values if "values" in content else Range).model_validate(content)
+            dimension = kind.model_validate(content)
         except ValidationError as error:
-            *_, wrong = error.errors()
-            reason = " ".join([*map(str, wrong["loc"][:1]), re.sub("^(Input|List|Value error,) ", "", wrong["msg"])])
+            reasons = [explain(wrong, kind.model_fields) for wrong in error.errors()]
+            unknown = [reason for reason in reasons if reason.startswith("unknown key")]
+            reason = "; ".join(unknown or reasons[-1:])
             raise UserError(f"{self.source}: {name}: {reason}; expected {EXPECTED}") from None
         if isinstance(dimension, Range) and declared_type is int and not dimension.is_integer:
             raise UserError(f"{self.source}: {name} is an integer; give integers for low, high and step")
         if isinstance(dimension, Range) and declared_type is float:
             dimension.low = float(dimension.low)
         for value in dimension.values:
-            if value != value:
-                raise UserError(f"{self.source}: {name} is NaN; give numbers")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UserError(f"{self.source}: {name} is {value}; give finite numbers")
             deepcopy(params).take({name: value}, self.source)
         for other, allowed in dimension.when.items():
             allowed = dimension.when[other] = allowed if isinstance(allowed, list) else [allowed]
@@ -129,9 +139,9 @@ class SearchSpace:
             if isinstance(known, Range) or other not in self.dimensions.keys() | self.reference.keys():
                 where = "neither a list of values above it nor a key of params.json"
                 raise UserError(f'{self.source}: {name} has "when" {other}, which is {where}')
-            never = [json.dumps(value) for value in allowed if value not in known.values]
+            never = {identity(value) for value in allowed} - {identity(value) for value in known.values}
             if never or not allowed:
-                condition = f"when {other} is {' or '.join(never) or 'nothing'}"
+                condition = f"when {other} is {' or '.join(sorted(never)) or 'nothing'}"
                 raise UserError(f"{self.source}: {name} is searched {condition}, which it never is")
         return dimension
 
@@ -155,8 +165,16 @@ class SearchSpace:
         found = {}
         for values in itertools.product(*lists):
             configuration = self._configuration(dict(zip(self.dimensions, values, strict=True)).get)
-            found[json.dumps(configuration)] = configuration
+            found.setdefault(identity(configuration), configuration)
         return list(found.values())
+
+    def choices(self, configuration):
+        """Return a configuration of the grid as Optuna stores it."""
+        choices = {}
+        for name, value in configuration.items():
+            dimension = self.dimensions[name]
+            choices[name] = dimension.choices[list(map(identity, dimension.values)).index(identity(value))]
+        return choices
 
     def suggest(self, trial):
         """Return the configuration of an Optuna trial, a dict from name to value."""
@@ -167,14 +185,21 @@ class SearchSpace:
         values = {}
         for name, dimension in self.dimensions.items():
             known = self.reference | values
-            if all(known.get(other) in allowed for other, allowed in dimension.when.items()):
+            if all(identity(known.get(o)) in map(identity, allowed) for o, allowed in dimension.when.items()):
                 values[name] = value_of(name)
         return values
 
 
-def as_choice(value):
-    """Return a value as Optuna stores it: lists and dicts become JSON text."""
-    return json.dumps(value) if isinstance(value, list | dict) else value
+def explain(wrong, known):
+    """Return what is wrong with a description, in words, for an error of pydantic; `known` are its keys."""
+    place, value = ".".join(map(str, wrong["loc"][:1])), wrong["input"]
+    if wrong["type"] == "extra_forbidden":
+        meant = MEANT.get(place) or similar(place, known)
+        return f"unknown key {place}" + (f" (did you mean {meant}?)" if meant else "")
+    if wrong["type"] == "missing":
+        return f"{place} is missing"
+    reason = re.sub("^(Input|List|Value error,) ", "", wrong["msg"])
+    return f"{place} is {json.dumps(value)}, {reason}" if place else reason
 
 
 def name_of(configuration, replicate):
@@ -187,10 +212,11 @@ def name_of(configuration, replicate):
         configuration: dict from name to value.
         replicate: dict of the seed and fold that distinguish it from its replicates, such as {"seed": 231}.
     """
-    name = ",".join(f"{name}={as_word(value)}" for name, value in configuration.items())
-    if len(name) > LONGEST_NAME:
+    name = ",".join(f"{as_word(key)}={as_word(value)}" for key, value in configuration.items())
+    if len(name) > LONGEST_NAME or len(name.encode()) > 2 * LONGEST_NAME:
         name = "trial"
-    if name == "trial" or not all(is_exact(value) for value in configuration.values()):
+    is_shown = all(is_exact(value) and as_word(key) == key for key, value in configuration.items())
+    if name == "trial" or not is_shown:
         name += "-" + hashlib.sha256(json.dumps(configuration, sort_keys=True).encode()).hexdigest()[:8]
     return ",".join([name, *(f"{key}={value}" for key, value in replicate.items())])
 

@@ -25,7 +25,7 @@ from optuna.study import StudyDirection
 from optuna.trial import Trial, TrialState, create_trial
 
 from toolkit.core.seeds import mix
-from toolkit.sweep.search_space import as_choice, name_of
+from toolkit.sweep.search_space import name_of
 from toolkit.sweep.storage import HEARTBEAT_SECONDS, Owner, open_storage, storage_errors
 from utils import UserError, without_notes
 
@@ -48,15 +48,10 @@ class Experiment:
 
 
 class Study:
-    """The study of a sweep. Any number of processes, on any number of machines, may work on it at the same time.
+    """The study of the sweep in a folder. Any number of processes, on any number of machines, may work on it at a time.
 
-    Args:
-        folder: the sweep's folder.
-        space: its SearchSpace.
-        params: Params of the sweep's folder.
-        metric, mode: name of the metric to optimize, and "max" or "min".
-        options: `method`, `trials` (None for the whole grid), `seeds`, `folds`, `pruner` and `storage` (None for a
-            journal file in the sweep's folder), as on the command line.
+    It optimizes a metric, with the `mode` "max" or "min". `options` has `method`, `trials` (None for the whole grid),
+    `seeds`, `folds`, `pruner` and `storage` (None for a journal file in the folder), as on the command line.
 
     Raises:
         UserError: the storage cannot be used, or the grid has fewer configurations than `trials`.
@@ -172,7 +167,7 @@ class Study:
         """Return the sampler for the configuration with that number; `fixed` is a dict of values not to be drawn."""
         seed = mix(self.params.seed, configuration) % 2**32
         if self.grid is not None:
-            fixed = {name: as_choice(value) for name, value in self.grid[configuration].items()}
+            fixed = self.space.choices(self.grid[configuration])
         tpe = TPESampler(seed=seed, constant_liar=True, n_startup_trials=TPE_STARTUP * self.replicates)
         return PartialFixedSampler(fixed, tpe if self.options.method == "tpe" else RandomSampler(seed))
 

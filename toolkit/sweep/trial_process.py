@@ -31,13 +31,9 @@ ENDS = {"finished", "stopped", "pruned", "failed"}  # keys of a session in run.j
 
 
 class TrialProcess:
-    """A process that trains an experiment, or resumes it.
+    """A process that trains an Experiment in the folder `model_dir`, or resumes it, on a device with `threads` threads.
 
-    Args:
-        experiment: the Experiment; only kept as an attribute.
-        model_dir, data_dir: paths of the experiment's folder and of the dataset (or None).
-        device, threads: name of the device, and number of CPU threads.
-        prunes: True if the process waits after each epoch to be told whether to continue.
+    With `prunes`, the process waits after each epoch to be told whether to continue.
     """
 
     def __init__(self, experiment, model_dir, data_dir, device, threads, prunes):
