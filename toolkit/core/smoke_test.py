@@ -25,10 +25,10 @@ MOST_BATCHES = 30  # that a metric is tried on, if it fails for fewer
 OF_FEW_SAMPLES = (ValueError, ArithmeticError, LookupError)  # errors of a metric that more samples may cure
 
 
-def smoke_test(model, loss_fn, dataloaders, metrics, params):
-    """Put one batch of each split through model, loss and metrics; log a warning about a doubtful loss or metric.
+def smoke_test(model, loss_fn, dataloaders, metrics, params, warn=logging.warning):
+    """Put one batch of each split through model, loss and metrics; warn of a doubtful loss or metric.
 
-    The model is in evaluation mode. Neither the model nor a loss with a state is changed.
+    The model is in evaluation mode. Neither the model nor a loss with a state is changed. `warn` logs a warning.
 
     Returns:
         The names of the results that an evaluation will have, a list.
@@ -50,9 +50,9 @@ def smoke_test(model, loss_fn, dataloaders, metrics, params):
         names = list(totals.compute())
         tried = [tree_map(torch.Tensor.detach, (outputs, labels))]
         if split == next(iter(dataloaders)):
-            check_loss(loss_fn, *tried[0], num_samples)
+            check_loss(loss_fn, *tried[0], num_samples, warn)
         for name, metric in metrics.items():
-            names += try_metric(name, metric, split, tried, batches, params)
+            names += try_metric(name, metric, split, tried, batches, params, warn)
     processes.reshard(model)
     if module is not None:
         module.load_state_dict(state)
@@ -70,15 +70,15 @@ def tried_batches(model, loss_fn, dataloader, params):
         yield outputs, labels, loss, num_samples
 
 
-def check_loss(loss_fn, outputs, labels, num_samples):
+def check_loss(loss_fn, outputs, labels, num_samples, warn):
     """Find a loss that compares each output to all labels, is a sum over the batch, or applies softmax twice."""
     place = place_of_definition(getattr(loss_fn, "fn", loss_fn))
     if shapes := broadcast_shapes(loss_fn, outputs, labels):
         raise UserError(f"{place}: loss_fn compares each output to all labels: {shapes}")
     if is_sum_over_batch(loss_fn, outputs, labels, num_samples):
-        logging.warning("%s: the loss is a sum over the batch, which grows with batch_size; return its mean", place)
+        warn("%s: the loss is a sum over the batch, which grows with batch_size; return its mean", place)
     if applies_softmax_twice(loss_fn, outputs, labels):
-        logging.warning("%s: loss_fn applies a softmax, but Net did so already; Net should return logits", place)
+        warn("%s: loss_fn applies a softmax, but Net did so already; Net should return logits", place)
 
 
 @torch.no_grad()
@@ -126,7 +126,7 @@ def broadcast_shapes(fn, outputs, labels):
     return None if alike else f"{found}; remove the dimension of 1, as outputs.squeeze(-1) does"
 
 
-def try_metric(name, metric, split, tried, batches, params):
+def try_metric(name, metric, split, tried, batches, params, warn):
     """Return the names of the results of a metric, a list, by computing it for one batch, or for more if that fails.
 
     Args:
@@ -135,6 +135,7 @@ def try_metric(name, metric, split, tried, batches, params):
         tried: list of (outputs, labels) of the first batches; it is extended by those that are taken from `batches`.
         batches: iterator over the further batches of the split.
         params: hyperparameters.
+        warn: function that logs a warning.
 
     Raises:
         UserError: it returns no number, or it fails for another reason than too few samples.
@@ -164,7 +165,7 @@ def try_metric(name, metric, split, tried, batches, params):
         message = f"{place}: metrics[{name!r}] is nan"
         if has_nan(compute_on(centered, name, metric, params)[0]):  # not only because one class is never predicted
             raise UserError(f"{message} for any outputs ({data})")
-    logging.warning("%s for the first %d batches of %s; training goes on", message, len(tried), split)
+    warn("%s for the first %d batches of %s; training goes on", message, len(tried), split)
     return [*results, name, params.monitor or name]  # the monitored result may be one of those that it returns
 
 
