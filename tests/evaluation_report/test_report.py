@@ -145,7 +145,9 @@ def test_the_calibration_error_agrees_with_a_direct_computation(digits, tmp_path
             sure, right = np.mean([p for p, _ in inside]), np.mean([r for _, r in inside])
             error += len(inside) / len(labels) * abs(sure - right)
     assert report.content["calibration_error"] == pytest.approx(error, abs=1e-6)
-    assert calibration_error(np.array([1.0, 1.0, 0.6]), np.array([True, False, True])) == pytest.approx(0.4667, abs=1e-4)
+    assert calibration_error(np.array([1.0, 1.0, 0.6]), np.array([True, False, True])) == pytest.approx(
+        0.4667, abs=1e-4
+    )
 
 
 def test_support_is_correct_if_no_prediction_is_right(digits, tmp_path):

@@ -13,7 +13,8 @@ import torch
 from torch.utils.data import Sampler
 
 from toolkit.core.image_decoding import CorruptImage, decode, in_threads
-from utils import UserError, instead_of, open_whole, read_json
+from toolkit.core.text import list_some
+from utils import UserError, open_whole, read_json, similar
 
 FACTS = "dataset.json"
 SPLITS = ("train", "val", "test")
@@ -32,8 +33,12 @@ def read_facts(data_dir):
     if not data_dir.is_dir():
         own = data_dir.parent.parent / "build_dataset.py"  # the script of an example
         script = own if own.exists() else "build_dataset.py"
-        advice = f"build_dataset.py makes one (python {script} --help)"
-        raise UserError(f"{data_dir}: no such dataset; {advice}{instead_of(data_dir)}")
+        known = sorted(folder.name for folder in data_dir.parent.glob("[!.]*/"))
+        near, there = similar(data_dir.name, known), list_some(known, 5) or "none"
+        advice = (
+            f"build_dataset.py makes one (python {script} --help); in {data_dir.absolute().parent} there is {there}"
+        )
+        raise UserError(f"{data_dir}: no such dataset; {f'did you mean {data_dir.parent / near}?' if near else advice}")
     file = data_dir / FACTS
     return read_json(file) if file.exists() else {}
 

@@ -6,8 +6,9 @@ import tempfile
 from pathlib import Path
 
 from toolkit.core.image_dataset import read_facts
+from toolkit.core.lock import remove_leftovers
 from toolkit.core.script import add_quiet_argument
-from utils import UserError
+from utils import UserError, ending_of_unfinished
 
 
 def add_build_arguments(parser):
@@ -62,9 +63,10 @@ def already_built(target, source, force, fingerprint=None):
 def write_folder(target):
     """Yield a temporary folder to fill; on success it replaces `target`, on failure `target` stays unchanged."""
     place = next(folder for folder in target.absolute().parents if folder.is_dir())
-    prefix = f".{target.name}.building-"
+    remove_leftovers(place, ".*.building-*.tmp")
+    names = {"prefix": f".{target.name}.building-", "suffix": ending_of_unfinished()}
     try:
-        with tempfile.TemporaryDirectory(prefix=prefix, dir=place, ignore_cleanup_errors=True) as temporary:
+        with tempfile.TemporaryDirectory(**names, dir=place, ignore_cleanup_errors=True) as temporary:
             new, old = Path(temporary, "new"), Path(temporary, "old")
             new.mkdir()
             yield new
