@@ -23,17 +23,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 KINDS = ("report", "predictions", "confusion", "reliability", "mistakes", "residuals")  # files of an evaluation
 REPORTS = [f"{kind}_{split}{data}.*" for kind in KINDS for split in ("train", "val", "test") for data in ("", "_on_*")]
-JSON_MISTAKES = [  # what is to the left and to the right of the place (here <>) where JSON cannot be read; what to do
-    (r",<>[}\]]", "there is a comma after the last entry; remove it"),
-    (r"^<>$", "the file is empty; write at least {}"),
+JSON_MISTAKES = [  # what is to the left and to the right of the place where JSON cannot be read, here <>; what to do
+    (r", ?<>[}\]]", "there is a comma after the last entry; remove it"),
+    (r"^ ?<>$", "the file is empty; write at least {}"),
     (r"<>$", "a { or [ is not closed; add } or ]"),
     (r"<>(//|/\*|#)", 'JSON has no comments; a key that begins with _ may hold a note: "_note": "..."'),
     (r"<>\(", "JSON has no tuples; write a list: [256, 128]"),
     (r"<>(True|False|None)", "write true, false or null"),
     (r"<>[-+]?(?i:nan|inf)", "JSON has no NaN and no infinity; write null, or a large number"),
     (r"[\d.]<>[\w.]|<>[-+._]", "numbers are written like 10, 0.5, -1 or 1e-3"),
-    (r"[\w\"}\]]<>[\"{\[]", "a comma or a colon is missing after this"),
-    (r"}<>", "the object ended before this; remove what follows"),
+    (r"[\w\"}\]] ?<>[\"{\[]|\w <>\d", "a comma or a colon is missing after this"),
+    (r"} ?<>", "the object ended before this; remove what follows"),
     (r"<>[A-Za-z'“”‘’`]", 'names and texts have straight double quotes: "..."'),
 ]  # fmt: skip
 
@@ -256,7 +256,8 @@ def read_json(path, what="file"):
 def json_mistake(error):
     """Return the line and column of a JSONDecodeError, and which mistake of who writes Python or JavaScript it is."""
     before, rest = error.doc[: error.pos].rstrip(), error.doc[error.pos :].lstrip()
-    around, place, what = f"{before[-1:]}<>{rest[:8]}", error.pos, error.msg
+    gap = " " if error.doc[: error.pos] != before else ""
+    around, place, what = f"{before[-1:]}{gap}<>{rest[:8]}", error.pos, error.msg
     if error.msg.startswith(("Unterminated", "Invalid control")):
         what = 'a text is not closed; put a " at its end'
     elif found := next(((m, advice) for said, advice in JSON_MISTAKES if (m := re.search(said, around))), None):

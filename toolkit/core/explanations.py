@@ -20,7 +20,7 @@ CURES = [  # what torch says, and what to do
     (r"Expected \dD|Expected (\d|more than).*(input|dimension)|input size", ""),
     (r"same device|on (the )?cuda", "make new tensors in forward on the inputs' device: device=x.device"),
     (r"device-side assert", "an index is out of range: a label, or a token of nn.Embedding; try --device cpu"),
-    (r"must match|[Ss]izes? of|size mismatch|shapes?\b|[Dd]imension", ""),
+    (r"(must|to) match|[Ss]izes? of|size mismatch|shapes?\b|[Dd]imension", ""),
 ]  # fmt: skip
 DTYPES = r"same dtype|should be the same|scalar type|dtype|can't be cast|not implemented for '"
 
