@@ -21,6 +21,7 @@ from tabulate import tabulate
 import utils
 from toolkit.core.image_dataset import SPLITS
 from toolkit.core.script import run_script
+from toolkit.core.task import find_model
 from toolkit.datasets.audit_images import audit_build, audit_images
 from toolkit.datasets.builder import build
 from toolkit.datasets.dataset_folder import add_build_arguments, target_folder
@@ -28,16 +29,15 @@ from toolkit.datasets.findings import log_findings, write_findings
 from toolkit.datasets.sources import TORCHVISION_SETS, digits, folder, torchvision_set
 from utils import UserError
 
-DATA = Path("data")
+KINDS = ["digits", "folder", *TORCHVISION_SETS]
 
 
 def parse_arguments(argv):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    kinds = ["digits", "folder", *TORCHVISION_SETS]
-    parser.add_argument("source", nargs="?", default="digits", choices=kinds, help="where the images come from")
+    parser.add_argument("source", nargs="?", default="digits", metavar="|".join(KINDS), help="where images come from")
     parser.add_argument("path", nargs="?", help="with `folder`: the folder of your images")
     parser.add_argument("--image_size", type=int, nargs="+", metavar="N", help="one number, or H W (default: 64)")
-    parser.add_argument("--raw_dir", default=DATA / "raw", help="published files of mnist, ... (default: data/raw)")
+    parser.add_argument("--raw_dir", help="published files of mnist, ... (default: data/raw)")
     parser.add_argument("--skip_corrupt", action="store_true", help="leave out images that cannot be decoded")
     parser.add_argument("--drop_duplicates", action="store_true", help="remove from train what is also in val or test")
     parser.add_argument("--audit", type=Path, metavar="DATASET", help="audit this folder instead of building one")
@@ -51,16 +51,20 @@ def main(argv=None):
     if args.audit:
         write_findings(args.audit, *audit_images(args.audit))
         return
+    if args.source not in KINDS:
+        cure = f"for images of your own: python build_dataset.py folder {args.source}"
+        raise UserError(f"{args.source}: give one of {', '.join(KINDS)}; {cure}")
     if (args.source == "folder") != (args.path is not None):
         raise UserError("`folder`, and only `folder`, needs the path of your images: build_dataset.py folder <path>")
     size = (args.image_size * 2)[:2] if args.image_size else None  # [64] becomes [64, 64]
     if size and (len(args.image_size) > 2 or min(size) < 1):
         raise UserError(f"--image_size {args.image_size}: give one number above 0, or two: height and width")
-    target = target_folder(args, DATA, Path(args.path).resolve().name if args.path else args.source)
+    data = find_model(Path.cwd()).parent / "data"  # where train.py looks
+    target = target_folder(args, data, Path(args.path).resolve().name if args.path else args.source)
     if args.source == "digits":
         source = digits()
     else:
-        source = folder(args.path) if args.path else torchvision_set(args.source, args.raw_dir)
+        source = folder(args.path) if args.path else torchvision_set(args.source, args.raw_dir or data / "raw")
     options = {name: getattr(args, name) for name in ("seed", "force", "skip_corrupt", "drop_duplicates")}
     facts = build(source, target, image_size=size, **options)
     if facts:

@@ -62,7 +62,7 @@ def main(argv=None):
     print(pipe_table(shown))
     if len(shown) < len(rows):
         print(f"... and {len(rows) - len(shown):,} more; --output predictions.csv writes all of them to a file")
-    logging.info("\n%d predictions of %s%s", len(rows), checkpoint, f", in {args.output}" if args.output else "")
+    logging.info("\n%d labelled by %s%s", len(rows), checkpoint, f", in {args.output}" if args.output else "")
 
 
 if __name__ == "__main__":

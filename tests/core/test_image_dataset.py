@@ -33,6 +33,33 @@ def test_a_large_split_is_mapped_from_a_file_that_is_written_once(digits_dir, tm
 
 
 @pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[: len(content) // 2] + bytes(len(content) // 2),
+        lambda content: content[:200] + bytes(40) + content[240:],
+        lambda content: content[:-1],
+        lambda content: content + b"x",
+        lambda content: content[:100],
+        lambda content: b"",
+        lambda content: b"\0" * 20 + content[20:],
+        lambda content: content.replace(b"|u1", b"<f8"),
+        lambda content: content.replace(b"False", b"True "),
+        lambda content: content.replace(b"1439", b"1438"),
+    ],
+)
+def test_a_damaged_mapped_file_is_noticed_and_written_again(digits_dir, tmp_path, damage):
+    data = copy_of(digits_dir, tmp_path / "digits")
+    images, _ = load_images(data, "train", cache_above=0)
+    cache = next((data / ".cache").iterdir())
+    whole = cache.read_bytes()
+    del images
+    cache.write_bytes(damage(whole))
+    assert cache.read_bytes() != whole
+    assert torch.equal(load_images(data, "train", cache_above=0)[0], load_images(data, "train", cache_above=32)[0])
+    assert cache.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
     ("spoil", "message"),
     [
         (lambda d: (d / "dataset.json").unlink(), "not a dataset of images"),

@@ -167,23 +167,10 @@ def test_a_metric_for_which_one_batch_is_too_few_is_tried_on_more(project):
 
 
 def test_a_metric_that_is_nan_until_something_is_learned_is_accepted(project):
-    never = (
-        "nn.Linear(8, 3)",
-        "nn.Linear(8, 3); nn.init.constant_(self.head.bias[1:], -9)",
-    )
-    code, out, err = project(
-        dict(
-            [
-                never,
-                (
-                    ACCURACY,
-                    "(labels[outputs.argmax(1) == 1] == 1).mean() if (outputs.argmax(1) == 1).any() else float('nan')",
-                ),
-            ]
-        ),
-        monitor="loss",
-    )
-    assert (code, err) == (0, "") and "metrics['accuracy'] is nan for the first" in out
+    precision = "np.divide(*(np.sum(x) for x in (outputs.argmax(1)[labels == 1] == 1, outputs.argmax(1) == 1)))"
+    never_1 = {"nn.Linear(8, 3)": "nn.Linear(8, 3); nn.init.constant_(self.head.bias[1:], -9)"}
+    code, out, err = project(never_1 | {ACCURACY: precision, "def accuracy": "np.seterr(all='ignore')\ndef accuracy"})
+    assert (code, "metrics['accuracy'] is nan for the first" in out) == (0, True), err
 
 
 @pytest.mark.parametrize(

@@ -177,7 +177,7 @@ def test_images_of_every_kind(call, tmp_path):
     Image.fromarray(DIGITS[54].astype(np.uint16) * 257).save(source / "b" / "deep.tiff")
     picture(55).save(source / "b" / "modern.webp")
     (source / "b" / ".hidden.png").write_bytes(b"not an image")
-    (source / "b" / "Thumbs.db").write_bytes(b"not an image")
+    (source / "b" / "notes.txt").write_bytes(b"not an image")
     (source / "a" / "deeper").mkdir()
     picture(56).save(source / "a" / "deeper" / "0.png")
     code, out, _ = call(build_dataset.main, "folder", source)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import Experiment, copy_of, optional, snapshot
 from PIL import Image
 from project_kinds import predictions, train_and_evaluate, wine_project
@@ -96,12 +97,89 @@ def test_files_that_are_no_images_are_skipped_with_a_warning(call, trained, tmp_
     assert (code, err) == (0, "")
     assert "skipped: " in out
     assert "a.png: cannot be read as an image" in out
-    assert f"{3 + len(odd)} predictions of" in out  # b.png once, c.PNG, no_ending because it is given, and the odd one
+    assert f"{3 + len(odd)} labelled by" in out  # b.png once, c.PNG, no_ending because it is given, and the odd one
     with open("out.csv", encoding="utf-8", newline="") as file:
         assert odd | {"b.png"} < {row["item"].split("/")[-1] for row in csv.DictReader(file)}
     code, _, err = call(predict.main, "--model_dir", trained.folder, mixed / "a.png", mixed / "notes.txt")
     assert code == 2
     assert err == f"error: {mixed / 'a.png'}: none of the 2 files can be read as an image\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs links")
+def test_linked_folders_are_read_and_what_cannot_be_read_is_named(call, trained, tmp_path):
+    (tmp_path / "inbox").mkdir()
+    (tmp_path / "inbox" / "camera").symlink_to(trained.data_dir / "test" / "3")
+    (trained.data_dir / "test" / "3" / "back").symlink_to(tmp_path / "inbox")
+    (tmp_path / "inbox" / "gone.jpg").symlink_to("nowhere")
+    (tmp_path / "inbox" / "a.heic").write_bytes(b"x")
+    (tmp_path / "inbox" / "notes.txt").write_bytes(b"x")
+    count = len(list((trained.data_dir / "test" / "3").glob("*.png")))
+    code, out, err = call(predict.main, "--model_dir", trained.folder, tmp_path / "inbox")
+    assert (code, err) == (0, "")
+    assert f"\n{count} labelled by " in out
+    assert "skipped: " in out and "gone.jpg: cannot be decoded: it is a link to nowhere, which is not there" in out
+    assert "a.heic: cannot be read as an image: its format is unknown to Pillow: convert it" in out
+    assert "Ignored files that are not images: 1, such as " in out
+
+
+def test_new_images_of_12_bits_have_the_scale_of_the_dataset(call, tmp_path):
+    numbers = np.random.default_rng(0)
+    for label, brightness in (("a", 0.2), ("b", 0.8)):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        for i in range(15):
+            pixels = 4095 * numbers.normal(brightness, 0.1, (16, 16)).clip(0, 1)
+            Image.fromarray(pixels.astype(np.uint16)).save(tmp_path / "photos" / label / f"{i}.png")
+    builder, sources = optional("toolkit.datasets.builder"), optional("toolkit.datasets.sources")
+    builder.build(sources.folder(tmp_path / "photos"), tmp_path / "built", image_size=(16, 16))
+    experiment = Experiment(tmp_path / "experiment", tmp_path / "built")
+    experiment.write(num_epochs=12)
+    assert call(train.main, *experiment.arguments)[0] == 0
+    of_built = {row["item"][-8:]: row for row in predictions(call, experiment.folder, tmp_path / "built")}
+    for row in predictions(call, experiment.folder, tmp_path / "photos" / "a"):
+        expected = of_built.get(f"a/{row['item'].split('/')[-1]}", row)
+        assert (row["prediction"], row["probability"]) == (expected["prediction"], expected["probability"])
+    Image.fromarray(np.full((16, 16), 60000, np.uint16)).save(tmp_path / "photos" / "other.png")
+    code, _, err = call(predict.main, "--model_dir", experiment.folder, tmp_path / "photos" / "other.png")
+    assert code == 2
+
+
+def test_class_names_that_a_spreadsheet_would_run_are_text_in_csv_files(call, tmp_path):
+    names = ["=cmd|calc!A0", "@x", "-1", "+7a", "'quoted", "plain"]
+    for label, name in enumerate(names):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(4):
+            Image.fromarray(np.full((8, 8), 40 * label + i, np.uint8)).save(tmp_path / "photos" / name / f"={i}.png")
+    builder, sources = optional("toolkit.datasets.builder"), optional("toolkit.datasets.sources")
+    builder.build(sources.folder(tmp_path / "photos"), tmp_path / "built", image_size=(8, 8))
+    experiment = Experiment(tmp_path / "experiment", tmp_path / "built")
+    assert call(train.main, *experiment.arguments)[0] == 0
+    assert call(evaluate.main, *experiment.arguments)[0] == 0
+    with open(experiment.folder / "predictions_test.csv", encoding="utf-8", newline="") as file:
+        evaluated = list(csv.DictReader(file))
+    rows = predictions(call, experiment.folder, tmp_path / "photos")
+    cells = [cell for row in evaluated + rows for cell in row.values()]
+    assert not [cell for cell in cells if cell.startswith(("=", "@", "+"))]
+    read_back = {row["label"].removeprefix("'") if row["label"] != "''quoted" else "'quoted" for row in evaluated}
+    assert read_back == set(names)
+
+
+def test_outputs_without_a_number_have_empty_cells_and_are_said_once(call, trained, tmp_path):
+    state = torch.load(trained.folder / "best.pth.tar", weights_only=True)
+    state["state_dict"] = {k: v * 1e38 if v.is_floating_point() else v for k, v in state["state_dict"].items()}
+    torch.save(state, tmp_path / "broken.pth.tar")
+    arguments = [
+        "--model_dir",
+        trained.folder,
+        trained.data_dir / "test",
+        "--restore_file",
+        tmp_path / "broken.pth.tar",
+    ]
+    code, out, err = call(predict.main, *arguments, "--output", "out.csv")
+    count = len(list((trained.data_dir / "test").glob("*/*.png")))
+    assert (code, err) == (0, "") and "nan" not in out
+    assert out.count(f"The model's outputs are NaN for {count} of {count} items, such as ") == 1
+    with open("out.csv", encoding="utf-8", newline="") as file:
+        assert {(row["prediction"], row["probability"]) for row in csv.DictReader(file)} == {("", "")}
 
 
 def test_the_most_probable_classes_and_a_short_table(call, trained):

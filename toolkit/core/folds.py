@@ -16,8 +16,7 @@ def fold_of(samples, labels, num_folds, fold):
     Args:
         samples: sequence of N tensors, those of train and val together; only used to find equal ones.
         labels: sequence of N classes, or None to make folds of equal size only.
-        num_folds: number of folds.
-        fold: the fold that is val, counted from 0.
+        num_folds, fold: number of folds; the fold that is val, counted from 0.
 
     Returns:
         dict from "train" and "val" to int64 arrays of indices, ascending.

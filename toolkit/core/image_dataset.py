@@ -5,6 +5,7 @@ import functools
 import hashlib
 import logging
 import os
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,11 +14,11 @@ import torch
 from torch.utils.data import Sampler
 
 from toolkit.core.image_decoding import CorruptImage, decode, in_threads
-from toolkit.core.text import list_some
 from utils import UserError, open_whole, read_json, similar
 
 FACTS = "dataset.json"
 SPLITS = ("train", "val", "test")
+PIECE = 2**20  # bytes that go into a checksum
 KEYS = {"class_names", "image_channels", "image_height", "image_width", "mean", "std", "counts", "split_fingerprint"}
 
 
@@ -31,31 +32,23 @@ def read_facts(data_dir):
     if data_dir.is_file():
         raise UserError(f"{data_dir}: is a file; a dataset is a folder")
     if not data_dir.is_dir():
+        near = similar(data_dir.name, [place.name for place in data_dir.parent.glob("*/")])
         own = data_dir.parent.parent / "build_dataset.py"  # the script of an example
-        script = own if own.exists() else "build_dataset.py"
-        known = sorted(folder.name for folder in data_dir.parent.glob("[!.]*/"))
-        near, there = similar(data_dir.name, known), list_some(known, 5) or "none"
-        advice = (
-            f"build_dataset.py makes one (python {script} --help); in {data_dir.absolute().parent} there is {there}"
-        )
-        raise UserError(f"{data_dir}: no such dataset; {f'did you mean {data_dir.parent / near}?' if near else advice}")
+        advice = f"build_dataset.py makes one (python {own if own.exists() else own.name} --help)"
+        raise UserError(f"{data_dir}: no such dataset; {f'did you mean {near}? ' if near else ''}{advice}")
     file = data_dir / FACTS
     return read_json(file) if file.exists() else {}
 
 
 def read_image_facts(data_dir):
-    """Return the facts of a dataset of images, as `read_facts` does.
-
-    Raises:
-        UserError: the folder is not a dataset of images.
-    """
+    """Return the facts of a dataset of images, as `read_facts` does; another dataset is a UserError."""
     facts = read_facts(data_dir)
     missing = sorted(KEYS - facts.keys())
     if not missing:
         return facts
     if "class_names" in facts:
-        raise UserError(f"{data_dir}: its {FACTS} has no {', '.join(missing)}; build it again with --force")
-    if facts:
+        problem = f"its {FACTS} has no {', '.join(missing)}; build it again with --force"
+    elif facts:
         problem = f"its {FACTS} is of another task; use the build_dataset.py and the experiments of that task"
     else:
         problem = (
@@ -170,13 +163,11 @@ class ImageNames(Sequence):
 @functools.lru_cache(maxsize=2 * len(SPLITS))
 def decoded(files, shape, expected):
     """Return the pixels of image files, a uint8 array of `shape`; cached, so that a process decodes them only once."""
-    pixels = np.empty(shape, np.uint8)
-    decode_into(pixels, files, expected)
-    return pixels
+    return decode_into(np.empty(shape, np.uint8), files, expected)
 
 
 def decode_into(pixels, files, expected):
-    """Decode image files into the uint8 array `pixels`, (N, height, width, channels), in parallel threads.
+    """Decode image files into `pixels`, uint8 (N, height, width, channels), in parallel threads, and return it.
 
     Raises:
         UserError: a file is damaged, or the fingerprint of all pixels is not `expected`.
@@ -185,16 +176,16 @@ def decode_into(pixels, files, expected):
 
     def load(index):
         image = decode(files[index], None, channels)
-        if image.shape != (height, width, channels):
+        if image.shape[:2] != (height, width):
             size = f"{image.shape[1]}x{image.shape[0]} pixels"
             raise CorruptImage(f"{files[index]}: is {size}, the dataset's are {width}x{height}")
         pixels[index] = image
         return "/".join(files[index].split(os.sep)[-3:]), digest_of(image)
 
-    digests = in_threads(load, range(len(files)), "decode")
-    if fingerprint_of(digests) != expected:
+    if fingerprint_of(in_threads(load, range(len(files)), "decode")) != expected:
         folder = Path(files[0]).parent.parent
         raise UserError(f"{folder}: images were changed by hand since they were built; build it again with --force")
+    return pixels
 
 
 def digest_of(pixels):
@@ -211,20 +202,43 @@ def fingerprint_of(images):
 def memory_mapped(cache, files, shape, expected):
     """Return the pixels of image files, a uint8 array of `shape`, memory-mapped from the file `cache`.
 
-    The file is written if it is missing. If it cannot be written, a warning says so and the result is None.
+    The file is written if it is missing or damaged. If it cannot be written, a warning says so and the result is None.
     """
-    if not cache.exists():
+    pixels = read_cache(cache, shape)
+    if pixels is None:
         with contextlib.suppress(OSError):
             cache.parent.mkdir(exist_ok=True)
         try:
-            with open_whole(cache) as file:
+            with open_whole(cache) as file:  # not kept open: Windows renames no file that is mapped
                 pixels = np.lib.format.open_memmap(file.name, "w+", np.uint8, shape)
-                decode_into(pixels, files, expected)
-                pixels.flush()
-                del pixels  # Windows renames no file that is mapped
+                decode_into(pixels, files, expected).flush()
+                file.seek(0, os.SEEK_END)
+                file.write(checksum_of(pixels))
+                del pixels
         except UserError as error:
             if not isinstance(error.__cause__, OSError):  # an image is the problem
                 raise
             logging.warning("%s; the images are kept in memory", error)
             return None
-    return np.load(cache, mmap_mode="c")  # copy on write: torch expects writable memory
+        pixels = np.load(cache, mmap_mode="c")  # copy on write: torch expects writable memory
+    return pixels
+
+
+def read_cache(cache, shape):
+    """Return the pixels in a file that `memory_mapped` wrote; None if it is missing, damaged or without a checksum."""
+    with contextlib.suppress(Exception):  # numpy raises errors of many types for a damaged file
+        pixels = np.load(cache, mmap_mode="c")
+        with open(cache, "rb") as file:
+            file.seek(pixels.offset + pixels.nbytes)
+            if (pixels.shape, pixels.dtype, file.read()) == (shape, np.uint8, checksum_of(pixels)):
+                return pixels
+    if cache.exists():
+        logging.warning("%s is damaged, or of an earlier version: it is written again", cache)
+
+
+def checksum_of(pixels):
+    """Return the checksum (4 bytes) of an array: of all pieces of 1 MB, or of every n-th if there are more than 500."""
+    flat, checksum = pixels.reshape(-1), 0
+    for start in range(0, flat.size, PIECE * (1 + flat.size // (500 * PIECE))):
+        checksum = zlib.crc32(flat[start : start + PIECE], checksum)
+    return checksum.to_bytes(4, "big")

@@ -62,8 +62,10 @@ def smoke_test(model, loss_fn, dataloaders, metrics, params, warn=logging.warnin
 
 def tried_batches(model, loss_fn, dataloader, params):
     """Yield (outputs, labels, loss, num_samples) for each batch of a split."""
-    for batch in resumable_batches(dataloader, params.seed).batches(epoch=0):
-        inputs, labels, num_samples, _ = next(device_batches([batch], model))
+    batches = resumable_batches(dataloader, params.seed).batches(epoch=0)
+    for number, batch in enumerate(batches):  # one at a time: device_batches takes the next one before it yields one
+        size = batches.expected_size(number)
+        inputs, labels, num_samples, _ = next(device_batches([batch], model, lambda _, size=size: size))
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Using a target size")  # check_loss refuses it
             outputs, loss = forward_pass(model, loss_fn, inputs, labels, autocast(params, model))

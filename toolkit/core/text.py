@@ -3,8 +3,12 @@
 import csv
 import io
 import json
+import re
 
 from tabulate import tabulate
+
+FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n", "'")  # what a spreadsheet runs begins with one of these
+NUMBER = r"[+-]?(inf|nan|\d*\.?\d+(e[+-]?\d+)?)"
 
 
 def pipe_table(rows):
@@ -70,13 +74,24 @@ def identity(value):
 
 
 def as_csv(rows):
-    """Return the text of a CSV file with one row per dict, whose floats keep all digits; a row may lack columns."""
+    """Return the text of a CSV file with one row per dict, whose floats keep all digits; a row may lack columns.
+
+    NaN is an empty cell, as None is. An apostrophe precedes a text that a spreadsheet would run as a formula.
+    """
     text = io.StringIO()
     names = list(dict.fromkeys(name for row in rows for name in row))
     writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: csv_cell(value) for name, value in row.items()} for row in rows)
     return text.getvalue()
+
+
+def csv_cell(value):
+    """Return a value as it is written to a CSV file. To get a text back, remove one apostrophe from its beginning."""
+    if isinstance(value, str) and value.startswith(FORMULAS) and not re.fullmatch(NUMBER, value):
+        return f"'{in_utf8(value)}"
+    is_nan = isinstance(value, float) and value != value
+    return None if is_nan else in_utf8(value) if isinstance(value, str) else value
 
 
 def as_rows(columns):

@@ -1,6 +1,7 @@
 """Audit a dataset of images: changed files, copies, wrong labels, odd images, balance of classes and splits."""
 
 import functools
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
@@ -44,23 +45,18 @@ class AuditedImage:
 
 
 def audit_images(data_dir):
-    """Check the dataset of images in the folder `data_dir`.
+    """Return the findings about a dataset of images, a list, and a function that draws contact sheets into a folder.
 
-    Returns:
-        (findings, draw): list of Finding; function that draws contact sheets into a folder.
-
-    Raises:
-        UserError: the folder is not such a dataset, or none of its images can be read.
+    Raises UserError if the folder `data_dir` is not such a dataset, or if none of its images can be read.
     """
     facts = read_image_facts(data_dir)
     images, broken = read_images(data_dir, facts)
     if not images:
         raise UserError(f"{data_dir}: none of its images can be read; {REBUILD}")
-    same, near = find_copies(images)
+    copies, pairs = check_copies(images)
     odd = check_odd(images)
-    findings = [check_files(images, broken, facts), *check_copies(images, same, near), odd, *check_counts(facts)]
-    content = {"images": images, "pairs": [*same, *(pair for _, pair in near)], "odd": odd.details["odd"]}
-    return findings, functools.partial(draw_contact_sheets, data_dir=data_dir, **content)
+    draw = functools.partial(draw_contact_sheets, data_dir=data_dir, images=images, pairs=pairs, odd=odd.details["odd"])
+    return [check_files(images, broken, facts), *copies, odd, *check_counts(facts)], draw
 
 
 def audit_build(data_dir, facts):
@@ -70,11 +66,7 @@ def audit_build(data_dir, facts):
 
 
 def read_images(data_dir, facts):
-    """Decode and measure all images, in the order train, val, test.
-
-    Returns:
-        (images, broken): list of AuditedImage; dict from file to the reason why an image cannot be used.
-    """
+    """Return the images in the order train, val, test, a list; and a dict from files that are no use to the reason."""
     channels, height, width = (facts[f"image_{name}"] for name in ("channels", "height", "width"))
 
     def load(path):
@@ -88,34 +80,14 @@ def read_images(data_dir, facts):
         small = to_image(pixels).resize((min(width, SIDE), min(height, SIDE)), Image.Resampling.BOX)
         small = np.asarray(small).reshape(small.height, small.width, channels)
         split, label, _ = file.split("/")
-        return file, AuditedImage(file, split, label, digest_of(pixels), perceptual_hash(small), measure(small))
+        values = small.reshape(-1, channels).astype(np.float32)  # (height * width, channels)
+        measures = [values.mean(), values.std(axis=0).mean(), np.ptp(values, axis=1).mean()]
+        return file, AuditedImage(file, split, label, digest_of(pixels), perceptual_hash(small), measures)
 
     folders = [data_dir / split / label for split in SPLITS for label in facts["class_names"]]
     results = in_threads(load, [path for folder in folders for path in sorted(folder.glob("*.png"))], "audit")
     broken = {file: result for file, result in results if isinstance(result, str)}
     return [result for file, result in results if file not in broken], broken
-
-
-def measure(pixels):
-    """Return brightness, contrast and saturation of an image, uint8 (height, width, channels), from 0 to 255."""
-    values = pixels.reshape(-1, pixels.shape[-1]).astype(np.float32)  # (height * width, channels)
-    return [values.mean(), values.std(axis=0).mean(), np.ptp(values, axis=1).mean()]
-
-
-def find_copies(images):
-    """Search for identical and similar images.
-
-    Returns:
-        same: list of pairs of images with the same pixels; each image is paired with the previous one of its group.
-        near: list of (similarity, pair) of images that differ a little, the most similar first.
-    """
-    groups = {}
-    for image in images:
-        groups.setdefault(image.digest, []).append(image)
-    distinct = [group[0] for group in groups.values()]
-    pairs, similarity = near_copies(np.stack([image.hash for image in distinct]))
-    near = [(round(float(s), 3), (distinct[a], distinct[b])) for (a, b), s in zip(pairs, similarity, strict=True)]
-    return [pair for group in groups.values() for pair in pairwise(group)], near
 
 
 def check_files(images, broken, facts):
@@ -130,12 +102,19 @@ def check_files(images, broken, facts):
     return Finding(GOOD, "files", f"{len(images):,} images, unchanged since the build")
 
 
-def check_copies(images, same, near):
-    """Return the findings about identical images, near copies, and copies with different labels, a list."""
+def check_copies(images):
+    """Return the findings about identical images, near copies and copies with different labels; all pairs of copies."""
+    groups = {}  # from the pixels' digest to the images
+    for image in images:
+        groups.setdefault(image.digest, []).append(image)
+    same = [pair for group in groups.values() for pair in pairwise(group)]
     text = f"pairs of identical images within a split: {len(same):,}" if same else "no two images are identical"
     identical = Finding(DOUBTFUL if same else GOOD, "copies", text, {"pairs": [[a.file, b.file] for a, b in same]})
 
-    later = {b.file: b.split for _, (a, b) in near if a.split != b.split}  # those with a near copy in an earlier split
+    distinct = [group[0] for group in groups.values()]
+    indices, similarity = near_copies(np.stack([image.hash for image in distinct]))
+    near = [(distinct[a], distinct[b]) for a, b in indices]
+    later = {b.file: b.split for a, b in near if a.split != b.split}  # those with a near copy in an earlier split
     counts, sizes = Counter(later.values()), Counter(image.split for image in images)
     shares = " and ".join(f"{counts[s]:,} of {s} ({counts[s] / sizes[s]:.1%})" for s in SPLITS if counts[s])
     problem = f"{shares} have a near copy in an earlier split" if later else "all within a split"
@@ -143,36 +122,34 @@ def check_copies(images, same, near):
     mark = DOUBTFUL if near else GOOD
     if any(counts[split] >= MANY_NEAR * sizes[split] for split in counts):
         mark = BAD
-    similar = Finding(mark, "near copies", text, {"pairs": [[a.file, b.file, value] for value, (a, b) in near]})
+    rows = [[a.file, b.file, round(float(s), 3)] for (a, b), s in zip(near, similarity, strict=True)]
+    similar = Finding(mark, "near copies", text, {"pairs": rows})
 
-    differ = [[a.file, b.file] for a, b in [*same, *(pair for _, pair in near)] if a.label != b.label]
+    differ = [[a.file, b.file] for a, b in same + near if a.label != b.label]
     text = "no image has copies in two classes"
     if differ:
         text = f"pairs of copies in two classes: {len(differ):,}, such as {' and '.join(differ[0])}; correct the labels"
-    return [identical, similar, Finding(DOUBTFUL if differ else GOOD, "labels", text, {"pairs": differ})]
+    return [identical, similar, Finding(DOUBTFUL if differ else GOOD, "labels", text, {"pairs": differ})], same + near
 
 
 def check_odd(images):
     """Return the finding about images of a single colour, without colour, or unlike the others of their class."""
-    files, labels = np.array([image.file for image in images]), np.array([image.label for image in images])
+    labels, odd = np.array([image.label for image in images]), {}  # odd: from file to reason
     measures = np.array([image.measures for image in images]).T  # (3, N)
     _, contrast, saturation = measures
-    odd = {}  # from file to reason
-
-    def note(mask, reason):
-        for file in files[mask]:
-            odd.setdefault(str(file), reason)
-
-    note(contrast < SINGLE_COLOUR, "single colour")
+    checks = [(np.flatnonzero(contrast < SINGLE_COLOUR), "single colour")]  # (indices of images, reason)
     if (saturation < NO_COLOUR).mean() < 0.5:
-        note(saturation < NO_COLOUR, "no colour")
+        checks.append((np.flatnonzero(saturation < NO_COLOUR), "no colour"))
     for label, count in Counter(labels.tolist()).items():
         members = labels == label
         for name, values in zip(("brightness", "contrast", "saturation"), measures, strict=True):
             low, high = np.percentile(values[members], [25, 75])
             reach = FAR_OUT * max(high - low, 1) if count >= ENOUGH else np.inf
-            note(members & (values < low - reach), f"low {name}")
-            note(members & (values > high + reach), f"high {name}")
+            checks.append((np.flatnonzero(members & (values < low - reach)), f"low {name}"))
+            checks.append((np.flatnonzero(members & (values > high + reach)), f"high {name}"))
+    for indices, reason in checks:
+        for index in indices:
+            odd.setdefault(images[index].file, reason)
     text = ", ".join(f"{reason}: {count:,}" for reason, count in Counter(odd.values()).most_common())
     text = f"{text} (see odd.png)" if odd else "no image has a single colour or differs much from its class"
     return Finding(DOUBTFUL if odd else GOOD, "odd images", text, {"odd": odd})
@@ -186,10 +163,13 @@ def check_counts(facts):
     text = f"{len(names)} classes of {few:,} images in train"
     if few < many:
         text = f"{len(names)} classes of {few:,} images ({smallest}) to {many:,} ({largest}) in train"
-    unbalanced = many > UNBALANCED * few
-    if unbalanced:
-        text += '; accuracy hides errors in small classes: set "monitor": "macro_f1", and perhaps "balanced": true'
-    classes = Finding(DOUBTFUL if unbalanced else GOOD, "classes", text)
+    doubts, alike = [], {}
+    if many > UNBALANCED * few:
+        doubts.append('accuracy hides errors in small classes: set "monitor": "macro_f1", and perhaps "balanced": true')
+    for name in names:
+        alike.setdefault(unicodedata.normalize("NFKC", name).casefold().strip(), []).append(repr(name))
+    doubts += [f"{' and '.join(same)} look like one class" for same in alike.values() if len(same) > 1]
+    classes = Finding(DOUBTFUL if doubts else GOOD, "classes", "; ".join([text, *doubts]))
 
     sizes = counts.sum(axis=1)  # (splits,)
     shares = counts / sizes[:, None]  # (splits, classes)

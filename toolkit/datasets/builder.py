@@ -4,8 +4,6 @@ import hashlib
 import json
 import logging
 import os
-from collections import Counter
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -14,29 +12,25 @@ from PIL import Image
 from toolkit.core.image_dataset import FACTS, SPLITS, digest_of, fingerprint_of, list_files, read_facts
 from toolkit.core.image_decoding import CorruptImage, decode, in_threads, resized
 from toolkit.core.text import list_some
-from toolkit.datasets.dataset_folder import already_built, write_folder
+from toolkit.datasets.dataset_folder import already_built, short_name, write_folder
 from utils import UserError, write_whole
 
 DEFAULT_SIZE = (64, 64)  # of images from a folder
+LONGEST_NAME = 240  # bytes of a file name, of which most systems take 255, without a number and ".png"
 
 
 def build(source, target, *, seed=230, image_size=None, force=False, skip_corrupt=False, drop_duplicates=False):
     """Build the dataset folder `target`, completely or not at all: `<split>/<class>/<image>.png` and `dataset.json`.
 
     Args:
-        source: a toolkit.datasets.sources.Source. Images without a split are split at random, class by class, into
-            80/10/10 percent, or 80/20 if the source has its own val or test split.
-        target: path of the folder.
-        seed: seed of the random split.
+        source: a Source. Images without a split are split at random, class by class, 80/10/10 percent, or 80/20 if the
+            source has its own val or test split.
         image_size: (height, width) to resize to; None: that of the source, or 64×64 for a folder of images.
         force: replace another dataset at `target`.
         skip_corrupt, drop_duplicates: leave out images that cannot be decoded, or that are also in a later split.
 
-    Returns:
-        The facts in dataset.json, a dict; None if `target` is this dataset already.
-
-    Raises:
-        UserError: the images cannot be used as they are, or another dataset is at `target`.
+    Return the facts in dataset.json, a dict; None if `target` is this dataset already. Raises UserError if the images
+    cannot be used as they are, or if another dataset is at `target`.
     """
     target = Path(target)
     size = tuple(image_size or source.image_size or DEFAULT_SIZE)
@@ -49,7 +43,7 @@ def build(source, target, *, seed=230, image_size=None, force=False, skip_corrup
         return None
     items = assign_splits(source.load(), source.classes, seed)
     with write_folder(target) as folder:
-        items = write_images(items, folder, size, source.channels, skip_corrupt)
+        items = write_images(items, folder, size, source, skip_corrupt)
         items = check_duplicates(items, folder, drop_duplicates)
         facts = describe(items, source, size, recipe)
         write_whole(folder / FACTS, json.dumps(facts, indent=2) + "\n")
@@ -61,17 +55,13 @@ def assign_splits(items, classes, seed):
 
     If the source has one of val and test only, the other one is drawn from its train split.
     """
-    if len(classes) < 2:
-        raise UserError(f"there is only one class ({classes[0]}); a classifier needs at least two")
-    missing = {"test", "val"} - {item.split for item in items}
+    missing = sorted({"test", "val"} - {item.split for item in items})
     if not missing:
         return items
-    share = 0.2 if len(missing) == 1 else 0.1
+    copies, by_class = {}, {label: [] for label in classes}  # copies: from the content to the items with that content
     loose = [item for item in items if item.split in (None, "train")]
-    copies = {}  # from the content to the items with that content
-    for item, key in zip(loose, content_keys(loose), strict=True):
+    for item, key in zip(loose, in_threads(content_key, loose, "compare"), strict=True):
         copies.setdefault(key, []).append(item)
-    by_class = {label: [] for label in classes}
     for group in copies.values():
         other = next((item for item in group if item.label != group[0].label), None)
         if other and isinstance(other.image, Path):  # published datasets are used as they are
@@ -80,49 +70,45 @@ def assign_splits(items, classes, seed):
     generator = np.random.default_rng(seed)
     for label, groups in by_class.items():
         if len(groups) <= len(missing):
-            splits = ", ".join(["train", *sorted(missing, reverse=True)])
+            splits = ", ".join(["train", *reversed(missing)])
             raise UserError(f"class {label!r} has only {len(groups)} different images for {splits}; add some")
-        shuffled = [groups[i] for i in generator.permutation(len(groups))]
-        for split in [*sorted(missing), "train"]:
-            number = len(shuffled) if split == "train" else max(1, round(share * len(groups)))
-            for item in chain.from_iterable(shuffled.pop() for _ in range(number)):
-                item.split = split
+        number = max(1, round(0.2 / len(missing) * len(groups)))  # of groups in each missing split
+        for place, index in enumerate(reversed(generator.permutation(len(groups)))):
+            for item in groups[index]:
+                item.split = missing[place // number] if place < number * len(missing) else "train"
     return items
 
 
-def content_keys(items):
-    """Yield a key for each item, equal for copies. Only files that share their size with another one are read."""
-    sizes = Counter(item.image.stat().st_size for item in items if isinstance(item.image, Path))
-    for item in items:
-        if not isinstance(item.image, Path):
-            yield hashlib.sha256(item.image.tobytes()).digest()
-        elif sizes[item.image.stat().st_size] == 1 or not os.access(item.image, os.R_OK):
-            yield item.image
-        else:
-            yield hashlib.sha256(item.image.read_bytes()).digest()
+def content_key(item):
+    """Return a key that copies of an image share: the SHA-256 of its file or pixels."""
+    if not isinstance(item.image, Path):
+        return hashlib.sha256(item.image.tobytes()).digest()
+    return hashlib.sha256(item.image.read_bytes()).digest() if os.access(item.image, os.R_OK) else item.image
 
 
-def write_images(items, folder, size, channels, skip_corrupt):
+def write_images(items, folder, size, source, skip_corrupt):
     """Decode, resize and write all images as PNG files, in parallel, and return the items that were written."""
     taken = set()
     for item in items:
-        item.file, number = f"{item.split}/{item.label}/{item.name}.png", 2
+        name, number = short_name(item.name, LONGEST_NAME), 2
+        item.file = f"{item.split}/{item.label}/{name}.png"
         while item.file.lower() in taken:  # a.jpg and a.png, or A.jpg on a file system that ignores case
-            item.file, number = f"{item.split}/{item.label}/{item.name}_{number}.png", number + 1
+            item.file, number = f"{item.split}/{item.label}/{name}_{number}.png", number + 1
         taken.add(item.file.lower())
         (folder / item.file).parent.mkdir(parents=True, exist_ok=True)
 
     def write(item):
         try:
             is_file = isinstance(item.image, Path)
-            pixels = decode(item.image, size, channels) if is_file else resized(to_image(item.image), size)
+            image = (item.image, size, source.channels, source.value_range)
+            pixels = decode(*image) if is_file else resized(to_image(item.image), size)
         except CorruptImage as error:
             if not skip_corrupt:
                 raise UserError(f"{error} (--skip_corrupt leaves out such files)") from None
             logging.warning("Left out %s", error)
             return False
         to_image(pixels).save(folder / item.file, compress_level=1)
-        values = pixels.reshape(-1, channels).astype(np.int64)  # (height * width, channels)
+        values = pixels.reshape(-1, source.channels).astype(np.int64)  # (height * width, channels)
         item.sums, item.digest = np.stack([values.sum(0), (values**2).sum(0)]), digest_of(pixels)
         return True
 
@@ -135,11 +121,7 @@ def to_image(pixels):
 
 
 def check_duplicates(items, folder, drop):
-    """Return the items without those that are also in a later split, if `drop` is set.
-
-    Raises:
-        UserError: an image is in two splits, and `drop` is not set.
-    """
+    """Return the items without those that are also in a later split; without `drop`, these are a UserError."""
     copies = {}  # from the pixels' digest to a dict from split to the first item there
     for item in sorted(items, key=lambda item: SPLITS.index(item.split)):
         copies.setdefault(item.digest, {}).setdefault(item.split, item)
@@ -172,6 +154,7 @@ def describe(items, source, size, recipe):
     mean, squares = means / [[255], [255**2]]  # (channels,) each, of the values 0..1
     std = np.sqrt(np.maximum(squares - mean**2, 0))
     digests = [(item.file, item.digest) for item in items]
+    of_deep_images = {"value_range": source.value_range} if source.value_range else {}
     return {
         "num_classes": len(source.classes),
         "class_names": source.classes,
@@ -180,6 +163,7 @@ def describe(items, source, size, recipe):
         "image_width": size[1],
         "mean": mean.tolist(),
         "std": std.tolist(),
+        **of_deep_images,
         "counts": counts,
         "fingerprint": fingerprint_of(digests),
         "split_fingerprint": {s: fingerprint_of(d for d in digests if d[0].startswith(f"{s}/")) for s in SPLITS},

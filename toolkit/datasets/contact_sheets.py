@@ -9,16 +9,14 @@ from torchvision.utils import make_grid
 
 from toolkit.core.image_dataset import SPLITS
 from toolkit.core.image_decoding import decode
+from toolkit.datasets.dataset_folder import short_name
 
 SIDE, GAP, LINE = 96, 8, 14  # pixels: longer side of an image, space between two, height of a line of text
 COLUMNS, MOST = 10, 60  # images in a row; images, or pairs, on a sheet
 
 
 def draw_contact_sheets(folder, data_dir, images, pairs, odd):
-    """Draw `contact_<class>.png` for each class, `duplicates.png` and `odd.png` into a folder.
-
-    `images` is the list of all AuditedImage, `pairs` of pairs of copies, `odd` a dict from an odd file to the reason.
-    """
+    """Draw `contact_<class>.png`, `duplicates.png` and `odd.png` (a dict from file to reason) into a folder."""
     classes = {}
     for image in images:
         classes.setdefault(image.label, []).append(image)
@@ -26,7 +24,8 @@ def draw_contact_sheets(folder, data_dir, images, pairs, odd):
         splits = Counter(image.split for image in members)
         counts = ", ".join(f"{splits[split]:,} {split}" for split in SPLITS)
         tiles = [tile(data_dir, image.file) for image in spread(members)]
-        draw_sheet(folder / f"contact_{name}.png", f"{name}: {len(tiles)} of {len(members):,} images ({counts})", tiles)
+        file = folder / f"{short_name(f'contact_{name}', 240)}.png"
+        draw_sheet(file, f"{name}: {len(tiles)} of {len(members):,} images ({counts})", tiles)
     shown = sorted(pairs, key=lambda pair: pair[0].split == pair[1].split)[:MOST]
     tiles = [np.hstack([tile(data_dir, image.file) for image in pair]) for pair in shown]
     title = f"{len(shown)} of {len(pairs):,} pairs of copies, those in two splits first"

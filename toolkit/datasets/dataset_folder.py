@@ -1,6 +1,7 @@
 """The folder of a dataset, for all build scripts: arguments, check for an earlier build, all-or-nothing writing."""
 
 import contextlib
+import hashlib
 import logging
 import tempfile
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 from toolkit.core.image_dataset import read_facts
 from toolkit.core.lock import remove_leftovers
 from toolkit.core.script import add_quiet_argument
+from toolkit.core.text import in_utf8
 from utils import UserError, ending_of_unfinished
 
 
@@ -21,7 +23,7 @@ def add_build_arguments(parser):
 
 def target_folder(args, parent, default):
     """Return the folder to build below `parent`, named `args.name` or else `default`, after checking name and seed."""
-    name = args.name or default
+    name = args.name or in_utf8(default)
     if Path(name).name != name or name.startswith("."):
         raise UserError(f"--name {name}: give the name of a folder under data/, without slashes or a leading dot")
     if args.seed < 0:
@@ -33,14 +35,9 @@ def target_folder(args, parent, default):
 def already_built(target, source, force, fingerprint=None):
     """Return True if the folder `target` already holds the dataset to build, False if it should be built.
 
-    Args:
-        target: path of the dataset's folder.
-        source: dict that describes the source and the options of the build, "source" in dataset.json.
-        force: replace another dataset.
-        fingerprint: fingerprint of the dataset to build, if known; otherwise `source` is compared.
-
-    Raises:
-        UserError: `target` is not a dataset, or it is another dataset and `force` is not set.
+    Compared are the fingerprints if that of the dataset to build is known, otherwise the dict `source` ("source" in
+    dataset.json: the source and the options of the build). Raises UserError if `target` is not a dataset, or another
+    one and `force`, which allows to replace it, is not set.
     """
     if not target.exists():
         return False
@@ -59,12 +56,20 @@ def already_built(target, source, force, fingerprint=None):
     return True
 
 
+def short_name(name, longest):
+    """Return a file name of at most `longest` bytes in UTF-8; a name that is longer is cut and gets its checksum."""
+    content = name.encode()
+    if len(content) <= longest:
+        return name
+    return f"{content[: longest - 17].decode(errors='ignore')}-{hashlib.sha256(content).hexdigest()[:16]}"
+
+
 @contextlib.contextmanager
 def write_folder(target):
     """Yield a temporary folder to fill; on success it replaces `target`, on failure `target` stays unchanged."""
     place = next(folder for folder in target.absolute().parents if folder.is_dir())
     remove_leftovers(place, ".*.building-*.tmp")
-    names = {"prefix": f".{target.name}.building-", "suffix": ending_of_unfinished()}
+    names = {"prefix": f".{short_name(target.name, 100)}.building-", "suffix": ending_of_unfinished()}
     try:
         with tempfile.TemporaryDirectory(**names, dir=place, ignore_cleanup_errors=True) as temporary:
             new, old = Path(temporary, "new"), Path(temporary, "old")

@@ -24,10 +24,7 @@ class Finding:
 
 
 def write_findings(data_dir, findings, draw=lambda folder: None):
-    """Print the findings of an audit, a list of Finding, and write them to the folder `audit` of the dataset.
-
-    The function `draw` draws contact sheets into that folder. Raises UserError if it cannot be written.
-    """
+    """Print findings, a list of Finding, and write them to the folder `audit` of the dataset, where `draw` may draw."""
     print(*findings, sep="\n")
     content = {finding.name: {"mark": finding.mark, "text": finding.text} | finding.details for finding in findings}
     with write_folder(data_dir / "audit") as folder:

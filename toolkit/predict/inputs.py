@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from toolkit.core.image_decoding import CorruptImage, decode, image_extensions, in_threads
+from toolkit.core.image_decoding import CorruptImage, decode, files_below, in_threads, is_image
 from toolkit.core.trees import is_pair
 from utils import UserError
 
@@ -23,8 +23,7 @@ def read_inputs(task, paths, params):
         if not path.exists():
             raise UserError(f"{path}: no such file or folder")
         if path.is_dir():
-            files = sorted(file for file in path.rglob("*") if file.is_file())
-            found += [f for f in files if not any(part.startswith(".") for part in f.relative_to(path).parts)]
+            found += files_below(path)
         else:
             named.append(path)
     data_loader = task.path_of(task.data_loader)
@@ -38,7 +37,9 @@ def read_inputs(task, paths, params):
             f"{data_loader}: has no read_items(files, params), which reads the files of this task; write one "
             f"(docs/your_own_task.md). Without it, only images of a dataset of build_dataset.py can be read"
         )
-    images = list(dict.fromkeys(named + [file for file in found if file.suffix.lower() in image_extensions()]))
+    images = list(dict.fromkeys(named + list(filter(is_image, found))))
+    if others := [file for file in found if not is_image(file)]:
+        logging.info("Ignored files that are not images: %d, such as %s", len(others), others[0])
     if not images:
         raise UserError(f"{paths[0]}: no images in it")
     names = []
@@ -48,11 +49,12 @@ def read_inputs(task, paths, params):
 def image_batches(files, params, names):
     """Yield images as uint8 tensors (B, C, H, W), and append their names to `names`; log and skip corrupt files."""
     size, channels = (params.image_height, params.image_width), params.image_channels
+    value_range = params.values.get("value_range")
     at_once = max(params.batch_size, AT_ONCE // (size[0] * size[1] * channels))
 
     def pixels_or_error(file):
         try:
-            return decode(file, size, channels)
+            return decode(file, size, channels, value_range)
         except CorruptImage as error:
             return error
 

@@ -1,5 +1,6 @@
 """Apply the model of a checkpoint, and turn its outputs into rows of a table."""
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -29,13 +30,13 @@ def open_checkpoint(model_dir, restore_file, data_dir=None, device=None):
     state = utils.read_checkpoint(checkpoint)
     device = choose_device(device)
     set_arithmetic(params)
-    facts = state.get("dataset")
+    params.add_facts({"device": str(device), "cuda": device.type == "cuda"})
+    facts = state.get("dataset") or {}
     if data_dir or task.read_items:  # read_items may need files of the dataset, such as a vocabulary
         folder = find_data(task, params, data_dir)
-        facts = facts or (read_facts(folder) if data_dir or folder.is_dir() else {})
         params.add_facts({"data_dir": str(folder)})
-    params.add_facts({"device": str(device), "cuda": device.type == "cuda"})
-    params.add_facts(facts or {}, source=checkpoint)
+        facts = facts or (read_facts(folder) if data_dir or folder.is_dir() else {})
+    params.add_facts(facts, source=checkpoint)
     params.compile = False  # it takes longer than a few batches
     return task, params, checkpoint, state
 
@@ -74,6 +75,9 @@ def rows_of(task, outputs, names, params, top_k):
             rows = as_rows({f"prediction_{i + 1}" if i else "prediction": outputs[:, i].tolist() for i in range(width)})
     if len(rows) != len(names):
         raise UserError(f"{file}: describe returned {len(rows)} rows for {len(names)} items")
+    rows = [{k: None if isinstance(v, float) and v != v else v for k, v in row.items()} for row in rows]
+    if bad := [name for name, row in zip(names, rows, strict=True) if any(v is None for v in row.values())]:
+        logging.warning("The model's outputs are NaN for %d of %d items, such as %s", len(bad), len(names), bad[0])
     return [{"item": in_utf8(name)} | row for name, row in zip(names, rows, strict=True)]
 
 
@@ -83,7 +87,8 @@ def most_probable(outputs, class_names, top_k):
     order = scores.argsort(dim=1, descending=True, stable=True)[:, :top_k]  # stable, as argmax is for equal scores
     probabilities, columns = probabilities_of(scores).gather(1, order), {}  # (N, top_k)
     for place in range(order.shape[1]):
-        ending = f"_{place + 1}" if place else ""
-        columns[f"prediction{ending}"] = [class_names[label] for label in order[:, place].tolist()]
-        columns[f"probability{ending}"] = [round(value, 6) for value in probabilities[:, place].tolist()]
+        ending, values = f"_{place + 1}" if place else "", probabilities[:, place].tolist()
+        pairs = zip(order[:, place].tolist(), values, strict=True)
+        columns[f"prediction{ending}"] = [None if p != p else class_names[label] for label, p in pairs]
+        columns[f"probability{ending}"] = [round(p, 6) for p in values]
     return as_rows(columns)

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import io
 import math
 from pathlib import Path
 
@@ -123,7 +124,7 @@ def read_columns(file, names):
 def read_csv(file):
     """Return the header of a csv file, a list of str, and the other rows, a list of (line in the file, list of str)."""
     try:
-        reader = csv.reader(Path(file).read_text(encoding="utf-8-sig").splitlines(keepends=True), skipinitialspace=True)
+        reader = csv.reader(io.StringIO(Path(file).read_text(encoding="utf-8-sig"), newline=""), skipinitialspace=True)
         return next(reader, []), [(reader.line_num, row) for row in reader if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{file}: cannot be read: {error}; it should be a table as text, in UTF-8") from None
