@@ -1,5 +1,7 @@
 import json
+import os
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -144,6 +146,19 @@ def test_a_file_that_cannot_be_finished_leaves_the_old_one(tmp_path):
         1 / 0  # noqa: B018
     assert [f.name for f in folder.iterdir()] == ["f"]
     assert (folder / "f").read_text() == "old"
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="this system does not say which file a descriptor is")
+def test_a_file_and_its_name_have_reached_the_disk_when_it_counts_as_written(tmp_path, monkeypatch):
+    synced, path = [], tmp_path / "file"
+
+    def note(descriptor):
+        place = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        synced.append(("folder", path.exists()) if place == tmp_path else (place.read_text(), path.exists()))
+
+    monkeypatch.setattr(os, "fsync", note)
+    utils.write_whole(path, "content")
+    assert synced == [("content", False), ("folder", True)]  # else a power failure leaves an empty file, or none
 
 
 def test_writing_to_a_folder_that_is_not_there_is_a_clear_line(tmp_path):
