@@ -39,7 +39,7 @@ def test_reading_the_status_of_an_experiment_does_not_release_its_lock(tmp_path)
     lock = ExperimentLock(tmp_path)
     lock.acquire()
     assert is_alive(read_owner(tmp_path / ".lock"))
-    assert status_of(tmp_path, {".lock"}, {}) == ("running", "")
+    assert status_of(tmp_path, {"sessions": []}, {}) == ("running", "")
     assert "InUse" in refusal_of_another_process(tmp_path)
     lock.release()
 

@@ -141,6 +141,9 @@ class OptimizerStep:
     def average_gradients(self):
         """Make the gradients those of the mean loss over all samples of the step, in all processes together."""
         updates = self.updates
+        if self.number_in_epoch == 0 and any(p.grad is not None and p.grad.is_sparse for p in updates.parameters):
+            for group in updates.optimizer.param_groups:
+                group["fused"] = False  # fused optimizers do not take sparse gradients
         updates.scaler.unscale_(updates.optimizer)
         if updates.has_weights:
             gradients = [local(p.grad) for p in updates.parameters if p.grad is not None]

@@ -81,7 +81,7 @@ def generators_of(thing):
 
 
 def parts_of(value):
-    """Return what an object keeps: its attributes, items, slots, or the variables of a closure.
+    """Return what an object keeps: its attributes, items or slots, or what a function has in its closure and defaults.
 
     Of a long list or dict, these are the first items; of an nn.Module, the attributes of all its modules.
     """
@@ -89,9 +89,11 @@ def parts_of(value):
         return itertools.islice(value.values() if isinstance(value, dict) else value, MAX_ITEMS)
     if isinstance(value, nn.Module):
         return [attribute for module in value.modules() for attribute in vars(module).values()]
+    if isinstance(value, FunctionType):
+        cells = [cell.cell_contents for cell in value.__closure__ or () if cell != CellType()]
+        return cells + list(value.__defaults__ or ())
     parts = list(getattr(value, "__dict__", {}).values())
-    for kind in type(value).__mro__:  # slots, which are descriptors of the class; a partial function's parts are, too
+    for kind in type(value).__mro__:  # slots are descriptors of the class; so are the parts of a partial function
         members = [member for member in vars(kind).values() if isinstance(member, MemberDescriptorType)]
         parts += [part for member in members if (part := getattr(value, member.__name__, None)) is not None]
-    closure = value.__closure__ or () if isinstance(value, FunctionType) else ()
-    return parts + [cell.cell_contents for cell in closure if cell != CellType()]
+    return parts

@@ -52,8 +52,8 @@ def load_weights(state, checkpoint, model, optimizer=None, partial=False, *, sha
 
 
 def bare_name(name, known):
-    """Return the name of a weight; if unknown, without "module." of DataParallel and "_orig_mod." of torch.compile."""
-    return name if name in known else re.sub(r"\b(module|_orig_mod)\.", "", name)
+    """Return the name of a weight; if unknown, without what DataParallel, FSDP and torch.compile add."""
+    return name if name in known else re.sub(r"\b(module|_orig_mod|_fsdp_wrapped_module)\.", "", name)
 
 
 def difference(theirs, ours):
