@@ -292,6 +292,26 @@ def test_ctrl_c_saves_the_trials_and_the_same_command_goes_on_with_them(call, sw
 
 @POSIX
 @pytest.mark.slow
+def test_trials_whose_model_was_edited_are_only_continued_if_that_is_accepted(call, sweep):
+    sweep.write({"learning_rate": [0.01, 0.02]}, num_epochs=100_000)
+    own_model(sweep, "")
+    process = Script("search_hyperparams", *sweep.arguments())
+    wait_for(process, lambda: len(list(sweep.folder.glob("*/history.csv"))) == 2)
+    process.send_signal(signal.SIGINT)
+    process.communicate()
+    sweep.write(num_epochs=max(run["epochs"] for run in sweep.trials().values()) + 1)
+    net = sweep.folder / "model" / "net.py"
+    net.write_text(net.read_text(encoding="utf-8").replace("F.relu", "F.gelu"), encoding="utf-8")
+    code, out, err = search(call, sweep)
+    assert (code, err) == (1, "")
+    assert out.count("was trained with other code: model/net.py: ") == 2 and "--accept_code_changes" in out
+    code, out, err = search(call, sweep, "--accept_code_changes")
+    assert (code, err) == (0, "")
+    assert "2 finished" in out
+
+
+@POSIX
+@pytest.mark.slow
 def test_a_sweep_that_is_killed_with_its_workers_ends_as_if_it_had_not_been(call, sweep, tmp_path, digits_dir):
     space = {"learning_rate": {"low": 1e-4, "high": 1e-1, "log": True}, "num_channels": [2, 4]}
     command = ["--method", "random", "--trials", 5]
@@ -624,7 +644,8 @@ def test_a_real_process_from_another_folder(sweep):
 
 def test_variables_that_a_job_of_torchrun_left_over_do_not_stop_a_sweep(sweep):
     sweep.write({"learning_rate": [0.01]}, num_epochs=1)
-    process = Script("search_hyperparams", *sweep.arguments(), environment={"RANK": "1", "WORLD_SIZE": "2"})
+    left_over = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+    process = Script("search_hyperparams", *sweep.arguments(), environment=left_over)
     out, err = process.communicate()
     assert (process.returncode, err) == (0, "")
     assert "[1/1] learning_rate=0.01: accuracy 0." in out
