@@ -289,7 +289,7 @@ class Run:
         with self.updates.average.in_place():
             self.state.gradient_norms = self.updates.read_gradient_norms()
             content = pack(self.state, self.model, self.optimizer, self.stateful)
-            content |= {"params": as_json(self.params.hyperparameters), "dataset": dataset_of(self.params)}
+            content |= {"params": as_json(self.params.defaults | self.params.given), "dataset": dataset_of(self.params)}
             try:
                 content["tally"] = self.totals and self.totals.state_dict()
             except TypeError as error:

@@ -149,7 +149,7 @@ class RunRecord:
 
     def _write_run_json(self, state):
         """Write run.json, which says how to reproduce the run."""
-        stated = self.params.hyperparameters
+        stated = self.params.defaults | self.params.given
         best = None
         if state.best:
             mode = self.params.monitor_mode or MODES.get(state.best.monitor)
