@@ -267,10 +267,10 @@ class Run:
             logging.warning("val %s, which selects the best checkpoint, is nan: epoch %d cannot be it", monitor, epoch)
         self.state.history.append(row)
         self.updates.end_epoch(row)
-        speed = self.totals.samples_per_second
+        self.run_record.add_speed(epoch, self.totals.samples_per_second)
         self.state.epoch, self.state.batches_done, self.totals, self.is_last_step = epoch, 0, None, False
         self.save(is_best, and_then=lambda: self.run_record.write_results(self.state.history, is_best))
-        processes.on_rank_zero(lambda: self.run_record.show_epoch(self.state, is_best, speed))
+        processes.on_rank_zero(lambda: self.run_record.show_epoch(self.state, is_best))
         self.signals.agree()
         self._report(row)
 
@@ -286,7 +286,7 @@ class Run:
         with self.updates.average.in_place():
             self.state.gradient_norms = self.updates.read_gradient_norms()
             content = pack(self.state, self.model, self.optimizer, self.stateful)
-            content |= {"params": as_json(self.params.hyperparameters), "dataset": dataset_of(self.params)}
+            content |= {"params": as_json(self.params.defaults | self.params.given), "dataset": dataset_of(self.params)}
             try:
                 content["tally"] = self.totals and self.totals.state_dict()
             except TypeError as error:
