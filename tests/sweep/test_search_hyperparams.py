@@ -543,8 +543,9 @@ SPACES = {
     '{"learning_rate": {"min": 1e-4, "max": 1e-1}}': "learning_rate: unknown key min (did you mean low?); unknown key max "
     "(did you mean high?); expected a list of values, or {",
     '{"learning_rate": {"low": "1e-4", "high": 1}}': 'learning_rate: low is "1e-4", should be a valid number',
-    '{"loss": [NaN, 1]}': "loss is nan",
-    '{"clip": [1.0, Infinity]}': "clip is inf",
+    '{"loss": [NaN, 1]}': "loss has NaN or infinity; write null, or a large number",
+    '{"bound": [1.0, Infinity]}': "bound has NaN or infinity; write null, or a large number",
+    '{"lr": [0.1, 0.2]}': "unknown key lr; did you mean learning_rate? Add a key of your own to params.json, too",
     '{"monitor": ["accuracy", "loss"]}': "monitor cannot be searched: trials are compared by it",
     '{"hidden_size": {"values": [9], "when": {"architecture": []}}}': "hidden_size is searched when architecture is nothing",
     json.dumps(
@@ -602,6 +603,13 @@ def test_what_cannot_be_asked_for(call, sweep, arguments, message):
     code, _, err = search(call, sweep, *arguments)
     assert (code, err.count("\n"), snapshot(sweep.folder)) == (2, 1, before)
     assert re.search(message, err), err
+
+
+def test_a_misspelled_sweep_is_suggested(call, sweep):
+    sweep.write({"learning_rate": [0.01]})
+    code, _, err = call(search_hyperparams.main, "--parent_dir", sweep.folder.with_name("sweeep"))
+    assert (code, err.count("\n")) == (2, 1)
+    assert f"did you mean {sweep.folder}?" in err
 
 
 def test_what_the_sweep_lacks(call, sweep):
