@@ -26,6 +26,7 @@ from toolkit.sweep.trial_process import start_fork_server
 from utils import UserError
 
 DEFAULT_TRIALS = 20  # unless the space is a grid
+OF_TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")  # environment variables
 
 
 def __getattr__(name):  # launch_training_job, for scripts written for CS230's template
@@ -47,6 +48,7 @@ def parse_arguments(argv):
     add("--devices", help="0,1,2,3 or cpu; default: all GPUs, else all CPU cores")
     add("--retries", type=int, default=2, metavar="N", help="times a crashed trial is resumed; default: 2")
     add("--storage", metavar="URL", help="database for several machines, postgresql://...; default: a file")
+    add("--accept_code_changes", action="store_true", help="resume trials although model/ has changed since")
     add_quiet_argument(parser)
     args = parser.parse_args(argv)
     for option, smallest in {"trials": 1, "seeds": 1, "jobs": 1, "retries": 0, "folds": 0}.items():
@@ -82,6 +84,8 @@ def choose_devices(names, jobs):
 
 def main(argv=None):
     args = parse_arguments(argv)
+    for name in OF_TORCHRUN:  # left over by another job: a trial is always one process
+        os.environ.pop(name, None)
     utils.set_logger(quiet=args.quiet)
     parent = Path(args.parent_dir)
     if not (parent / "params.json").is_file():

@@ -18,6 +18,7 @@ from project_kinds import LOADER, NET, differences, outcome, own_model
 
 import evaluate
 import train
+import utils
 from toolkit.core.task import import_model_package
 
 
@@ -374,11 +375,9 @@ def test_where_no_checkpoint_can_be_read_nothing_is_touched(call, trained, tmp_p
 @pytest.mark.parametrize("name", ["curves.png", "tensorboard", "train.log"])
 def test_what_can_be_done_without_does_not_stop_the_training(call, experiment, name):
     """A folder or a file where the other should be: it cannot be written, whoever tries."""
-    blocked = experiment.folder / (f".{name}.{os.getpid()}.tmp" if name == "curves.png" else name)
+    blocked = experiment.folder / (f".{name}{utils.ending_of_unfinished()}" if name == "curves.png" else name)
     blocked.write_text("in the way") if name == "tensorboard" else (blocked / "in the way").mkdir(parents=True)
     if name == "train.log":
-        import utils
-
         utils.set_logger(blocked)
         code, out, err = call(lambda argv: train.train_and_evaluate(*classic(experiment)))
         utils.set_logger()
@@ -389,6 +388,24 @@ def test_what_can_be_done_without_does_not_stop_the_training(call, experiment, n
     assert out.count("cannot be written") == 1
     assert re.search("(going on|continuing) without", out)
     assert len((experiment.folder / "history.csv").read_text().splitlines()) == 3
+
+
+def test_tensorboard_events_that_vanish_give_one_warning(experiment):
+    """TensorBoard writes them in a thread of its own, whose error would be printed as a traceback."""
+    experiment.write(num_epochs=4)
+    program = """
+import shutil, sys, train
+from pathlib import Path
+from toolkit.core.setup import set_up
+folder, data_dir = sys.argv[1:]
+def remove(epoch, value):
+    shutil.rmtree(Path(folder, "tensorboard"), ignore_errors=True)
+train.train_experiment(*set_up(folder, data_dir, "cpu"), folder, report=remove)
+"""
+    done = run_process(sys.executable, "-c", program, experiment.folder, experiment.data_dir)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("tensorboard: cannot be written: ") == 1
+    assert len((experiment.folder / "speed.csv").read_text().splitlines()) == 5
 
 
 def classic(experiment):
@@ -455,7 +472,7 @@ def test_an_evaluation_of_a_checkpoint_that_is_replaced_meanwhile_is_not_kept(
     monkeypatch.setattr(place, name, and_then_a_better_epoch)
     code, _, err = call(evaluate.main, "--model_dir", folder, "--data_dir", trained.data_dir)
     assert (code, err.count("\n")) == (2, 1)
-    assert "best.pth.tar: it was replaced while it was evaluated; evaluate it again" in err
+    assert "best.pth.tar: was replaced during the evaluation; evaluate again" in err
     assert snapshot(folder).keys() - before == {"test_looks.json", ".test_looks.json.lock"}
 
 

@@ -99,7 +99,8 @@ def test_weight_decay_is_not_of_biases_and_norms(tmp_path):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"optimizer": "Sgd"}, "optimizer is 'Sgd'; torch.optim has .*, Adam, .*SGD"),
+        ({"optimizer": "adam"}, "optimizer is 'adam'; did you mean Adam?"),
+        ({"optimizer": "Best"}, "optimizer is 'Best'; torch.optim has .*, Adam, .*SGD"),
         ({"optimizer": "lr_scheduler"}, "torch.optim has"),
         ({"optimizer": "LBFGS"}, "LBFGS computes the loss several times a step"),
         ({"optimizer_arguments": {"momentum": 0.9}}, "torch.optim.Adam refuses its arguments: .*momentum"),

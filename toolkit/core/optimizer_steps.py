@@ -8,7 +8,7 @@ import torch
 from toolkit.core import processes
 from toolkit.core.forward_pass import gradient_scaler
 from toolkit.core.learning_rate_schedule import Progress, learning_rate_factor
-from toolkit.core.monitor import monitored
+from toolkit.core.monitor import monitored_in
 from toolkit.core.seeds import MODEL, generators_of, seed_all
 from toolkit.core.sharded_tensors import divided_like, local
 from utils import UserError
@@ -76,7 +76,7 @@ class Updates:
     def end_epoch(self, row):
         """Add the results of an epoch, a row of the history."""
         self.gradient_norms = []
-        monitor, mode = monitored(self.params, [name.removeprefix("val_") for name in row if name.startswith("val_")])
+        monitor, mode = monitored_in(row, self.params)
         self.progress.update(row[f"val_{monitor}"], mode)
 
     def summary(self):

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import json
 import logging
+import threading
 import time
 from pathlib import Path
 
@@ -13,12 +14,18 @@ from toolkit.core.curves import plot_curves
 from toolkit.core.experiment_folder import as_json, dataset_of
 from toolkit.core.forward_pass import device_of
 from toolkit.core.memory import peak_memory
-from toolkit.core.monitor import MODES
+from toolkit.core.monitor import MODES, monitored_in
 from toolkit.core.provenance import name_of_device, now, provenance
 from toolkit.core.text import as_csv
 from utils import UserError
 
 SECONDS_BETWEEN_PICTURES = 60
+
+
+def ignore_tensorboard(args, otherwise=threading.excepthook):
+    """Print the error of a thread, unless it is TensorBoard's: the next `add_scalar` raises that error again."""
+    if not type(args.thread).__module__.startswith("tensorboard."):
+        otherwise(args)
 
 
 class RunRecord:
@@ -30,6 +37,7 @@ class RunRecord:
     def __init__(self, folder, params):
         self.folder, self.params = Path(folder), params
         self.sessions = []  # as in run.json; the last one is this process
+        self.speeds = {}  # as in speed.csv, a dict from epoch to row
         self.num_parameters = 0  # of the model
         self.events = None  # the SummaryWriter, after the first epoch
         self.has_header = False  # of the table in the log
@@ -45,7 +53,8 @@ class RunRecord:
         path = self.folder / "params.json"
         if not path.exists():
             self.params.save(path)
-        self.sessions, self.num_parameters = self.read_sessions(), sum(p.numel() for p in model.parameters())
+        self.sessions, self.speeds = self.read_sessions(), self._read_speeds()
+        self.num_parameters = sum(p.numel() for p in model.parameters())
         device, count = device_of(model), processes.world_size()
         session = provenance(getattr(self.params, "model_folder", ".")) | {"device": str(device), "processes": count}
         session |= {"started": now(), "first_epoch": state.epoch + 1, "first_step": state.step + 1}
@@ -64,23 +73,23 @@ class RunRecord:
             logging.info("Starting with the weights of %s", state.restored_from)
         self.epoch_started = time.monotonic()
 
-    def show_epoch(self, state, is_best, samples_per_second):
+    def show_epoch(self, state, is_best):
         """Show the results of the epoch that has just ended: in the log, TensorBoard and, now and then, curves.png."""
         row = state.history[-1]
         self._log(row, is_best)
-        peak = self._peak_memory()
-        speed = {"samples_per_second": samples_per_second} | ({"peak_memory_mb": peak / 1e6} if peak else {})
-        self._write_events(row | speed)
-        with contextlib.suppress(OSError):  # the checkpoint that is being written reports a full disk
-            text = as_csv([{"epoch": state.epoch} | speed])
-            with open(self.folder / "speed.csv", "a", encoding="utf-8", newline="") as file:
-                file.write(text.partition("\n")[2] if file.tell() else text)
+        self._write_events(row | self.speeds[state.epoch])
         if time.monotonic() - self.drawn_at > SECONDS_BETWEEN_PICTURES:
             self.draw(state)
         self.epoch_started = time.monotonic()
 
     def _peak_memory(self):
         return peak_memory(getattr(self.params, "device", "cpu"))  # a notebook may not set it
+
+    def add_speed(self, epoch, samples_per_second):
+        """Add the speed of an epoch, and the peak memory so far, to what speed.csv will hold."""
+        self.speeds[epoch] = {"samples_per_second": samples_per_second}
+        if peak := self._peak_memory():
+            self.speeds[epoch]["peak_memory_mb"] = peak / 1e6
 
     def _read_speeds(self):
         """Return speed.csv, a dict from epoch to row. Speeds differ between machines, so the history has none."""
@@ -91,12 +100,15 @@ class RunRecord:
             return {}
 
     def write_results(self, rows, is_best):
-        """Write the validation metrics of the last epoch, as those of the best one, too, if it is; then history.csv."""
+        """Write the validation metrics of the last epoch, as those of the best one, too, if it is; then the tables."""
         metrics = {name.removeprefix("val_"): value for name, value in rows[-1].items() if name.startswith("val_")}
         if is_best:
             utils.save_dict_to_json(metrics, self.folder / "metrics_val_best_weights.json")
         utils.save_dict_to_json(metrics, self.folder / "metrics_val_last_weights.json")
         utils.write_whole(self.folder / "history.csv", as_csv(rows))
+        if self.speeds:
+            speeds = [{"epoch": epoch} | speed for epoch, speed in self.speeds.copy().items()]
+            utils.write_whole(self.folder / "speed.csv", as_csv(speeds))
 
     def _write_missing(self, state):
         """Write the results that the previous session did not write because it was killed just after an epoch."""
@@ -104,8 +116,8 @@ class RunRecord:
         if state.best and not best.exists():
             logging.warning("best.pth.tar (epoch %d) is missing; the next better epoch writes it", state.best.epoch)
         if state.history and not state.batches_done:
-            is_best = False
-            if state.best.epoch == state.epoch and not (self.folder / "metrics_val_best_weights.json").exists():
+            is_best, file = False, self.folder / "metrics_val_best_weights.json"
+            if state.best and state.best.epoch == state.epoch and not file.exists():
                 with contextlib.suppress(UserError):  # best.pth.tar may be that of the next epoch already
                     is_best = utils.read_checkpoint(best).get("epoch") == state.epoch
             self.write_results(state.history, is_best)
@@ -127,16 +139,17 @@ class RunRecord:
 
     def draw(self, state):
         """Draw curves.png. If it cannot be written, training continues without it."""
-        self.drawn_at, speeds = time.monotonic(), self._read_speeds()
-        history = [row | speeds.get(row["epoch"], {}) for row in state.history]
+        self.drawn_at = time.monotonic()
+        best = vars(state.best) if state.best else {"epoch": 0, "monitor": "loss"}  # no epoch is marked
+        history = [row | self.speeds.get(row["epoch"], {}) for row in state.history]
         try:
-            utils.write_whole(self.folder / "curves.png", plot_curves(history, vars(state.best)))
+            utils.write_whole(self.folder / "curves.png", plot_curves(history, best))
         except UserError as error:
             logging.warning("%s; continuing without pictures", error)
 
     def _write_run_json(self, state):
         """Write run.json, which says how to reproduce the run."""
-        stated = self.params.hyperparameters
+        stated = self.params.defaults | self.params.given
         best = None
         if state.best:
             mode = self.params.monitor_mode or MODES.get(state.best.monitor)
@@ -167,16 +180,18 @@ class RunRecord:
 
     def finish(self, state):
         """Draw and log what is left to say when all epochs are done, or early stopping ends the run."""
-        best = state.best
+        best, (monitor, _) = state.best, monitored_in(state.history[-1], self.params)
         if state.epoch < self.params.num_epochs:
             waited = self.params.early_stopping_patience
-            logging.info("Stopped early: %s did not improve in %d epochs", best.monitor, waited)
+            logging.info("Stopped early: %s did not improve in %d epochs", monitor, waited)
         self.draw(state)
         self.end_session(state, "finished")
         if peak := self._peak_memory():
             logging.info("Peak memory: %.2f GB", peak / 1e9)
-        seconds, result = time.monotonic() - self.started, f"{best.monitor} {best.value:.4f}"
-        logging.info("Done in %.0f seconds. Best epoch: %d (marked *), with val %s.", seconds, best.epoch, result)
+        result = f"No epoch is the best: val {monitor} was always nan"
+        if best:
+            result = f"Best epoch: {best.epoch} (marked *), with val {monitor} {best.value:.4f}"
+        logging.info("Done in %.0f seconds. %s.", time.monotonic() - self.started, result)
 
     def say_finished(self, state):
         """Log that there is nothing left to do."""
@@ -184,6 +199,8 @@ class RunRecord:
         key = "early_stopping_patience" if state.epoch < total else "num_epochs"
         logging.info("%s is finished: %d of %d epochs are done", self.folder, state.epoch, total)
         logging.info("(increase %s to train longer, or start over with --restart)", key)
+        if state.best and not (self.folder / "best.pth.tar").exists():
+            logging.warning("best.pth.tar is missing; evaluate.py --restore_file last evaluates the last epoch instead")
 
     def close(self):
         """Close the TensorBoard events."""
@@ -210,6 +227,7 @@ class RunRecord:
         epoch = row["epoch"]
         try:
             if self.events is None:  # purge_step: what follows replaces later epochs of earlier sessions
+                threading.excepthook = ignore_tensorboard
                 self.events = SummaryWriter(self.folder / "tensorboard", purge_step=epoch)
             for name, value in row.items():
                 split, _, result = name.partition("_")
