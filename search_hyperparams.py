@@ -48,6 +48,7 @@ def parse_arguments(argv):
     add("--devices", help="0,1,2,3 or cpu; default: all GPUs, else all CPU cores")
     add("--retries", type=int, default=2, metavar="N", help="times a crashed trial is resumed; default: 2")
     add("--storage", metavar="URL", help="database for several machines, postgresql://...; default: a file")
+    add("--accept_code_changes", action="store_true", help="resume trials although model/ has changed since")
     add_quiet_argument(parser)
     args = parser.parse_args(argv)
     for option, smallest in {"trials": 1, "seeds": 1, "jobs": 1, "retries": 0, "folds": 0}.items():
@@ -87,7 +88,7 @@ def main(argv=None):
         os.environ.pop(name, None)
     utils.set_logger(quiet=args.quiet)
     parent = Path(args.parent_dir)
-    if not (parent / "params.json").is_file():
+    if parent.is_dir() and not (parent / "params.json").is_file():
         raise UserError(f"{parent / 'params.json'}: no such file; it holds what all trials of the sweep share")
     if importlib.util.find_spec("optuna") is None:
         raise UserError("sweeps need Optuna, which is not installed: pip install optuna")

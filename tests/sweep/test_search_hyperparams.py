@@ -174,7 +174,8 @@ def own_model(sweep, change):
 def test_a_trial_whose_result_is_no_number_has_failed_and_another_is_the_best(call, sweep):
     sweep.write({"learning_rate": [0.01, 0.02]}, num_epochs=1, monitor="odd", monitor_mode="max")
     own_model(
-        sweep, "\n    metrics['odd'] = lambda outputs, labels: float('nan' if params.learning_rate == 0.02 else 1)"
+        sweep,
+        "\n    metrics['odd'] = lambda outputs, labels: float('nan' if params.learning_rate == 0.02 and len(labels) > 64 else 1)",
     )
     code, out, err = search(call, sweep)
     assert (code, err) == (1, "")
@@ -288,6 +289,26 @@ def test_ctrl_c_saves_the_trials_and_the_same_command_goes_on_with_them(call, sw
     for name, run in sweep.trials().items():
         assert run["epochs"] == epochs
         assert len(run["sessions"]) == 1 + (name in done)
+
+
+@POSIX
+@pytest.mark.slow
+def test_trials_whose_model_was_edited_are_only_continued_if_that_is_accepted(call, sweep):
+    sweep.write({"learning_rate": [0.01, 0.02]}, num_epochs=100_000)
+    own_model(sweep, "")
+    process = Script("search_hyperparams", *sweep.arguments())
+    wait_for(process, lambda: len(list(sweep.folder.glob("*/history.csv"))) == 2)
+    process.send_signal(signal.SIGINT)
+    process.communicate()
+    sweep.write(num_epochs=max(run["epochs"] for run in sweep.trials().values()) + 1)
+    net = sweep.folder / "model" / "net.py"
+    net.write_text(net.read_text(encoding="utf-8").replace("F.relu", "F.gelu"), encoding="utf-8")
+    code, out, err = search(call, sweep)
+    assert (code, err) == (1, "")
+    assert out.count("was trained with other code: model/net.py: ") == 2 and "--accept_code_changes" in out
+    code, out, err = search(call, sweep, "--accept_code_changes")
+    assert (code, err) == (0, "")
+    assert "2 finished" in out
 
 
 @POSIX
@@ -523,8 +544,9 @@ SPACES = {
     '{"learning_rate": {"min": 1e-4, "max": 1e-1}}': "learning_rate: unknown key min (did you mean low?); unknown key max "
     "(did you mean high?); expected a list of values, or {",
     '{"learning_rate": {"low": "1e-4", "high": 1}}': 'learning_rate: low is "1e-4", should be a valid number',
-    '{"loss": [NaN, 1]}': "loss is nan",
-    '{"clip": [1.0, Infinity]}': "clip is inf",
+    '{"loss": [NaN, 1]}': "loss has NaN or infinity; write null, or a large number",
+    '{"bound": [1.0, Infinity]}': "bound has NaN or infinity; write null, or a large number",
+    '{"lr": [0.1, 0.2]}': "unknown key lr; did you mean learning_rate? Add a key of your own to params.json, too",
     '{"monitor": ["accuracy", "loss"]}': "monitor cannot be searched: trials are compared by it",
     '{"hidden_size": {"values": [9], "when": {"architecture": []}}}': "hidden_size is searched when architecture is nothing",
     json.dumps(
@@ -584,6 +606,13 @@ def test_what_cannot_be_asked_for(call, sweep, arguments, message):
     assert re.search(message, err), err
 
 
+def test_a_misspelled_sweep_is_suggested(call, sweep):
+    sweep.write({"learning_rate": [0.01]})
+    code, _, err = call(search_hyperparams.main, "--parent_dir", sweep.folder.with_name("sweeep"))
+    assert (code, err.count("\n")) == (2, 1)
+    assert f"did you mean {sweep.folder}?" in err
+
+
 def test_what_the_sweep_lacks(call, sweep):
     code, _, err = search(call, sweep)
     assert (code, err.count("\n")) == (2, 1)
@@ -624,7 +653,8 @@ def test_a_real_process_from_another_folder(sweep):
 
 def test_variables_that_a_job_of_torchrun_left_over_do_not_stop_a_sweep(sweep):
     sweep.write({"learning_rate": [0.01]}, num_epochs=1)
-    process = Script("search_hyperparams", *sweep.arguments(), environment={"RANK": "1", "WORLD_SIZE": "2"})
+    left_over = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+    process = Script("search_hyperparams", *sweep.arguments(), environment=left_over)
     out, err = process.communicate()
     assert (process.returncode, err) == (0, "")
     assert "[1/1] learning_rate=0.01: accuracy 0." in out
