@@ -98,10 +98,9 @@ def possible_sizes(tree):
         return {len(tree)} if tree.ndim else set()
     if isinstance(tree, PackedSequence):
         return {int(tree.batch_sizes[0])}
-    if isinstance(getattr(tree, "num_graphs", None), int):  # a batch of torch_geometric
-        return {tree.num_graphs}
     if not isinstance(tree, Mapping | tuple | list):
-        return set()
+        count = getattr(tree, "num_graphs", None)  # of a batch of torch_geometric
+        return {count} if isinstance(count, int) else set()
     found = [sizes for sizes in map(possible_sizes, tree.values() if isinstance(tree, Mapping) else tree) if sizes]
     common = set.intersection(*found) if found else set()
     if isinstance(tree, Mapping) or hasattr(tree, "_fields"):

@@ -13,7 +13,9 @@ from toolkit.core.device_batches import batches_on_device
 from toolkit.core.forward_pass import autocast, forward_pass
 from toolkit.core.resumable_batches import has_sample_indices, resumable_batches
 from toolkit.core.seeds import MODEL, generators_of, seed_all
-from toolkit.core.trees import batch_size, tensors, tree_map
+from toolkit.core.sized_batches import mark_samples, number_of_samples
+from toolkit.core.trees import PerSample, batch_size, tensors, tree_map
+from utils import UserError
 
 SECONDS = 8  # time limit of a check whose number of steps or batches does not matter
 FIRST = 8  # number of batches of the first epoch that most checks use
@@ -128,10 +130,16 @@ def within(seconds, things, least=2):
             return
 
 
-def shuffled(labels):
-    """Return the labels of a batch, each assigned to another sample."""
-    size = batch_size(labels)
-    return tree_map(lambda t: t.roll(size // 2, 0) if t.ndim and len(t) == size else t, labels)
+def shuffled(labels, outputs):
+    """Return the labels of a batch, each assigned to another sample. Outputs or inputs help to count the samples."""
+    try:
+        size = number_of_samples(outputs, labels)
+    except UserError:
+        size = batch_size(labels)
+    marked, half = mark_samples(labels, size), size // 2
+    if isinstance(marked, PerSample):
+        return [*marked[half:], *marked[:half]]
+    return tree_map(lambda t: t.roll(half, 0) if t.ndim and len(t) == size else t, labels)
 
 
 def identical(one, other):
