@@ -63,7 +63,7 @@ def check_same_split(theirs, params, names, file, allow=False):
     """
     ours = as_json(params.defaults | params.given)
     theirs = as_json(params.defaults) | theirs if theirs else ours  # CS230's checkpoints do not hold them
-    names = {name for name in names if name == "seed" or name not in utils.Hyperparameters.model_fields}
+    names = names - MAY_CHANGE.keys() - (utils.Hyperparameters.model_fields.keys() - {"seed"})
     names |= set() if dataset_of(params) else {"dataset"}  # else its fingerprint says whether it is the same
     changed = [f"{n} {theirs.get(n)}, now {ours[n]}" for n in sorted(names & ours.keys()) if theirs.get(n) != ours[n]]
     if changed and not allow:
@@ -145,7 +145,7 @@ def check_experiment(model_dir):
     """Raise UserError if there is no params.json in `model_dir`: it is a misspelled name, or the file itself."""
     folder = Path(model_dir)
     if folder.is_file():
-        raise UserError(f"{folder}: is a file; --model_dir is the folder that it is in: {folder.parent}")
+        raise UserError(f"{folder}: is a file; give the folder that it is in: {folder.parent}")
     if not (folder / "params.json").exists():
         known = sorted(path.parent.name for path in folder.parent.glob("*/params.json"))
         near, there = utils.similar(folder.name, known), list_some(known, 5) or "none"
