@@ -13,6 +13,7 @@ from toolkit.core import processes
 from toolkit.core.device_batches import device_batches
 from toolkit.core.explanations import describe_all, first_line
 from toolkit.core.forward_pass import autocast, forward_pass
+from toolkit.core.learning_rate_schedule import refuse_long_warmup
 from toolkit.core.metrics import compute_metric, is_streaming
 from toolkit.core.monitor import monitored
 from toolkit.core.resumable_batches import resumable_batches
@@ -35,7 +36,8 @@ def smoke_test(model, loss_fn, dataloaders, metrics, params, warn=logging.warnin
 
     Raises:
         UserError: a batch is not a pair, shapes, types or labels do not fit together, the loss cannot be minimised, a
-            metric fails or returns no number, or `params.monitor` is not the name of a result.
+            metric fails or returns no number, `params.monitor` is not the name of a result, or the warm-up is longer
+            than the run.
     """
     model.eval()
     module = getattr(loss_fn, "module", None)
@@ -57,6 +59,8 @@ def smoke_test(model, loss_fn, dataloaders, metrics, params, warn=logging.warnin
     if module is not None:
         module.load_state_dict(state)
     monitored(params, names)
+    if "train" in dataloaders:
+        refuse_long_warmup(params, len(dataloaders["train"]))
     return list(dict.fromkeys(names))
 
 
