@@ -63,7 +63,7 @@ def check_same_split(theirs, params, names, file, allow=False):
     """
     ours = as_json(params.defaults | params.given)
     theirs = as_json(params.defaults) | theirs if theirs else ours  # CS230's checkpoints do not hold them
-    names = {name for name in names if name == "seed" or name not in utils.Hyperparameters.model_fields}
+    names = names - MAY_CHANGE.keys() - (utils.Hyperparameters.model_fields.keys() - {"seed"})
     names |= set() if dataset_of(params) else {"dataset"}  # else its fingerprint says whether it is the same
     changed = [f"{n} {theirs.get(n)}, now {ours[n]}" for n in sorted(names & ours.keys()) if theirs.get(n) != ours[n]]
     if changed and not allow:

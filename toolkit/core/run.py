@@ -30,7 +30,6 @@ from toolkit.core.provenance import sha256
 from toolkit.core.resumable_batches import Batches, resumable_batches
 from toolkit.core.run_record import RunRecord
 from toolkit.core.script import close_bars
-from toolkit.core.seeds import MODEL, seed_all
 from toolkit.core.sharded_tensors import divided_like
 from toolkit.core.sized_batches import join_last_sample
 from toolkit.core.stop_signals import EndOfSession, Pruned, StopSignals, way_of_ending
@@ -241,10 +240,8 @@ class Run:
     def evaluation(self):
         """Prepare the model for the evaluation in this context.
 
-        It has its averaged weights if `ema_decay` is not 0, all processes have the buffers of rank 0, and random
-        numbers depend on the seed alone.
+        It has its averaged weights if `ema_decay` is not 0, and all processes have the buffers of rank 0.
         """
-        seed_all(self.params.seed, 0, 0, MODEL)
         processes.broadcast_buffers(self.model, self.updates.average.kept)
         with self.updates.average.in_place():
             yield
