@@ -162,8 +162,8 @@ def try_metric(name, metric, split, tried, batches, params, warn):
         return list(results)
     is_wrong = not isinstance(error, OF_FEW_SAMPLES) or (most > 1 and next(batches, None) is None)
     if isinstance(error, IsNaN):  # perhaps only because one class is not predicted yet
-        centered = [(tree_map(lambda t: t - t.float().mean(0), outputs), labels) for outputs, labels in tried]
-        is_wrong = isinstance(compute_on(centered, name, metric, params)[1], IsNaN)
+        centered = [(tree_map(lambda t: t.float() - t.float().mean(0), outputs), labels) for outputs, labels in tried]
+        is_wrong &= isinstance(compute_on(centered, name, metric, params)[1], IsNaN)
         message = f"{place}: metrics[{name!r}] is nan"
     else:
         message = f"{place_of(error) or place}: metrics[{name!r}] raised {type(error).__name__}: {first_line(error)}"
@@ -172,11 +172,11 @@ def try_metric(name, metric, split, tried, batches, params, warn):
     if is_wrong:
         raise UserError(f"{message} (outputs: {describe_all(tried[0][0])}; labels: {describe_all(tried[0][1])})")
     warn("%s for the first %d batches of %s; training goes on", message, len(tried), split)
-    return [name, params.monitor or name]  # the monitored result may be one of those that it returns
+    return [*results, name, params.monitor or name]  # the monitored result may be one of those that it returns
 
 
 def compute_on(batches, name, metric, params, otherwise=None):
-    """Return (results, None) of a metric for a list of (outputs, labels), or ({}, error) if it raises one or is NaN.
+    """Return (results, error) of a metric for a list of (outputs, labels); the error is None, what it raised, or IsNaN.
 
     If the batches cannot be concatenated, the error is `otherwise`.
     """
@@ -193,7 +193,7 @@ def compute_on(batches, name, metric, params, otherwise=None):
             for batch in batches:
                 metric.update(*batch)
         results = compute_metric(name, metric, *arrays, params)
-        return results, IsNaN("is nan") if any(map(math.isnan, results.values())) else None
+        return results, IsNaN() if results and all(map(math.isnan, results.values())) else None
     except UserError:
         raise
     except Exception as error:
