@@ -6,6 +6,7 @@ import math
 import torch
 
 from toolkit.core import processes
+from toolkit.core.explanations import explain_backward
 from toolkit.core.forward_pass import gradient_scaler
 from toolkit.core.learning_rate_schedule import Progress, learning_rate_factor
 from toolkit.core.monitor import monitored_in
@@ -128,7 +129,11 @@ class OptimizerStep:
             num_samples = getattr(loss, "num_counted", num_samples) if num_samples else 0
             self.num_samples = self.num_samples + num_samples
             loss = loss * (num_samples / self.updates.params.batch_size)
-        self.updates.scaler.scale(loss).backward()
+        try:
+            self.updates.scaler.scale(loss).backward()
+        except RuntimeError as error:
+            explain_backward(error)
+            raise
 
     def average_gradients(self):
         """Make the gradients those of the mean loss over all samples of the step, in all processes together."""
