@@ -26,6 +26,7 @@ from toolkit.sweep.trial_process import start_fork_server
 from utils import UserError
 
 DEFAULT_TRIALS = 20  # unless the space is a grid
+OF_TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")  # environment variables
 
 
 def __getattr__(name):  # launch_training_job, for scripts written for CS230's template
@@ -82,6 +83,8 @@ def choose_devices(names, jobs):
 
 def main(argv=None):
     args = parse_arguments(argv)
+    for name in OF_TORCHRUN:  # left over by another job: a trial is always one process
+        os.environ.pop(name, None)
     utils.set_logger(quiet=args.quiet)
     parent = Path(args.parent_dir)
     if not (parent / "params.json").is_file():

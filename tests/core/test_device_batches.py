@@ -4,7 +4,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from toolkit.core.device_batches import device_batches
-from toolkit.core.resumable_batches import join_last_sample
+from toolkit.core.sized_batches import join_last_sample
 from utils import UserError
 
 MODEL = nn.Linear(1, 1)

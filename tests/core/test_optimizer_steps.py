@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -19,10 +20,12 @@ INPUTS, LABELS = torch.randn(22, 5), torch.randn(22, 1)
 def trained(tmp_path):
     """Train a small model for one epoch: gives the weights after it, and the results."""
 
-    def trained(batch_size, loss_fn=nn.functional.mse_loss, labels=LABELS, **values):
+    def trained(
+        batch_size, loss_fn=nn.functional.mse_loss, labels=LABELS, make_model=lambda: nn.Linear(5, 1), **values
+    ):
         (tmp_path / "params.json").write_text(json.dumps({"batch_size": batch_size} | values))
         torch.manual_seed(1)
-        model = nn.Linear(5, 1)
+        model = make_model()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         loader = DataLoader(TensorDataset(INPUTS, labels), batch_size)
         results = train.train(model, optimizer, loss_fn, loader, {}, Params(tmp_path / "params.json"))
@@ -41,17 +44,54 @@ def test_batches_that_are_accumulated_give_the_gradient_of_one(trained, size, ti
         assert results == pytest.approx(whole_results)
 
 
+class Tagger(nn.Module):
+    """Scores of four tags for each of six words."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(5, 24)
+
+    def forward(self, inputs):
+        return self.linear(inputs).view(-1, 6, 4)
+
+
+def cross_entropy(outputs, labels):
+    return nn.functional.cross_entropy(outputs.flatten(0, 1), labels.flatten())
+
+
 def test_padding_does_not_count(trained):
     labels = torch.randint(0, 4, (22, 6))
     labels[torch.rand(22, 6) < 0.6] = -100
+    whole, whole_results = trained(22, cross_entropy, labels, Tagger)
+    parts, results = trained(4, cross_entropy, labels, Tagger, accumulation_steps=6)
+    assert parts == pytest.approx(whole, rel=1e-4)
+    assert results == pytest.approx(whole_results, rel=1e-5)
 
-    def loss_fn(outputs, labels):  # the mean over what is not padding
-        real = labels != -100
-        return ((outputs - labels).square() * real).sum() / real.sum()
 
-    whole, _ = trained(22, loss_fn, labels)
-    parts, _ = trained(4, loss_fn, labels, accumulation_steps=6)
+@pytest.mark.parametrize("steps", [1, 3])
+def test_batches_in_which_nothing_counts_are_left_out(trained, steps):
+    """cross_entropy returns NaN for them, the mean over nothing."""
+    labels = torch.randint(0, 4, (22, 6))
+    labels[4:12] = -100
+    weights, results = trained(4, cross_entropy, labels, Tagger, accumulation_steps=steps)
+    assert torch.isfinite(weights).all() and np.isfinite(results["loss"])
+    nothing, results = trained(4, cross_entropy, torch.full((22, 6), -100), Tagger, accumulation_steps=steps)
+    assert nothing == pytest.approx(trained(4, lambda o, y: 0 * o.sum(), labels, Tagger)[0])
+    assert np.isnan(results["loss"])
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float32])
+def test_targets_of_minus_one_and_minus_hundred_count(trained, dtype):
+    """They are no padding where the outputs are numbers instead of scores of classes."""
+    labels = torch.tensor([-1, 1, -100, 5]).repeat(6)[:22, None].to(dtype)
+
+    def loss_fn(outputs, labels):
+        return (outputs - labels).abs().mean()
+
+    whole, whole_results = trained(22, loss_fn, labels)
+    parts, results = trained(4, loss_fn, labels, accumulation_steps=6)
     assert parts == pytest.approx(whole, rel=1e-5)
+    assert results == pytest.approx(whole_results, rel=1e-5)
 
 
 def test_gradients_are_clipped_to_their_norm(trained):

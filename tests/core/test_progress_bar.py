@@ -64,7 +64,9 @@ def test_speed_is_of_samples_though_the_loss_counts_words(tmp_path, labels):
     (tmp_path / "params.json").write_text("{}")
     totals = Totals("training", {}, 1, Params(tmp_path / "params.json"))
     totals.bar.started -= 1000  # seconds
-    totals.update(torch.zeros(4, 7, 2), labels, torch.tensor(0.5), labels.numel())
+    loss = torch.tensor(0.5)
+    loss.num_counted = torch.tensor(labels.numel())
+    totals.update(torch.zeros(4, 7, 2), labels, loss, 4)
     totals.compute()
     assert totals.samples_per_second == pytest.approx(4 / 1000, rel=0.01)
 

@@ -1,9 +1,11 @@
+import contextlib
+
 import numpy as np
 import pytest
 import torch
 
 import toolkit.core.totals
-from toolkit.core.device_batches import device_batches
+from toolkit.core.forward_pass import forward_pass
 from toolkit.core.totals import NonFiniteLoss, Totals
 from utils import Params, UserError
 
@@ -127,14 +129,17 @@ def test_labels_that_are_padding_do_not_count_in_the_loss(params):
     outputs, labels = torch.randn(40, 7, 3, generator=generator), torch.randint(0, 3, (40, 7), generator=generator)
     labels[torch.rand(40, 7, generator=generator) < 0.6] = -100
     labels[:, 0] = 1
-    whole = torch.nn.functional.cross_entropy(outputs.flatten(0, 1), labels.flatten()).item()
+
+    def loss_fn(rows, tags):
+        return torch.nn.functional.cross_entropy(rows, tags.flatten())
+
+    whole = loss_fn(outputs.flatten(0, 1), labels).item()
     for size in (1, 3, 16):
         totals = Totals("test", {}, 1, params)
         for rows, tags in zip(outputs.split(size), labels.split(size), strict=True):
             rows = rows.flatten(0, 1)
-            loss = torch.nn.functional.cross_entropy(rows, tags.flatten())
-            ((_, _, num_samples, _),) = device_batches([(rows, tags)], torch.nn.Linear(1, 1))
-            totals.update(rows, tags, loss, num_samples)
+            _, loss = forward_pass(lambda rows: rows, loss_fn, rows, tags, contextlib.nullcontext())
+            totals.update(rows, tags, loss, len(tags))
         assert totals.compute()["loss"] == pytest.approx(whole, rel=1e-6)
 
 

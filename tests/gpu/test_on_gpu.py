@@ -21,9 +21,9 @@ import train
 import utils
 from toolkit.core.device_batches import batches_on_device
 from toolkit.core.memory import memory_errors_in_a_line, peak_memory
-from toolkit.core.resumable_batches import join_last_sample
 from toolkit.core.run import Run
 from toolkit.core.setup import set_up
+from toolkit.core.sized_batches import join_last_sample
 from toolkit.core.task import import_model_package
 from toolkit.core.totals import Totals
 from utils import UserError

@@ -470,3 +470,15 @@ def test_folders_whose_names_are_not_utf_8_long_or_differ_in_case_are_rows(call,
         found = [row["name"] for row in csv.DictReader(file)]
     assert found == ["é" * 127, "X" * 255, "x" * 255, r"\udcff\udcfe x=1"]
     assert r"\udcff\udcfe x=1" in out
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such names")
+def test_no_cell_of_the_csv_file_is_a_formula_for_a_spreadsheet(call, parent):
+    for number, evil in enumerate(["=cmd|' !A0", "+1+1", "@SUM(1)", "-2+3", "\t=1"]):
+        leave(parent / evil, {evil: number, "note": evil}, 0.5)
+    leave(parent / "good", {"note": -0.5}, 0.9)
+    assert call(main, "--parent_dir", parent)[0] == 0
+    with open(parent / "results.csv", newline="", encoding="utf-8") as file:
+        lines = list(csv.reader(file))
+    assert [cell for line in lines for cell in line if cell[:1] in tuple("=+-@\t") and cell != "-0.5"] == []
+    assert lines[1][0] == "good" and "'=cmd|' !A0" in [line[0] for line in lines]

@@ -184,13 +184,13 @@ def test_a_trial_whose_result_is_no_number_has_failed_and_another_is_the_best(ca
 
 
 def test_values_that_python_takes_for_equal_are_trials_of_their_own(call, sweep):
-    sweep.write({"knob": [True, 1, 1.0, "1", 0]}, num_epochs=1, knob=0)
+    sweep.write({"knob": [True, 1, 1.0, "1", 0, [1], [True], "", []]}, num_epochs=1, knob=0)
     own_model(sweep, '\n    print("knob is", repr(params.knob))')
     code, out, err = search(call, sweep)
     assert (code, err) == (0, "")
-    assert "4 finished" in out
+    assert "8 finished" in out
     knobs = {name: json.loads((sweep.folder / name / "params.json").read_text())["knob"] for name in sweep.trials()}
-    assert sorted(map(repr, knobs.values())) == ["'1'", "0", "1", "True"]
+    assert sorted(map(repr, knobs.values())) == ["''", "'1'", "0", "1", "True", "[1]", "[True]", "[]"]
     assert all(
         f"knob is {value!r}\n" in (sweep.folder / name / "train.log").read_text() for name, value in knobs.items()
     )
@@ -620,6 +620,14 @@ def test_a_real_process_from_another_folder(sweep):
     done = run_process(sys.executable, ROOT / "search_hyperparams.py", *sweep.arguments(), cwd=sweep.folder)
     assert (done.returncode, done.stderr) == (0, "")
     assert "[1/1] learning_rate=0.01: accuracy 0." in done.stdout
+
+
+def test_variables_that_a_job_of_torchrun_left_over_do_not_stop_a_sweep(sweep):
+    sweep.write({"learning_rate": [0.01]}, num_epochs=1)
+    process = Script("search_hyperparams", *sweep.arguments(), environment={"RANK": "1", "WORLD_SIZE": "2"})
+    out, err = process.communicate()
+    assert (process.returncode, err) == (0, "")
+    assert "[1/1] learning_rate=0.01: accuracy 0." in out
 
 
 @pytest.mark.slow

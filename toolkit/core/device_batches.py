@@ -1,34 +1,35 @@
 """Batches moved to the device of the model, one ahead of the one that is being used."""
 
 import functools
+import itertools
+from collections.abc import Mapping
 
 import torch
 
 from toolkit.core.forward_pass import device_of
-from toolkit.core.resumable_batches import ZeroWeightBatch
-from toolkit.core.trees import describe, tensors, tree_map
+from toolkit.core.sized_batches import SizedBatch, number_of_samples
+from toolkit.core.trees import describe, is_pair, like, tensors
 from utils import UserError
 
 
-def device_batches(batches, model):
+def device_batches(batches, model, expected_size=None):
     """Yield (inputs, labels, num_samples, is_last) for each batch. The next batch is copied while one is in use.
 
     Args:
         batches: iterable of pairs (inputs, labels), each a tensor or nested tuples, lists and dicts of tensors.
         model: nn.Module; its parameters say which device the tensors are moved to.
-
-    `num_samples` is the number of samples that the loss of the batch is the mean over, an int or a scalar tensor: the
-    length of the first tensor of the labels (of the inputs if there are none). If that tensor is a table of integers,
-    such as a tag for each word of each sentence, it is the number of its entries that are neither -1 (padding in
-    CS230's code) nor -100 (torch's `ignore_index`).
+        expected_size: function from the number of a batch to the number of samples that the loader puts into it, or
+            None if that is not known; by default that of `batches`, if they are a `Batches`. See `number_of_samples`.
 
     Raises:
-        UserError: a batch is not a pair. This, and any error of the loader, is raised when the batches before are used.
+        UserError: a batch is not a pair, or its number of samples is not clear. This, and any error of the loader, is
+            raised when the batches before are used.
     """
+    expected_size = expected_size or getattr(batches, "expected_size", lambda number: None)
     device = device_of(model)
     mover = None if device.type == "cpu" else DeviceMover(device)
     batches, held, error = iter(batches), None, None
-    while True:
+    for number in itertools.count():
         try:
             batch = next(batches, None)
         except Exception as caught:  # raised below, when the batch before has been used
@@ -46,16 +47,19 @@ def device_batches(batches, model):
                 f"should have a function unpack_batch(batch) that returns such a pair"
             )
         inputs, labels = moved
-        first = labels if isinstance(labels, torch.Tensor) else next(iter(tensors(labels) or tensors(inputs)), None)
-        num_samples = len(first) if first is not None and first.ndim else 1
-        if first is not None and first.ndim > 1 and first.dtype == torch.int64:
-            num_samples = ((first != -1) & (first != -100)).sum()
-        held = inputs, labels, 0 if isinstance(batch, ZeroWeightBatch) else num_samples
+        if isinstance(batch, SizedBatch):
+            num_samples = batch.num_samples
+        elif isinstance(labels, torch.Tensor) and labels.ndim:
+            num_samples = len(labels)
+        else:
+            num_samples = number_of_samples(inputs, labels, expected_size(number))
+        held = inputs, labels, num_samples
 
 
 def batches_on_device(batches, model):
-    """Yield the pairs (inputs, labels) of `batches` on the device of `model`; see `device_batches`."""
-    for inputs, labels, *_ in device_batches(batches, model):
+    """Yield the pairs (inputs, labels) of `batches` on the device of `model`."""
+    sized = (SizedBatch(batch, None) if is_pair(batch) else batch for batch in batches)  # the sizes are not needed
+    for inputs, labels, *_ in device_batches(sized, model):
         yield inputs, labels
 
 
@@ -70,15 +74,27 @@ class DeviceMover:
         """Return the batch on the device. It is ready when this is called for the next batch, or for None."""
         if self.device.type != "cuda":
             # on MPS a non-blocking copy reads memory that may be in use again: pytorch/pytorch issue 189690
-            return tree_map(lambda tensor: tensor.to(self.device), batch)
+            return to_device(batch, self.device)
         if self.stream is not None:  # the GPU waits for the copy before this one; the CPU does not
             torch.cuda.current_stream(self.device).wait_stream(self.stream)
-        if all(tensor.device == self.device for tensor in tensors(batch)):
+        devices = {tensor.device for tensor in tensors(batch)}
+        if devices == {self.device}:
             return batch
         self.stream = copy_stream(self.device)
         self.stream.wait_stream(torch.cuda.current_stream(self.device))  # which may still read that memory
         with torch.cuda.stream(self.stream):
-            return tree_map(lambda tensor: tensor.to(self.device, non_blocking=True), batch)
+            return to_device(batch, self.device, non_blocking=True)
+
+
+def to_device(tree, device, **options):
+    """Return a part of a batch on a device; other objects than tensors are moved by their method `to`, if any."""
+    if hasattr(tree, "to") and not isinstance(tree, type):
+        return tree.to(device, **options)
+    if isinstance(tree, Mapping):
+        return like(tree, {key: to_device(value, device, **options) for key, value in tree.items()})
+    if isinstance(tree, tuple | list):
+        return like(tree, [to_device(value, device, **options) for value in tree])
+    return tree
 
 
 @functools.cache  # one for all epochs: a stream keeps the memory that was used in it

@@ -2,8 +2,11 @@
 
 import contextlib
 import os
+from collections.abc import Mapping
 
 import torch
+
+from toolkit.core.trees import tensors
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 inference_mode = torch.inference_mode  # for evaluate.py, which so need not import torch itself
@@ -19,13 +22,59 @@ def forward_pass(model, loss_fn, inputs, labels, precision):
         precision: the context that `autocast` returns.
 
     Returns:
-        (outputs, loss): what the model returns, and a scalar tensor, or None without a loss_fn.
+        (outputs, loss): what the model returns, and a scalar tensor, or None without a loss_fn. If the loss is the mean
+        over something else than samples, the number is its attribute `num_counted`, see `count_labels`.
     """
     with precision:
         outputs = model(inputs)
         loss_fn = getattr(loss_fn, "checked", None) or loss_fn
         loss = None if loss_fn is None else loss_fn(outputs, labels)
+    if loss is not None and (not isinstance(labels, torch.Tensor) or labels.ndim > 1):
+        loss = with_count(loss, outputs, labels)
     return outputs, loss
+
+
+def with_count(loss, outputs, labels):
+    """Return the loss with its attribute `num_counted`, if the labels say what it is the mean over.
+
+    If no label counts, the loss is 0 and has no gradient, where a mean over nothing would be NaN.
+    """
+    count, parts = count_labels(outputs, labels), getattr(loss, "parts", {})
+    if count is None:
+        return loss
+    if count.is_cuda or not count:  # on a GPU, reading the count would stop the computation
+        nothing = sum(tensor.sum() for tensor in tensors(outputs) if tensor.is_floating_point()) * 0
+        loss = torch.where(count > 0, loss, nothing) if count.is_cuda else nothing
+    loss.num_counted, loss.parts = count, parts
+    return loss
+
+
+def count_labels(outputs, labels):
+    """Return the number of labels that the loss is the mean over, a scalar tensor; None if it is that of the samples.
+
+    Labels are classes if the outputs have C > 1 scores for each: (N, T, C), (N, C, T) or one row per label for labels
+    (N, T), with any further dimensions. Those that are not one of 0 to C - 1 are padding: -100 (`ignore_index` of
+    torch), -1 (CS230's code), 255 (masks of images). Other labels are targets, whatever their values are.
+    """
+    table = next(iter(tensors(labels)), None)
+    if table is None or table.ndim == 0:
+        return None
+    if table.dtype not in (torch.int64, torch.int32, torch.uint8):  # of a dict: one row per word, next to the lengths
+        is_row = (
+            isinstance(labels, Mapping) and isinstance(outputs, torch.Tensor) and outputs.shape[:1] == table.shape[:1]
+        )
+        return torch.tensor(len(table)) if is_row else None
+    for scores in tensors(outputs):
+        if scores.shape == table.shape:
+            return None
+        if scores.shape[:-1] == table.shape or (scores.ndim == 2 and len(scores) == table.numel()):
+            num_classes = scores.shape[-1]
+        elif scores.ndim == table.ndim + 1 and scores.shape[:1] + scores.shape[2:] == table.shape:
+            num_classes = scores.shape[1]
+        else:
+            continue
+        return ((table >= 0) & (table < num_classes)).sum() if num_classes > 1 else None
+    return None
 
 
 def autocast(params, model):

@@ -133,6 +133,7 @@ class OptimizerStep:
     def backward(self, loss, num_samples):
         """Add the gradients of a batch's loss, weighted by its number of samples, and scaled for fp16."""
         if self.updates.has_weights:
+            num_samples = getattr(loss, "num_counted", num_samples) if num_samples else 0
             self.num_samples = self.num_samples + num_samples
             loss = loss * (num_samples / self.updates.params.batch_size)
         self.updates.scaler.scale(loss).backward()
@@ -144,6 +145,7 @@ class OptimizerStep:
         if updates.has_weights:
             gradients = [local(p.grad) for p in updates.parameters if p.grad is not None]
             total = processes.mean(self.num_samples, gradients[0].device)  # DDP and FSDP average the gradients, too
+            total = total + (total == 0)  # if there is nothing but padding, all gradients are 0
             torch._foreach_mul_(gradients, updates.params.batch_size / total)
 
     def clip_gradients(self):

@@ -5,7 +5,7 @@ run that resumes in the middle of an epoch gets the same batches, without loadin
 number of worker processes.
 """
 
-import contextlib
+import functools
 import inspect
 import itertools
 import logging
@@ -18,10 +18,12 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from toolkit.core import processes
 from toolkit.core.seeds import LOADER, ORDER, generators_of, seed_all
-from toolkit.core.trees import batch_size, describe, is_pair, tensors, tree_cat, tree_map
+from toolkit.core.sized_batches import SizedBatch, join_last_sample, shard_of_batch
+from toolkit.core.trees import describe, is_pair, tree_cat
 from utils import UserError
 
 SAMPLING = {"dataset", "batch_size", "shuffle", "sampler", "batch_sampler", "drop_last"}  # arguments of a DataLoader
+END = object()
 
 _made = weakref.WeakKeyDictionary()  # DataLoader -> its ResumableBatches, whose worker processes may persist
 
@@ -55,6 +57,7 @@ class ResumableBatches:
             self.loader = rebuilt(loader, SeededDataset(loader.dataset, seed), self.order)
         else:
             self.loader, self.generators = loader, generators_of(loader)
+            self.batch_size = getattr(loader, "batch_size", None)  # None: not known
 
     def batches(self, epoch, start=0, join_last=False):
         """Return an iterator over the batches of an epoch from number `start` on; of each, this rank's shard.
@@ -68,8 +71,18 @@ class ResumableBatches:
             batches = self.unpack(self._load_here(self.order) if in_this_process else self.loader)
         else:
             batches = self.unpack(self._replay(epoch))
-            batches = itertools.islice(join_last_sample(batches) if join_last else batches, start, None)
-        return batches if processes.world_size() == 1 else self._shards(batches, start)
+            batches = join_last_sample(batches, self.batch_size) if join_last else batches
+            batches = itertools.islice(batches, start, None)
+        if processes.world_size() > 1:
+            batches = self._shards(batches, start)
+        return Batches(batches, lambda number: self._expected_size(start + number))
+
+    def _expected_size(self, number):
+        """Return the number of samples that the loader puts into a batch of the latest epoch (this rank's shard)."""
+        if not self.can_skip:
+            return self.batch_size
+        key = self.order.keys[number]
+        return len(shard_of_key(key)[1]) if has_sample_indices(key) else None
 
     @property
     def keys(self):
@@ -93,12 +106,12 @@ class ResumableBatches:
         seed_all(self.seed, epoch, 0, ORDER, self.generators)
         if getattr(self.loader, "persistent_workers", False):  # workers that persist have drawn random numbers already
             self.loader = rebuilt(self.loader)
-        batches = iter(self.loader)
+        batches, length = iter(self.loader), len(self.loader)
         for number in itertools.count():
             seed_all(self.seed, epoch, number, LOADER)
-            try:
-                batch = next(batches)
-            except StopIteration:
+            batch = next(batches, END)
+            if batch is END or number == length:
+                check_length(number + (batch is not END), length)
                 return
             yield batch
 
@@ -106,9 +119,9 @@ class ResumableBatches:
         for number, batch in enumerate(batches, start):
             if self.can_skip and has_sample_indices(self.order.keys[number]):  # loaded as a shard already
                 first, end = processes.shard_of(len(self.order.keys[number]))
-                yield batch if first < end else ZeroWeightBatch(batch)
+                yield batch if first < end else SizedBatch(batch, 0)
             else:
-                yield shard_of_batch(batch)
+                yield shard_of_batch(batch, self.batch_size)
 
     @staticmethod
     def check_replay(done, changed_params):
@@ -141,41 +154,33 @@ def rebuilt(loader, dataset=None, order=None):
     return DataLoader(loader.dataset if dataset is None else dataset, **sampling, **options)
 
 
-class ZeroWeightBatch(tuple):
-    """A batch that has fewer samples than there are processes, so that this one has none of them.
+class Batches:
+    """An iterator over the batches of an epoch; `expected_size` is a function for `device_batches`."""
 
-    It holds one sample of another process, which is computed with weight 0: all processes must take part in a step.
-    """
+    def __init__(self, batches, expected_size):
+        self.batches, self.expected_size = iter(batches), expected_size
 
+    def __iter__(self):
+        return self.batches
 
-def shard_of_batch(batch):
-    """Return this process's shard of a batch (inputs, labels), a pair of trees of tensors."""
-    if not is_pair(batch):
-        return batch  # refused later, with a message
-    size = batch_size(batch[1]) if tensors(batch[1]) else batch_size(batch[0])
-    first, end = processes.shard_of(size)
-    chosen = slice(first, max(end, first + 1)) if first < size else slice(0, 1)
-    shard = tree_map(lambda t: t[chosen] if t.ndim and len(t) == size else t, tuple(batch))
-    return shard if first < end else ZeroWeightBatch(shard)
+    def __next__(self):
+        return next(self.batches)
 
 
-def join_last_sample(batches):
-    """Yield `batches`; a last batch of one sample is joined to the one before it if the shapes allow it."""
-    held = []  # the latest batch, or the latest two while the second one may be joined to the first
-    try:
-        for batch in batches:
-            are_pairs = all(map(is_pair, [*held, batch]))
-            if not (len(held) == 1 and are_pairs and batch_size(batch[1]) == 1 < batch_size(held[0][1])):
-                yield from held
-                held = []
-            held.append(batch)
-    except Exception:
-        yield from held  # batches that were loaded before the error are not lost
-        raise
-    if len(held) == 2:
-        with contextlib.suppress(RuntimeError):
-            held = [tree_cat([tuple(batch) for batch in held])]
-    yield from held
+def check_length(found, length):
+    """Log it if a data loader gives another number of batches than its length; those beyond it are left out."""
+    if found < length:
+        log_once(
+            f"The data loader gave {found} batches, but its length is {length}: correct its __len__, which "
+            f"learning-rate schedules use"
+        )
+    elif found > length:
+        log_once(f"The data loader gave more batches than its length, which is {length}; an epoch ends there")
+
+
+@functools.cache
+def log_once(message):
+    logging.warning(message)
 
 
 def has_sample_indices(key):
@@ -202,7 +207,10 @@ class EpochOrder:
         for sampler in (self.sampler, getattr(self.sampler, "sampler", None)):
             if hasattr(sampler, "set_epoch"):
                 sampler.set_epoch(epoch)
-        self.keys = list(self.sampler)  # at once: the sampler's draws must not mix with those of the training steps
+        length = len(self.sampler)  # all at once: the sampler's draws must not mix with those of the training steps
+        self.keys = list(itertools.islice(self.sampler, length + 1))
+        check_length(len(self.keys), length)
+        del self.keys[length:]
         last = self.keys[-2:]
         if join_last and len(last) == 2 and all(map(has_sample_indices, last)) and len(last[1]) == 1 < len(last[0]):
             joined = last[0] + last[1] if isinstance(last[0], list) else tree_cat(list(map(torch.as_tensor, last)))
@@ -283,7 +291,11 @@ class UnpackedBatches:
     def unpack(self, batches):
         """Yield `unpack_batch(batch)` for each of `batches`."""
         for batch in batches:
-            pair = self.unpack_batch(batch)
-            if not is_pair(pair):
-                raise UserError(f"unpack_batch(batch) returned {describe(pair)}; it should return (inputs, labels)")
-            yield pair
+            found = self.unpack_batch(batch)
+            if is_pair(found):
+                yield found
+            elif isinstance(found, tuple | list) and len(found) == 3 and isinstance(found[2], int):
+                yield SizedBatch(found[:2], found[2])
+            else:
+                expected = "(inputs, labels), or (inputs, labels, number of samples)"
+                raise UserError(f"unpack_batch(batch) returned {describe(found)}; it should return {expected}")

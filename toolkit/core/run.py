@@ -26,11 +26,12 @@ from toolkit.core.lock import ExperimentLock
 from toolkit.core.monitor import check_results, is_better, monitored
 from toolkit.core.optimizer_steps import OptimizerStep, Updates
 from toolkit.core.provenance import sha256
-from toolkit.core.resumable_batches import join_last_sample, resumable_batches
+from toolkit.core.resumable_batches import Batches, resumable_batches
 from toolkit.core.run_record import RunRecord
 from toolkit.core.script import close_bars
 from toolkit.core.seeds import MODEL, seed_all
 from toolkit.core.sharded_tensors import divided_like
+from toolkit.core.sized_batches import join_last_sample
 from toolkit.core.stop_signals import EndOfSession, Pruned, StopSignals, way_of_ending
 from toolkit.core.totals import NonFiniteLoss
 from utils import UserError
@@ -185,7 +186,8 @@ class Run:
 
     def _remaining_batches(self, dataloader):
         if self.folder is None:
-            return join_last_sample(dataloader)
+            size = getattr(dataloader, "batch_size", None)
+            return Batches(join_last_sample(itertools.islice(dataloader, len(dataloader)), size), lambda number: size)
         done, batches = self.state.batches_done, resumable_batches(dataloader, self.params.seed)
         if self.state.tally is not None:
             with errors_as_damage(self.folder / "last.pth.tar"):

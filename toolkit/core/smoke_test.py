@@ -31,8 +31,8 @@ def smoke_test(model, loss_fn, dataloaders, metrics, params):
     module = getattr(loss_fn, "module", None)
     state = copy.deepcopy(module.state_dict()) if module is not None else None
     for split, dataloader in dataloaders.items():
-        first_batch = next(resumable_batches(dataloader, params.seed).batches(epoch=0))
-        inputs, labels, num_samples, _ = next(device_batches([first_batch], model))
+        batches = resumable_batches(dataloader, params.seed).batches(epoch=0)
+        inputs, labels, num_samples, _ = next(device_batches([next(batches)], model, batches.expected_size))
         outputs, loss = forward_pass(model, loss_fn, inputs, labels, autocast(params, model))
         if processes.world_size() > 1 and split == "train" and params.parallel == "ddp":
             params.add_facts({"has_unused_parameters": processes.has_unused_parameters(model, loss)})

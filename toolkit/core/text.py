@@ -65,12 +65,13 @@ def list_some(names, most=3):
 
 def identity(value):
     """Return a text that equal values of a hyperparameter share: 1 and 1.0 are equal, but 1, true and "1" are not."""
-
-    def number(text):
-        value = float(text)
-        return int(value) if value.is_integer() else value
-
-    return json.dumps(json.loads(json.dumps(value), parse_float=number), sort_keys=True)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, list):
+        return f"[{', '.join(map(identity, value))}]"
+    if isinstance(value, dict):
+        return str({name: identity(value[name]) for name in sorted(value)})
+    return json.dumps(value)
 
 
 def as_csv(rows):
@@ -81,7 +82,7 @@ def as_csv(rows):
     text = io.StringIO()
     names = list(dict.fromkeys(name for row in rows for name in row))
     writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
+    writer.writerow({name: csv_cell(name) for name in names})
     writer.writerows({name: csv_cell(value) for name, value in row.items()} for row in rows)
     return text.getvalue()
 

@@ -1,6 +1,5 @@
 """The loss and the metrics of an epoch or an evaluation, accumulated batch by batch on the device."""
 
-import contextlib
 import math
 import time
 
@@ -11,7 +10,8 @@ from toolkit.core import processes
 from toolkit.core.memory import available_memory
 from toolkit.core.metrics import compute_metric, is_streaming, load_metric_state, metric_state
 from toolkit.core.progress_bar import EpochBar
-from toolkit.core.trees import batch_size, from_plain, tensors, to_plain, tree_cat, tree_map
+from toolkit.core.sized_batches import mark_samples
+from toolkit.core.trees import from_plain, tensors, to_plain, tree_cat, tree_map
 from utils import UserError
 
 SECONDS_BETWEEN_READINGS = 1.0  # of the loss, if steps are slow
@@ -68,7 +68,8 @@ class Totals:
             outputs: what the model returned, tensors of shape (batch, ...).
             labels: those of the batch.
             loss: scalar tensor, the mean over the batch.
-            num_samples: int or scalar tensor; 0 for a batch that only other processes have samples of.
+            num_samples: int, 0 for a batch that only other processes have samples of. The loss is the mean over them,
+                or over `loss.num_counted` labels if it has that attribute.
 
         Raises:
             NonFiniteLoss: the training loss is NaN or infinite in one of the batches since the last reading.
@@ -76,14 +77,13 @@ class Totals:
         """
         is_tensor = isinstance(outputs, torch.Tensor)
         outputs = outputs.detach() if is_tensor else tree_map(torch.Tensor.detach, outputs)
-        self.sizes.append(num_samples)
+        self.sizes.append(getattr(loss, "num_counted", num_samples) if num_samples else 0)
         self.unread.append({"loss": loss.detach(), **getattr(loss, "parts", {})})
         if self.is_single_process:
-            self._keep(outputs, labels)
+            self._keep(outputs, labels, num_samples)
             is_late = time.monotonic() - self.read_at > SECONDS_BETWEEN_READINGS
         else:
-            has_samples = not isinstance(num_samples, int) or num_samples > 0
-            self.shards.append((outputs, labels) if has_samples else None)
+            self.shards.append((outputs, labels, num_samples) if num_samples else None)
             is_late = False  # all processes read after the same batch
         if is_late or len(self.unread) >= self.batches_between_readings:
             self._read_losses()
@@ -127,16 +127,16 @@ class Totals:
                 load_metric_state(metric, state["metrics"][name])
         self.bar.skip(len(self.sizes))
 
-    def _keep(self, outputs, labels):
+    def _keep(self, outputs, labels, num_samples):
         """Update the streaming metrics, and keep outputs and labels for the others."""
-        self.samples += len(labels) if isinstance(labels, torch.Tensor) and labels.ndim else batch_size(labels)
+        self.samples += num_samples
         for metric in self.streaming:
             metric.update(outputs, labels)
         if len(self.streaming) < len(self.metrics):
             if not self.outputs:
                 self._check_memory(outputs, labels)
-            self.outputs.append(outputs)
-            self.labels.append(labels)
+            self.outputs.append(mark_samples(outputs, num_samples))
+            self.labels.append(mark_samples(labels, num_samples))
 
     def _read_losses(self):
         """Read the losses since the last reading from the device, and move outputs and labels to main memory."""
@@ -184,8 +184,8 @@ class Totals:
                 totals.append(sum(sizes))
                 for name in merged:
                     merged[name].append(weighted_mean([means[name] for means in losses], sizes))
-                for outputs, labels in shards:
-                    self._keep(outputs, labels)
+                for shard in shards:
+                    self._keep(*shard)
             self._add(totals, merged)
 
         processes.on_rank_zero(add)
@@ -233,14 +233,17 @@ class Totals:
         outputs, labels = self.outputs[first:], self.labels[first:]
         flat = [label.reshape(-1) for label in labels] if all(map(is_flat, outputs, labels)) else labels
         for joinable in (labels, flat):
-            with contextlib.suppress(RuntimeError):
+            try:
                 self.outputs[first:], self.labels[first:] = [tree_cat(outputs)], [tree_cat(joinable)]
                 return
+            except RuntimeError as error:
+                reason = str(error).splitlines()[0]
         shapes = sorted({tuple(t.shape[1:]) for tree in outputs + labels for t in tensors(tree)})
+        if len(shapes) > 1:
+            reason = f"after the first dimension, their shapes are {shapes[0]} and {shapes[-1]}"
         raise UserError(
-            f"the outputs or labels of different batches cannot be concatenated for the metrics: after the first "
-            f"dimension, their shapes are {shapes[0]} and {shapes[-1]}; pad them to one shape, flatten them, or use "
-            f"metrics with update, compute and reset"
+            f"the outputs or labels of different batches cannot be concatenated for the metrics: {reason}; pad them to "
+            f"one shape, flatten them, or use metrics with update, compute and reset"
         )
 
     def _check_memory(self, outputs, labels):
@@ -257,7 +260,8 @@ class Totals:
 
 def weighted_mean(means, sizes):
     """Return the mean over all samples of means over `sizes` samples each; NaN if there is no sample."""
-    return math.fsum(mean * size for mean, size in zip(means, sizes, strict=True)) / (sum(sizes) or math.nan)
+    pairs = [(mean, size) for mean, size in zip(means, sizes, strict=True) if size]
+    return math.fsum(mean * size for mean, size in pairs) / (sum(sizes) or math.nan)
 
 
 def is_flat(outputs, labels):

@@ -1,24 +1,39 @@
 """Nested tuples, lists and dicts of tensors ("trees"): a task may use them for inputs, labels and outputs."""
 
+import copy
+import sys
 from collections import namedtuple
+from collections.abc import Mapping, MutableMapping
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import PackedSequence
+
+
+class PerSample(list):
+    """A list with one item per sample: those of several batches are joined end to end."""
 
 
 def tree_map(fn, tree):
     """Return `tree` with `fn` applied to each tensor; everything else stays as it is."""
     if isinstance(tree, torch.Tensor):
         return fn(tree)
-    if isinstance(tree, dict):
-        return {key: tree_map(fn, value) for key, value in tree.items()}
-    if isinstance(tree, tuple | list):
-        return sequence_like(tree, [tree_map(fn, value) for value in tree])
-    return tree
+    if isinstance(tree, Mapping):
+        return like(tree, {key: tree_map(fn, value) for key, value in tree.items()})
+    return like(tree, [tree_map(fn, value) for value in tree]) if isinstance(tree, tuple | list) else tree
 
 
-def sequence_like(tree, values):
-    """Return a tuple, namedtuple or list of the type of `tree` that holds `values`."""
+def like(tree, values):
+    """Return a copy of a mapping, tuple or list that holds `values`; of the same class, such as a namedtuple."""
+    if type(tree) in (dict, list):
+        return values
+    if isinstance(tree, Mapping):
+        mapping = copy.copy(tree) if isinstance(tree, MutableMapping) else {}  # UserDict, transformers' ModelOutput
+        for key, value in values.items():
+            mapping[key] = value
+        return mapping
+    if isinstance(tree, PackedSequence):
+        return PackedSequence(values[0], tree.batch_sizes, *values[2:])  # its batch_sizes have to stay on the CPU
     return type(tree)(*values) if hasattr(tree, "_fields") else type(tree)(values)
 
 
@@ -26,32 +41,38 @@ def tensors(tree):
     """Return the tensors of `tree`, in order, as a list."""
     if isinstance(tree, torch.Tensor):
         return [tree]
-    parts = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, tuple | list) else ()
+    parts = tree.values() if isinstance(tree, Mapping) else tree if isinstance(tree, tuple | list) else ()
     return [tensor for part in parts for tensor in tensors(part)]
 
 
 def tree_cat(trees):
-    """Concatenate trees of one structure: tensors along their first dimension, lists without tensors end to end.
-
-    Anything else, such as a number or None, is that of the first tree.
+    """Concatenate trees of one structure: tensors and arrays along their first dimension, `PerSample` lists and lists
+    without tensors end to end. A number or string is that of the first tree.
 
     Raises:
-        RuntimeError: the tensors differ in more than their first dimension.
+        RuntimeError: tensors differ in more than their first dimension, or the structure cannot be concatenated.
     """
     first = trees[0]
     if isinstance(first, torch.Tensor):
         return torch.cat([t.reshape(1) if t.ndim == 0 else t for t in trees])
-    if isinstance(first, dict):
-        return {key: tree_cat([tree[key] for tree in trees]) for key in first}
-    if isinstance(first, tuple | list) and tensors(first):
-        return sequence_like(first, [tree_cat(values) for values in zip(*trees, strict=True)])
-    if isinstance(first, tuple | list):
-        return [item for tree in trees for item in tree]
-    return first
+    if isinstance(first, np.ndarray):
+        return np.concatenate([np.atleast_1d(array) for array in trees])
+    if isinstance(first, Mapping) and all(tree.keys() == first.keys() for tree in trees):
+        return like(first, {key: tree_cat([tree[key] for tree in trees]) for key in first})
+    if isinstance(first, tuple | list) and not isinstance(first, PackedSequence):
+        if any(isinstance(tree, PerSample) for tree in trees):
+            return PerSample(item for tree in trees for item in tree)
+        if not any(isinstance(part, torch.Tensor | np.ndarray | Mapping | tuple | list) for part in first):
+            return [item for tree in trees for item in tree]
+        if all(len(tree) == len(first) for tree in trees):
+            return like(first, [tree_cat(values) for values in zip(*trees, strict=True)])
+    if isinstance(first, int | float | str | np.generic) or all(tree is first or tree == first for tree in trees):
+        return first
+    raise RuntimeError(f"{describe(first)} cannot be concatenated with those of other batches")
 
 
 def batch_size(tree):
-    """Return the number of samples in a batch: the first dimension of its first tensor, or 1 if that is a scalar."""
+    """Return the first dimension of the first tensor, or 1 if that is a scalar."""
     found = tensors(tree)
     return len(found[0]) if found and found[0].ndim else 1
 
@@ -69,8 +90,12 @@ def to_plain(tree):
         return tree.detach() if on_cpu else {"$device": tree.device.type, "tensor": tree.detach().cpu()}
     if isinstance(tree, np.ndarray | np.generic):
         return {"$numpy": torch.from_numpy(np.array(tree))}
-    if isinstance(tree, dict):
+    if type(tree) is dict:
         return {to_plain(key): to_plain(value) for key, value in tree.items()}
+    if isinstance(tree, Mapping):
+        return {"$mapping": [type(tree).__module__, type(tree).__name__], "items": to_plain(dict(tree))}
+    if isinstance(tree, PerSample):
+        return {"$per_sample": [to_plain(value) for value in tree]}
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
         return {"$namedtuple": type(tree).__name__, "fields": to_plain(dict(zip(tree._fields, tree, strict=True)))}
     if type(tree) in (tuple, list):
@@ -85,6 +110,12 @@ def from_plain(plain):
             return plain["tensor"].to(plain["$device"])
         if "$numpy" in plain:
             return plain["$numpy"].numpy()[()]  # an array, or a numpy scalar
+        if "$per_sample" in plain:
+            return PerSample(from_plain(plain["$per_sample"]))
+        if "$mapping" in plain:
+            module, name = plain["$mapping"]
+            kind, items = getattr(sys.modules.get(module), name, None), from_plain(plain["items"])
+            return kind(items) if isinstance(kind, type) and issubclass(kind, Mapping) else items
         if "$namedtuple" in plain:
             fields = from_plain(plain["fields"])
             return namedtuple(plain["$namedtuple"], fields)(**fields)
@@ -103,7 +134,7 @@ def describe(value):
     """Return what a value is, for an error message."""
     if isinstance(value, torch.Tensor):
         return f"a tensor of shape {tuple(value.shape)}"
-    if isinstance(value, dict):
-        return f"a dict with the keys {list(value)}"
+    if isinstance(value, Mapping):
+        return f"a {type(value).__name__} with the keys {list(value)}"
     length = f" of {len(value)}" if isinstance(value, tuple | list) else ""
     return f"a {type(value).__name__}{length}"

@@ -88,31 +88,28 @@ function rowsToDraw(note) {
 function drawPanels() {
     const column = Number(byId("metric").value), width = byId("panels").clientWidth;
     const across = Math.min(axes.length, width < 640 ? 1 : width < 1000 ? 2 : 3), down = Math.ceil(axes.length / across);
-    const drawn = rowsToDraw("panels-count");
-    const height = i => numberOf(rows[i].cells[column]), isFinished = i => rows[i].cells[STATUS] === "finished";
-    const isLog = columns[column].mode === "min" && spansOrders(drawn.map(height).filter(Number.isFinite));
-    const marked = drawn.filter(i => state.selected.has(i) || i === data.best), size = drawn.length > 300 ? 5 : 8;
-    const kinds = [
-        [drawn.filter(isFinished), { size, color: css("--dot"), opacity: 0.8 }],
-        [drawn.filter(i => !isFinished(i)), { size, color: css("--muted"), symbol: "circle-open" }],
-        [marked, {
-            size: marked.map(i => i === data.best ? 15 : 10), symbol: marked.map(i => i === data.best ? "star" : "circle"),
-            color: marked.map(i => state.selected.has(i) ? colorOf(i) : css("--best")), line: { color: css("--page"), width: 1.5 },
-        }],
-    ];
+    const isMarked = i => state.selected.has(i) || i === data.best, isFinished = i => rows[i].cells[STATUS] === "finished";
+    const drawn = rowsToDraw("panels-count").sort((i, j) => isMarked(i) - isMarked(j));  // marked dots are on top
+    const heights = drawn.map(i => numberOf(rows[i].cells[column])), small = drawn.length > 300 ? 5 : 8;
+    const isLog = columns[column].mode === "min" && spansOrders(heights.filter(Number.isFinite));
+    const marker = {
+        size: drawn.map(i => i === data.best ? 15 : isMarked(i) ? 10 : small), opacity: 0.85,
+        symbol: drawn.map(i => i === data.best ? "star" : isFinished(i) ? "circle" : "circle-open"),
+        color: drawn.map(i => state.selected.has(i) ? colorOf(i) : css(i === data.best ? "--best" : isFinished(i) ? "--dot" : "--muted")),
+    };
     const layout = { height: 40 + 270 * down, grid: { rows: down, columns: across, pattern: "independent", ygap: 0.32, xgap: 0.14 } };
-    const traces = axes.flatMap((axis, a) => {
+    const traces = axes.map((axis, a) => {
         const number = a ? a + 1 : "", names = a % across ? {} : { title: { text: escaped(columns[column].name) } };
         const jitter = i => axis.isCategory && drawn.length > 12 ? 0.3 * ((i * 0.618034) % 1 - 0.5) : 0;  // spreads one category sideways
         const ticks = axis.isCategory ? { tickvals: axis.ticks.map(([x]) => x), ticktext: axis.ticks.map(([, text]) => escaped(text)) } : {};
         layout[`xaxis${number}`] = axisStyle({ title: { text: escaped(shorten(axis.name, 40)) }, nticks: 6, exponentformat: "e",
             type: axis.isLog ? "log" : "linear", ...ticks, ...(axis.isWide ? { dtick: 1 } : {}) });
         layout[`yaxis${number}`] = axisStyle({ type: isLog ? "log" : "linear", ...(a ? { matches: "y" } : {}), ...names });
-        return kinds.map(([mine, marker]) => ({
-            type: "scatter", mode: "markers", xaxis: `x${number}`, yaxis: `y${number}`, marker, customdata: mine,
-            x: mine.map(i => axis.at(i) + jitter(i)), y: mine.map(height),
-            text: mine.map(i => label(i)), hovertemplate: "%{text}<br>%{y:.4f}<extra></extra>",
-        }));
+        return {
+            type: "scatter", mode: "markers", xaxis: `x${number}`, yaxis: `y${number}`, marker, customdata: drawn,
+            x: drawn.map(i => axis.at(i) + jitter(i)), y: heights,
+            text: drawn.map(i => label(i)), hovertemplate: "%{text}<br>%{y:.4f}<extra></extra>",
+        };
     });
     plot("panels", traces, layout, event => show(event.points[0].customdata));
 }

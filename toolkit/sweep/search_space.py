@@ -189,6 +189,26 @@ class SearchSpace:
                 values[name] = value_of(name)
         return values
 
+    def name_of(self, configuration, replicate):
+        """Return the name of a trial's folder, such as `learning_rate=0.001,num_channels=32`.
+
+        Numbers are rounded to four digits. If the name does not show the exact values, or would be too long, eight
+        hexadecimal digits of a hash of the values follow. `replicate` is a dict of the seed and fold that distinguish
+        the trial from its replicates, such as {"seed": 231}.
+        """
+        name = ",".join(f"{as_word(key)}={as_word(value)}" for key, value in configuration.items())
+        if len(name) > LONGEST_NAME or len(name.encode()) > 2 * LONGEST_NAME:
+            name = "trial"
+        if name == "trial" or not all(self._is_shown(key, value) for key, value in configuration.items()):
+            name += "-" + hashlib.sha256(json.dumps(configuration, sort_keys=True).encode()).hexdigest()[:8]
+        return ",".join([name, *(f"{key}={value}" for key, value in replicate.items())])
+
+    def _is_shown(self, name, value):
+        """Return True if the words for a name and a value show exactly what they are, unlike those for 16 and [16]."""
+        values = self.dimensions[name].values
+        alike = {identity(other) for other in values if is_exact(other) and as_word(other) == as_word(value)}
+        return as_word(name) == name and is_exact(value) and not alike - {identity(value)}
+
 
 def explain(wrong, known):
     """Return what is wrong with a description, in words, for an error of pydantic; `known` are its keys."""
@@ -200,25 +220,6 @@ def explain(wrong, known):
         return f"{place} is missing"
     reason = re.sub("^(Input|List|Value error,) ", "", wrong["msg"])
     return f"{place} is {json.dumps(value)}, {reason}" if place else reason
-
-
-def name_of(configuration, replicate):
-    """Return the name of a trial's folder, such as `learning_rate=0.001,num_channels=32`.
-
-    Numbers are rounded to four digits. If the name does not show the exact values, or would be too long, eight
-    hexadecimal digits of a hash of the values follow.
-
-    Args:
-        configuration: dict from name to value.
-        replicate: dict of the seed and fold that distinguish it from its replicates, such as {"seed": 231}.
-    """
-    name = ",".join(f"{as_word(key)}={as_word(value)}" for key, value in configuration.items())
-    if len(name) > LONGEST_NAME or len(name.encode()) > 2 * LONGEST_NAME:
-        name = "trial"
-    is_shown = all(is_exact(value) and as_word(key) == key for key, value in configuration.items())
-    if name == "trial" or not is_shown:
-        name += "-" + hashlib.sha256(json.dumps(configuration, sort_keys=True).encode()).hexdigest()[:8]
-    return ",".join([name, *(f"{key}={value}" for key, value in replicate.items())])
 
 
 def as_word(value):

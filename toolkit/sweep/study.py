@@ -25,7 +25,6 @@ from optuna.study import StudyDirection
 from optuna.trial import Trial, TrialState, create_trial
 
 from toolkit.core.seeds import mix
-from toolkit.sweep.search_space import name_of
 from toolkit.sweep.storage import HEARTBEAT_SECONDS, Owner, open_storage, storage_errors
 from utils import UserError, without_notes
 
@@ -148,7 +147,7 @@ class Study:
         seed_number, fold = divmod(replicate, max(self.options.folds, 1))
         own_values = {"seed": self.params.seed + seed_number} if seed_number else {}
         own_values |= {"fold": fold} if self.options.folds else {}
-        name = name_of(values, own_values)
+        name = self.space.name_of(values, own_values)
         trial.set_user_attr("experiment", name)
         for twin in self.study.get_trials(deepcopy=False):  # if the same configuration was drawn and trained before
             if twin.user_attrs.get("experiment") == name and self._state(twin) in ENDED:
