@@ -8,15 +8,18 @@ all predictions (predictions_test.csv), the confusion matrix, a reliability diag
 """
 
 import argparse
+import functools
 import logging
 from pathlib import Path
 
 import utils
 from toolkit.core import processes
 from toolkit.core.checkpoint import restore_loss
+from toolkit.core.code_changes import refuse_changed_code
 from toolkit.core.device_batches import device_batches
-from toolkit.core.experiment_folder import check_same_data, find_checkpoint, name_of, version_of
+from toolkit.core.experiment_folder import check_same_data, check_same_split, find_checkpoint, name_of, version_of
 from toolkit.core.forward_pass import autocast, forward_pass, inference_mode
+from toolkit.core.lock import remove_leftovers
 from toolkit.core.memory import memory_errors_in_a_line
 from toolkit.core.provenance import name_of_device
 from toolkit.core.resumable_batches import resumable_batches
@@ -28,6 +31,7 @@ from toolkit.core.stop_signals import stop_if_requested
 from toolkit.core.text import pipe_table
 from toolkit.core.tools import find_tool
 from toolkit.core.totals import Totals
+from toolkit.core.weights import load_weights
 from utils import UserError
 
 
@@ -62,6 +66,7 @@ def parse_arguments(argv):
     parser.add_argument("--split", default="test", choices=["train", "val", "test"], help="which split (default: test)")
     parser.add_argument("--restore_file", default="best", help="the checkpoint: best (default), last, or a path")
     parser.add_argument("--other_data", action="store_true", help="allow data that differs from the training dataset")
+    parser.add_argument("--accept_code_changes", action="store_true", help="evaluate although model/ has changed since")
     return parser.parse_args(argv)
 
 
@@ -71,18 +76,21 @@ def main(argv=None):
     utils.set_logger(quiet=args.quiet)
     task, params, data_dir = set_up(args.model_dir, args.data_dir, args.device)
     checkpoint = find_checkpoint(args.model_dir, args.restore_file)
-    version = version_of(checkpoint)
+    versions = [(file, version_of(file)) for file in (checkpoint, data_dir / "dataset.json")]
     state = utils.read_checkpoint(checkpoint)
     advice = "--other_data allows other samples of the same kind"
     is_same = check_same_data(state.get("dataset"), params, checkpoint, advice, args.other_data)
 
     utils.set_seed(params.seed)
-    loaders = processes.local_rank_zero_first(lambda: task.fetch_dataloader([args.split], data_dir, params))
+    fetch = functools.partial(task.fetch_dataloader, [args.split], data_dir, params)
+    loaders, read = params.keys_read_by(lambda: processes.local_rank_zero_first(fetch))
+    is_same &= check_same_split(state.get("params"), params, read, checkpoint, args.other_data)
     dataloader = loaders[args.split]
     model = processes.prepare_model(task.make_model(params), params)
-    utils.load_weights(state, checkpoint, model, shard_like=divided_like)
+    load_weights(state, checkpoint, model, shard_like=divided_like)
     loss_fn = task.loss_fn(params)
     restore_loss(state, checkpoint, loss_fn)
+    refuse_changed_code(state.get("code") or {}, params, checkpoint, args.accept_code_changes)
     split = f"the {args.split} split of {data_dir}, on {name_of_device(params.device)}"
     logging.info("Evaluating %s (epoch %s) on %s\n", checkpoint, state.get("epoch"), split)
     report = reporting.EvaluationReport(task.metrics, loss_fn, dataloader, params) if reporting else None
@@ -94,6 +102,7 @@ def main(argv=None):
         return
 
     folder, name = Path(args.model_dir), name_of(checkpoint, args.model_dir)
+    remove_leftovers(folder)
     suffix = "" if is_same else f"_on_{data_dir.name}"
     files = [folder / f"metrics_{args.split}_{name}{suffix}.json"]
     lines = [pipe_table([{"split": args.split} | results])]
@@ -104,10 +113,10 @@ def main(argv=None):
         lines = report.lines
         if args.split == "test" and is_same:
             lines.append(reporting.count_look(folder, source, data_dir.name))
-    if version_of(checkpoint) != version:  # a training run that is still going has replaced it
+    if replaced := [file for file, version in versions if version_of(file) != version]:  # train.py, build_dataset.py
         for file in files:
             file.unlink(missing_ok=True)
-        raise UserError(f"{checkpoint}: it was replaced while it was evaluated; evaluate it again")
+        raise UserError(f"{replaced[0]}: was replaced during the evaluation; evaluate again")
     print(*lines, sep="\n")
     logging.info("\nWritten to %s", ", ".join([str(files[0]), *(file.name for file in files[1:])]))
 

@@ -22,6 +22,7 @@ import time
 from pathlib import Path
 
 import utils
+from toolkit.core.lock import remove_leftovers
 from toolkit.core.script import add_quiet_argument, run_script
 from toolkit.core.tools import find_classic_helper
 from toolkit.results.comparison import choose_metric, compare, merge_replicates, rank
@@ -66,6 +67,7 @@ def show(table, parent_dir):
 def write(table, parent_dir, pictures, html):
     """Write the files and log their names."""
     folder = Path(parent_dir)
+    remove_leftovers(folder)
     markdown = table.as_pipe() + "\n\n" + "\n".join(table.below(longest=1000)) + "\n"
     files = {"results.md": markdown, "results.csv": table.as_csv(), "results.tex": table.as_latex()}
     if pictures and table.metric is not None:

@@ -135,15 +135,12 @@ def parse_arguments(argv):
     parser.add_argument("--restore_file", help="checkpoint whose weights a new run starts with: best, last, or a path")
     parser.add_argument("--partial", action="store_true", help="load only the weights of --restore_file that fit")
     parser.add_argument("--restart", action="store_true", help="start over; earlier results are moved aside")
+    parser.add_argument("--accept_code_changes", action="store_true", help="resume although model/ has changed since")
     parser.add_argument("--max_steps", type=int, metavar="N", help="stop, as Ctrl-C does, after N steps in all")
     parser.add_argument("--from", dest="params_from", metavar="EXPERIMENT", help="copy the params.json of EXPERIMENT")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="with --from: values that differ from it")
     parser.add_argument("--list_params", action="store_true", help="print the hyperparameters, and exit")
     args = parser.parse_intermixed_args(argv)
-    if args.max_steps is not None and args.max_steps < 1:
-        raise UserError(f"--max_steps is {args.max_steps}; it should be 1 or more")
-    if args.partial and not args.restore_file:
-        raise UserError("--partial needs --restore_file, which names the checkpoint")
     if args.overrides and not args.params_from:
         raise UserError(f"{args.overrides[0]}: values on the command line need --from <experiment>")
     return args
@@ -158,9 +155,9 @@ def main(argv=None):
     overrides = parse_overrides(args.overrides)
     task, params, data_dir = set_up(args.model_dir, args.data_dir, args.device, args.params_from, overrides)
     restart = args.restart and not processes.restarted_by_torchrun()  # which starts it again with the same arguments
-    options = {"restart": restart, "partial": args.partial, "max_steps": args.max_steps}
+    options = {name: getattr(args, name) for name in ("partial", "accept_code_changes", "max_steps")}
     with memory_errors_in_a_line(params):
-        train_experiment(task, params, data_dir, args.model_dir, args.restore_file, **options)
+        train_experiment(task, params, data_dir, args.model_dir, args.restore_file, restart=restart, **options)
     if (Path(args.model_dir) / "best.pth.tar").exists():
         data = ["--data_dir", args.data_dir] if args.data_dir else []
         logging.info("Next: %s", shlex.join(["python", "evaluate.py", "--model_dir", args.model_dir, *data]))

@@ -6,10 +6,11 @@ import functools
 import importlib
 import io
 import json
-import logging
+import math
 import os
 import pickle
 import random
+import socket
 import sys
 import warnings
 import zipfile
@@ -174,6 +175,15 @@ class Params:
         known = self._read | self._facts.keys()
         return {name: source for name, source in without_notes(self._sources).items() if name not in known}
 
+    def keys_read_by(self, function):
+        """Call `function()`; return its result, and the names of the keys that it read, a set."""
+        before, vars(self)["_read"] = self._read, set()
+        try:
+            result = function()
+        finally:
+            read, vars(self)["_read"] = self._read, before | self._read
+        return result, read
+
     def _check_names(self, names, source):
         for name in names:
             if hasattr(type(self), name) or name in vars(self):
@@ -244,7 +254,7 @@ def open_whole(path, mode="wb", *, keep=None, outdates=()):
     If it cannot be written (no space, no permission, no such folder), that is a UserError, and nothing changes.
     """
     path = Path(path)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside = path.with_name(f".{path.name}{ending_of_unfinished()}")
     try:
         with open(aside, mode, encoding=None if "b" in mode else "utf-8", newline=None if "b" in mode else "") as file:
             yield file
@@ -270,6 +280,11 @@ def open_whole(path, mode="wb", *, keep=None, outdates=()):
             aside.unlink(missing_ok=True)
 
 
+def ending_of_unfinished():
+    """Return the ending of what this process has not finished to write; see toolkit/core/lock.py, remove_leftovers."""
+    return f".{os.getpid()}@{socket.gethostname()}.tmp"
+
+
 def write_whole(path, content, **options):
     """Write `content` (str, bytes or a buffer) to the file `path`, whole or not at all; options as for `open_whole`."""
     with open_whole(path, "w" if isinstance(content, str) else "wb", **options) as file:
@@ -283,8 +298,10 @@ def remove(folder, patterns):
 
 
 def save_dict_to_json(d, json_path):
-    """Save a dict of numbers (float, int, numpy or 0-d tensors) as a JSON file of floats."""
-    write_whole(json_path, json.dumps({k: float(v) for k, v in d.items()}, indent=4) + "\n")
+    """Save a dict of numbers (float, int, numpy or 0-d tensors) as a JSON file of floats; NaN and infinity are null."""
+    numbers = {name: float(value) for name, value in d.items()}
+    finite = {name: number if math.isfinite(number) else None for name, number in numbers.items()}
+    write_whole(json_path, json.dumps(finite, indent=4) + "\n")
 
 
 def save_checkpoint(state, is_best, checkpoint):
@@ -330,8 +347,9 @@ def read_checkpoint(path):
     except pickle.UnpicklingError:
         raise UserError(f"{path}: refused: it is damaged or contains code, which loading could run") from None
     except Exception as error:  # torch raises many kinds for a damaged file: RuntimeError, EOFError, KeyError, ...
-        reason = str(error).split("\n")[0] or type(error).__name__
-        raise UserError(f"{path}: cannot be read; it is damaged or truncated: {reason}") from None
+        is_said = isinstance(error, RuntimeError | ValueError)
+        reason = str(error).split("\n")[0].split(". ")[0] if is_said else type(error).__name__
+        raise UserError(f"{path}: cannot be read; it is damaged or truncated ({reason})") from None
     if not isinstance(state, dict) or not isinstance(state.get("state_dict"), dict):
         raise UserError(f'{path}: not a checkpoint: it has no "state_dict"')
     return state
@@ -344,48 +362,8 @@ def load_checkpoint(checkpoint, model, optimizer=None, *, partial=False):
     weights of another architecture are a UserError. Return the checkpoint's dict.
     """
     state = read_checkpoint(checkpoint)
-    load_weights(state, checkpoint, model, optimizer, partial)
+    __getattr__("load_weights")(state, checkpoint, model, optimizer, partial)
     return state
-
-
-def load_weights(state, checkpoint, model, optimizer=None, partial=False, *, shard_like=None):
-    """Do what `load_checkpoint` does, with the dict `state` that was read from the file `checkpoint`.
-
-    `shard_like(tensor, own)` returns the shard of `tensor` that replaces the model's `own`; None: nothing is sharded.
-    """
-
-    def shape(value):
-        return tuple(value.shape) if hasattr(value, "shape") else type(value).__name__
-
-    theirs, ours = state["state_dict"], model.state_dict()
-    fitting = {k: v for k, v in theirs.items() if k in ours and shape(v) == shape(ours[k])}
-    misfits = [k for k in ours if k in theirs and k not in fitting]
-    differences = [f"{k} is {shape(theirs[k])} there and {shape(ours[k])} in the model" for k in misfits]
-    norms = [k.removesuffix(".running_mean") for k in ours.keys() - theirs.keys() if k.endswith(".running_mean")]
-    if norms and not differences and not partial:
-        raise UserError(
-            f"{checkpoint}: the checkpoint's network has no batch normalisation at {', '.join(sorted(norms))}, this "
-            f"one has; it was trained with an older model/net.py: train again, or take that file from git"
-        )
-    differences += [f"{k} is missing there" for k in ours if k not in theirs and not k.endswith("num_batches_tracked")]
-    differences += [f"the model has no {k}" for k in theirs if k not in ours]
-    if differences and (not partial or not fitting):
-        more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
-        why = "no entry matches" if partial else "params.json or model/net.py has changed since"
-        raise UserError(f"{checkpoint}: weights of another architecture: {differences[0]}{more}; {why}")
-    if partial:
-        rest = "\n  ".join(["not loaded:", *(differences or ["none"])])
-        logging.info("%s: %d of %d weights loaded; %s", checkpoint, len(fitting), len(ours), rest)
-    # into `ours`, not a new dict: it holds the versions of the modules' layouts, which some modules ask for
-    ours.update({name: shard_like(value, ours[name]) if shard_like else value for name, value in fitting.items()})
-    model.load_state_dict(ours)
-    if optimizer is not None:
-        if not state.get("optim_dict"):
-            raise UserError(f"{checkpoint}: has no state of the optimizer")
-        try:
-            optimizer.load_state_dict(state["optim_dict"])
-        except LOADING_ERRORS as error:
-            raise UserError(f"{checkpoint}: the state is that of another optimizer: {error}") from None
 
 
 def set_seed(seed, epoch=0):
@@ -399,7 +377,8 @@ def set_seed(seed, epoch=0):
 
 
 def __getattr__(name):
-    """Find the classic helpers that are kept elsewhere: `set_logger` and, for code of 2018, `RunningAverage`."""
-    if name in ("set_logger", "is_quiet"):
-        return getattr(importlib.import_module("toolkit.core.log"), name)
+    """Find the helpers that are elsewhere: `set_logger`, `load_weights` and, for code of 2018, `RunningAverage`."""
+    if name in ("set_logger", "is_quiet", "load_weights"):
+        module = "toolkit.core.weights" if name == "load_weights" else "toolkit.core.log"
+        return getattr(importlib.import_module(module), name)
     return importlib.import_module("toolkit.core.tools").find_classic_helper(__name__, name)

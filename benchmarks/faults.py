@@ -8,6 +8,7 @@ kills         a run is killed (SIGKILL) at a random moment, mostly while it writ
 write_errors  a call that writes fails with ENOSPC, EIO or EACCES: one line, or a warning; then as above
 params        a params.json, mutated by Hypothesis: no traceback, no file changed
 checkpoints   a last.pth.tar, mutated likewise
+attacks       each way of ATTACKS to get wrong results from a finished run: refused in one line that names the cause
 """
 
 import argparse
@@ -29,6 +30,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+import torch  # noqa: E402
 from mutations import mutated_checkpoints, mutated_params  # noqa: E402
 from PIL import Image  # noqa: E402
 from processes import Script  # noqa: E402
@@ -37,6 +39,7 @@ from tabulate import tabulate  # noqa: E402
 
 import utils  # noqa: E402
 from toolkit.core.history import unpacked  # noqa: E402
+from toolkit.core.lock import ExperimentLock  # noqa: E402
 from toolkit.datasets.builder import build  # noqa: E402
 from toolkit.datasets.sources import digits  # noqa: E402
 
@@ -162,6 +165,89 @@ def fail_to_write(project, folder, rng):
     return name, process.returncode
 
 
+def spoil_weights(change):
+    """Return a function that puts other weights into the best checkpoint of an experiment."""
+
+    def spoil(experiment):
+        state = utils.read_checkpoint(experiment / "best.pth.tar")
+        weights = state["state_dict"]
+        weights |= {name: change(weight) for name, weight in weights.items() if weight.is_floating_point()}
+        torch.save(state, experiment / "best.pth.tar")
+
+    return spoil
+
+
+def append_to(file, text):
+    """Return a function that appends text to a file beside an experiment."""
+
+    def spoil(experiment):
+        with open(experiment.parent / file, "a", encoding="utf-8") as opened:
+            opened.write(text)
+
+    return spoil
+
+
+def change_params(**values):
+    """Return a function that changes the params.json of an experiment."""
+
+    def spoil(experiment):
+        file = experiment / "params.json"
+        file.write_text(json.dumps(utils.read_json(file) | values), encoding="utf-8")
+
+    return spoil
+
+
+def train_at_the_same_time(experiment):
+    """Hold the lock of an experiment under another host's name, and delete what says who holds it."""
+    lock = ExperimentLock(experiment)
+    lock.acquire()
+    (experiment / ".lock").unlink()
+    held.append(lock)  # else it is released here
+
+
+held = []
+ATTACKS = {  # name: (what is done to a finished run, the script that is started then, what its line has to name)
+    "weights of float64": (spoil_weights(torch.Tensor.double), "evaluate", "torch.float64 there"),
+    "weights of integers": (spoil_weights(torch.Tensor.long), "evaluate", "torch.int64 there"),
+    "complex weights": (spoil_weights(lambda weight: weight + 0j), "evaluate", "torch.complex64 there"),
+    "sparse weights": (spoil_weights(torch.Tensor.to_sparse), "evaluate", "torch.sparse_coo there"),
+    "weights without values": (spoil_weights(lambda weight: weight.to("meta")), "evaluate", "without values there"),
+    "weights that are NaN": (spoil_weights(lambda weight: weight * torch.nan), "evaluate", "contains NaN"),
+    "an edited network": (
+        append_to("model/net.py", "\nLIMIT = 3\n"),
+        "evaluate",
+        "model/net.py: 'LIMIT = 3' was added",
+    ),
+    "an edited loader": (append_to("model/data_loader.py", "\nLIMIT = 3\n"), "evaluate", "model/data_loader.py: "),
+    "another split": (
+        change_params(num_folds=5),
+        "evaluate --split val",
+        "other splits of the data (num_folds 0, ",
+    ),
+    "an edited network, resumed": (append_to("model/net.py", "\nLIMIT = 3\n"), "train", "--accept_code_changes"),
+    "a second training": (train_at_the_same_time, "train", "is training here"),
+    "a missing checkpoint": (lambda experiment: (experiment / "best.pth.tar").unlink(), "evaluate", "it has last"),
+}
+
+
+def attack(project, folder):
+    """Attack copies of a finished run. Return a list of failures."""
+    failures, finished = [], folder / "attacked"
+    project.copy(finished)
+    finish(project.arguments(finished))
+    for name, (spoil, script, message) in ATTACKS.items():
+        place = folder / f"attack-{name}"
+        shutil.copytree(finished, place)
+        spoil(place / project.place)
+        script, *options = script.split()
+        process = Script(script, *project.arguments(place), *options)
+        out, err = process.communicate()
+        if (process.returncode, err.count("\n")) != (2, 1) or message not in err:
+            failures.append(f"{name}: exit code {process.returncode}: {out}\n{err}")
+            print(failures[-1], file=sys.stderr, flush=True)
+    return failures
+
+
 def repeat(what, projects, folder, total, jobs, seed, counts):
     """Call what(project, folder, rng) side by side until counts(results) is `total`. Returns (results, failures)."""
     results, failures, lock, numbers = [], [], threading.Lock(), itertools.count()
@@ -240,6 +326,9 @@ def main():
                 f"{sum(code == 2 for code in codes)} refused with one line, {sum(code == 0 for code in codes)} valid"
             )
             rows.append([name, len(codes), details, len(found)])
+        found = attack(projects[0], folder)
+        failures += found
+        rows.append(["attacks", len(ATTACKS), f"{len(ATTACKS) - len(found)} refused with one line", len(found)])
     print(tabulate(rows, ["what", "number", "what came of them", "failures"], tablefmt="pipe"))
     sys.exit(1 if failures else 0)
 

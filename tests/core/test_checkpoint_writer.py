@@ -1,5 +1,8 @@
 """A checkpoint is of the moment it was taken, though it is written while the training goes on."""
 
+import os
+import time
+
 import pytest
 import torch
 
@@ -79,3 +82,20 @@ def test_nothing_is_written_to_a_folder_that_took_the_place_of_its_own(checkpoin
     with pytest.raises(UserError, match="was moved or replaced during training"):
         checkpoints.save(state_of(), "now")
     assert not list(checkpoints.folder.iterdir())
+
+
+def test_the_next_one_is_due_after_as_many_minutes_as_params_json_says(checkpoints):
+    assert 299 < checkpoints.due_at - time.monotonic() <= 300
+    checkpoints.save(state_of(), "now")
+    checkpoints.wait()
+    assert 299 < checkpoints.due_at - time.monotonic() <= 300
+
+
+@pytest.mark.skipif(os.name != "posix", reason="folders cannot be synced on Windows")
+def test_a_checkpoint_is_on_the_disk_before_it_gets_its_name_and_so_is_the_name(checkpoints, monkeypatch):
+    calls, sync, replace = [], os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: (calls.append("sync"), sync(fd)))
+    monkeypatch.setattr(os, "replace", lambda old, new: (calls.append("rename"), replace(old, new)))
+    checkpoints.save(state_of(), "now")
+    checkpoints.wait()
+    assert calls == ["sync", "rename", "sync"]

@@ -18,6 +18,7 @@ from project_kinds import LOADER, NET, differences, outcome, own_model
 
 import evaluate
 import train
+import utils
 from toolkit.core.task import import_model_package
 
 
@@ -374,11 +375,9 @@ def test_where_no_checkpoint_can_be_read_nothing_is_touched(call, trained, tmp_p
 @pytest.mark.parametrize("name", ["curves.png", "tensorboard", "train.log"])
 def test_what_can_be_done_without_does_not_stop_the_training(call, experiment, name):
     """A folder or a file where the other should be: it cannot be written, whoever tries."""
-    blocked = experiment.folder / (f".{name}.{os.getpid()}.tmp" if name == "curves.png" else name)
+    blocked = experiment.folder / (f".{name}{utils.ending_of_unfinished()}" if name == "curves.png" else name)
     blocked.write_text("in the way") if name == "tensorboard" else (blocked / "in the way").mkdir(parents=True)
     if name == "train.log":
-        import utils
-
         utils.set_logger(blocked)
         code, out, err = call(lambda argv: train.train_and_evaluate(*classic(experiment)))
         utils.set_logger()
@@ -455,7 +454,7 @@ def test_an_evaluation_of_a_checkpoint_that_is_replaced_meanwhile_is_not_kept(
     monkeypatch.setattr(place, name, and_then_a_better_epoch)
     code, _, err = call(evaluate.main, "--model_dir", folder, "--data_dir", trained.data_dir)
     assert (code, err.count("\n")) == (2, 1)
-    assert "best.pth.tar: it was replaced while it was evaluated; evaluate it again" in err
+    assert "best.pth.tar: was replaced during the evaluation; evaluate again" in err
     assert snapshot(folder).keys() - before == {"test_looks.json", ".test_looks.json.lock"}
 
 

@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT, optional, snapshot
 from processes import finished, start, wait_for
 
-from toolkit.core.lock import ExperimentLock, InUse, is_alive, read_owner
+from toolkit.core.lock import ExperimentLock, InUse, is_alive, read_owner, remove_leftovers
 
 ACQUIRE = "import sys; from toolkit.core.lock import ExperimentLock; ExperimentLock(sys.argv[1]).acquire()"
 
@@ -39,7 +39,7 @@ def test_reading_the_status_of_an_experiment_does_not_release_its_lock(tmp_path)
     lock = ExperimentLock(tmp_path)
     lock.acquire()
     assert is_alive(read_owner(tmp_path / ".lock"))
-    assert status_of(tmp_path, {".lock"}, {}) == ("running", "")
+    assert status_of(tmp_path, {"sessions": []}, {}) == ("running", "")
     assert "InUse" in refusal_of_another_process(tmp_path)
     lock.release()
 
@@ -187,3 +187,41 @@ def test_the_lock_is_free_at_once_when_its_holder_lets_go(tmp_path):
         lock.acquire()  # again, by the same: nothing happens
         lock.release()
         assert not list(tmp_path.glob(".*"))
+
+
+def test_what_a_killed_process_was_writing_is_removed_by_the_next_one_and_nothing_else(tmp_path):
+    finished = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    dead, host = finished.stdout.strip(), socket.gethostname()
+    gone = [
+        f".metrics_test_best.json.{dead}@{host}.tmp",
+        f".results.png.{dead}.tmp",
+        f".d.building-x.{dead}@{host}.tmp",
+    ]
+    kept = [f".metrics.json.{os.getppid()}@{host}.tmp", f".metrics.json.{dead}@elsewhere.tmp", ".notes.tmp", "x.1.tmp"]
+    for name in gone[:2] + kept:
+        (tmp_path / name).touch()
+    (tmp_path / gone[2] / "new").mkdir(parents=True)
+    remove_leftovers(tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} >= set(kept) and not any((tmp_path / n).exists() for n in gone)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no SIGKILL")
+def test_a_write_that_was_killed_leaves_nothing_once_the_experiment_is_evaluated_again(experiment, call):
+    import evaluate
+    import train
+
+    call(train.main, *experiment.arguments, "--max_steps", 30)
+    die = "import os, sys, utils\nwith utils.open_whole(sys.argv[1]) as file:\n    file.write(b'x')\n    os.kill(os.getpid(), 9)"
+    subprocess.run([sys.executable, "-c", die, str(experiment.folder / "metrics_test_best.json")], cwd=ROOT)
+    assert len(list(experiment.folder.glob(".metrics_*.tmp"))) == 1
+    assert call(evaluate.main, *experiment.arguments)[0] == 0
+    assert not list(experiment.folder.glob(".*.tmp"))
+
+
+def test_a_holder_with_another_host_name_is_refused_all_the_same(tmp_path):
+    lock = ExperimentLock(tmp_path)
+    lock.acquire()
+    named = ACQUIRE.replace("import sys;", "import socket, sys; socket.gethostname = lambda: 'another';")
+    done = subprocess.run([sys.executable, "-c", named, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
+    assert "InUse" in done.stderr and lock.is_held
+    lock.release()

@@ -1,6 +1,11 @@
+import re
+import sys
+
 import numpy as np
 import pytest
 import torch
+from processes import finished
+from project_kinds import LOADER, own_model
 from torch import nn
 
 import train
@@ -38,7 +43,9 @@ def test_whoever_asks_for_too_much_the_line_says_what_to_try(experiment, ask):
         ask()
     assert str(found.value).startswith("cpu: out of memory while training with batch_size 64: ")
     assert "GiB was the peak" in str(found.value) and "GiB is the total" in str(found.value)
-    assert str(found.value).endswith('; try "batch_size": 32 with "accumulation_steps": 2, or "precision": "bf16"')
+    assert str(found.value).endswith(
+        '; try "batch_size": 32 with "accumulation_steps": 2, or "precision": "bf16", or a smaller network'
+    )
     assert "\n" not in str(found.value)
 
 
@@ -83,3 +90,42 @@ def test_a_run_that_runs_out_of_memory_says_where(experiment, in_training):
     assert f"{ENDLESS / 2**30:.2f} GiB more was asked for" in str(found.value)
     assert "precision" not in str(found.value)
     assert ("batch by batch" in str(found.value)) == (not in_training)
+
+
+DIES = """
+import os, signal
+
+class Images(Images):
+    def __getitem__(self, indices):
+        if torch.utils.data.get_worker_info() is not None and 5 in indices:
+            {how}
+        return super().__getitem__(indices)
+
+
+def fetch_dataloader(types, data_dir, params):
+    loaders = {{}}
+    params.declare(Hyperparameters)
+    params.add_facts(read_image_facts(data_dir), source=f"{{data_dir}}/dataset.json")
+    for split in types:
+        data = Images(data_dir, split, params)
+        batches = BatchIndices(len(data), params.batch_size, shuffle=split == "train")
+        loaders[split] = DataLoader(data, sampler=batches, batch_size=None, num_workers=2 * (split == "train"))
+    return loaders
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("os.kill(os.getpid(), signal.SIGKILL)", "(is killed by signal: Killed|exited unexpectedly)"),
+        ("os._exit(3)", "exited unexpectedly"),
+    ],
+)
+def test_a_data_loading_worker_that_dies_is_a_line_with_the_likely_cause(experiment, how, said):
+    own_model(experiment, loader=LOADER + DIES.format(how=how))
+    experiment.write(batch_size=32)
+    code, out, err = finished(*experiment.arguments)
+    assert code == 2 and err.count("\n") == 1, err
+    assert "Traceback" not in out
+    assert re.search(f"a data-loading worker {said}: ", err) and "num_workers" in err and "/dev/shm" in err

@@ -1,15 +1,18 @@
 """A batch is a function of (seed, epoch, number): whatever came before, and whichever process loads it."""
 
+import itertools
 import random
 import time
 
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler, Subset
 
-from toolkit.core.resumable_batches import ResumableBatches, resumable_batches
+import train
+from toolkit.core.resumable_batches import ResumableBatches, log_once, resumable_batches
 from toolkit.core.seeds import generators_of, mix, seed_all
+from utils import Params
 
 
 class Noise(Dataset):
@@ -180,3 +183,78 @@ def test_streams_and_numbers_give_different_values():
     means, correlation = np.mean(firsts, axis=0), np.corrcoef(np.array(firsts).T)
     assert np.abs(means - 0.5).max() < 0.03
     assert np.abs(correlation - np.eye(3)).max() < 0.08
+
+
+class OwnLength:
+    """A loader of one's own that gives another number of batches than its length; None: it never ends."""
+
+    def __init__(self, count, length):
+        self.count, self.length = count, length
+
+    def __len__(self):
+        return self.length
+
+    def __iter__(self):
+        for number in itertools.count() if self.count is None else range(self.count):
+            yield torch.full((2, 1), float(number)), torch.zeros(2)
+
+
+class Forever(Sampler):
+    def __len__(self):
+        return 6
+
+    def __iter__(self):
+        return itertools.cycle(range(20))
+
+
+@pytest.mark.parametrize(
+    ("count", "word"), [(None, "more batches than its length"), (4, "gave 4 batches, but"), (6, "")]
+)
+@pytest.mark.parametrize("join_last", [False, True])
+def test_an_epoch_ends_with_the_length_of_the_loader_and_another_number_is_told_once(caplog, count, word, join_last):
+    log_once.cache_clear()
+    batches = ResumableBatches(OwnLength(count, 6), seed=1)
+    for epoch in (1, 2):
+        found = [inputs[0].item() for inputs, _ in batches.batches(epoch, start=1, join_last=join_last)]
+        assert found == list(range(1, count or 6))[:5]
+    assert len(caplog.messages) == bool(word) and word in "".join(caplog.messages)
+
+
+def test_a_sampler_that_never_ends_gives_as_many_batches_as_it_says():
+    batches = ResumableBatches(DataLoader(Noise(), 1, sampler=Forever()), seed=1)
+    assert drawn(batches, 1)[:, 0].tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_loader_that_never_ends_is_trained_on_for_its_length(tmp_path):
+    (tmp_path / "params.json").write_text("{}")
+    model = torch.nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    steps = []
+    optimizer.register_step_post_hook(lambda *arguments: steps.append(1))
+    train.train(model, optimizer, lambda o, y: o.mean(), OwnLength(None, 6), {}, Params(tmp_path / "params.json"))
+    assert len(steps) == 6
+
+
+def test_each_epoch_has_an_order_of_its_own_and_set_epoch_gets_its_number():
+    orders = [
+        drawn(ResumableBatches(DataLoader(Noise(), 5, shuffle=True), 1), epoch)[:, 0].tolist() for epoch in (1, 2)
+    ]
+    assert orders[0] != orders[1]
+    sampler = DistributedSampler(Noise(), num_replicas=2, rank=0)
+    list(ResumableBatches(DataLoader(Noise(), 5, sampler=sampler), seed=1).batches(3))
+    assert sampler.epoch == 3
+
+
+def test_a_last_batch_of_two_stays_alone_and_one_of_one_is_joined():
+    for size, sizes in ((6, [6, 6, 6, 2]), (19, [20])):
+        batches = ResumableBatches(DataLoader(Noise(), size), seed=1).batches(1, join_last=True)
+        assert [len(batch) for batch in batches] == sizes
+
+
+def test_a_step_and_the_loading_of_any_other_batch_draw_different_numbers():
+    """Streams must not be added to numbers: batch n + 1 would be loaded with the draws of step n."""
+    firsts = set()
+    for number, stream in itertools.product(range(20), range(3)):
+        seed_all(1, 1, number, stream)
+        firsts.add(torch.rand(()).item())
+    assert len(firsts) == 60

@@ -1,8 +1,11 @@
 """A run that was interrupted is the run that was not, to the last bit."""
 
 import csv
+import functools
 import json
 import os
+import random
+import re
 import shutil
 import signal
 import sys
@@ -146,8 +149,6 @@ class OwnBatches:
     """As CS230's template for texts: an iterator of the user's own, on Python's generator."""
 
     def __iter__(self):
-        import random
-
         order = list(range(60))
         random.shuffle(order)
         for start in range(0, 60, 7):
@@ -166,6 +167,35 @@ class Noisy(Dataset):
         return torch.rand(3) + i / 60, i % 2
 
 
+class InSlots:
+    """A transform whose generator is in a slot, and further ones in a closure and in an argument of a partial."""
+
+    __slots__ = ("own",)
+
+    def __init__(self):
+        self.own = np.random.default_rng(5)
+
+    def __call__(self, number):
+        return number + self.own.random()
+
+
+def in_closure(generator):
+    return lambda: generator.random()
+
+
+class WithHiddenGenerators(Noisy):
+    def __init__(self):
+        self.transforms = {"deep": [[(InSlots(),)]]}
+        self.closure, self.part = (
+            in_closure(random.Random(3)),
+            functools.partial(random.Random.random, random.Random(7)),
+        )
+
+    def __getitem__(self, i):
+        drawn = self.transforms["deep"][0][0][0](self.closure() + self.part())
+        return torch.full((3,), drawn) + i / 60, i % 2
+
+
 class Subclassed(DataLoader):
     pass
 
@@ -175,6 +205,7 @@ LOADERS = {
         TensorDataset(torch.linspace(0, 1, 180).view(60, 3), torch.arange(60) % 2), 7, shuffle=True
     ),
     "a subclass of DataLoader": lambda: Subclassed(Noisy(), 7, shuffle=True),
+    "generators in slots, closures and partial functions": lambda: DataLoader(WithHiddenGenerators(), 7, shuffle=True),
     "an iterable dataset": lambda: DataLoader(Items(), 7),
     "an iterable dataset with persistent workers": lambda: DataLoader(
         Items(), 7, num_workers=1, persistent_workers=True
@@ -197,7 +228,7 @@ class Small(nn.Module):
 METRICS = {"accuracy": lambda outputs, labels: float((outputs.argmax(1) == labels).mean())}
 
 
-def session(folder, loader, max_steps=None, **values):
+def session(folder, loader, max_steps=None, metrics=None, **values):
     """Train as the library's functions are called from a notebook, with a schedule, a scaler and a moving average."""
     utils.set_logger()
     folder.mkdir(exist_ok=True)
@@ -219,7 +250,7 @@ def session(folder, loader, max_steps=None, **values):
         loader,
         optimizer,
         nn.functional.cross_entropy,
-        METRICS,
+        metrics or METRICS,
         params,
         folder,
         max_steps=max_steps,
@@ -506,3 +537,94 @@ def test_schedules_follow_a_new_learning_rate(make):
             rates[-1].append(optimizer.param_groups[0]["lr"])
     assert rates[1][:6] == rates[0][:6]
     assert rates[1][6:] == pytest.approx([2 * rate for rate in rates[0][6:]], rel=0.01)
+
+
+def test_a_monitored_metric_that_is_nan_is_told_once_is_never_the_best_and_patience_counts_it(tmp_path, caplog):
+    values = {"monitor": "auroc", "early_stopping_patience": 2, "num_epochs": 6}
+    caplog.set_level("INFO")
+    session(tmp_path / "later", LOADERS["tensors"](), metrics={"auroc": Sometimes(1)}, **values)
+    assert caplog.text.count("val auroc, which selects the best checkpoint, is nan: epoch 2 cannot be it") == 1
+    assert "Stopped early: auroc did not improve in 2 epochs" in caplog.text
+    state = utils.read_checkpoint(tmp_path / "later" / "last.pth.tar")
+    assert (state["epoch"], state["best"]["epoch"]) == (3, 1)
+    caplog.clear()
+    session(tmp_path / "always", LOADERS["tensors"](), metrics={"auroc": Sometimes(0)}, **values)
+    assert caplog.text.count("is nan: epoch 1 cannot be it") == 1
+    assert "No epoch is the best: val auroc was always nan" in caplog.text
+    state = utils.read_checkpoint(tmp_path / "always" / "last.pth.tar")
+    assert (state["epoch"], state["best"]) == (2, None)
+    assert not list((tmp_path / "always").glob("*best*"))
+    record = json.loads((tmp_path / "always" / "run.json").read_text(), parse_constant=pytest.fail)
+    assert record["best"] is None
+    for steps in (4, 20, None):
+        session(tmp_path / "resumed", LOADERS["tensors"](), steps, metrics={"auroc": Sometimes(0)}, **values)
+    assert utils.read_checkpoint(tmp_path / "resumed" / "last.pth.tar")["epoch"] == 2
+
+
+class Sometimes:
+    """A metric that is a number in the first epochs, and nan afterwards; it is computed for training and validation."""
+
+    def __init__(self, epochs):
+        self.left = 2 * epochs
+
+    def __call__(self, outputs, labels):
+        self.left -= len(labels) == 60
+        return 0.5 if self.left >= 0 else float("nan")
+
+
+@pytest.mark.parametrize("change", [{"values": torch.zeros(1, 3).expand(10**10, 3)}, {"values": torch.zeros(9, 3)}])
+def test_a_history_of_absurd_length_is_named_as_damaged(tmp_path, change):
+    session(tmp_path / "run", LOADERS["tensors"](), 10)
+    file = tmp_path / "run" / "last.pth.tar"
+    state = utils.read_checkpoint(file)
+    state["history"] = [{"columns": ["epoch", "train_loss", "val_loss"]} | change]
+    torch.save(state, file)
+    (tmp_path / "run" / "previous.pth.tar").unlink()
+    with pytest.raises(utils.UserError, match=r"last.pth.tar: .*damaged.*--restart"):
+        session(tmp_path / "run", LOADERS["tensors"]())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on the size of files")
+def test_a_full_disk_is_said_with_what_is_saved_and_how_to_go_on(tmp_path, monkeypatch, caplog):
+    saved = utils.save_checkpoint
+
+    def full(state, *arguments):
+        if state["step"] == 5:
+            try:
+                raise OSError(28, "No space left on device")
+            except OSError as error:
+                raise utils.UserError("last.pth.tar: cannot be written: No space left on device") from error
+        saved(state, *arguments)
+
+    caplog.set_level("INFO")
+    monkeypatch.setattr(utils, "save_checkpoint", full)
+    with pytest.raises(utils.UserError, match="No space left"):
+        session(tmp_path / "run", LOADERS["tensors"]())
+    assert re.search(r"Stopped by an error; saved in epoch 1 after batch [46]. To resume, run the same", caplog.text)
+
+
+@pytest.mark.parametrize("values", [{"weight_decay": 0.1}, {"dropout": 0.3}, {"batch_size": 7}])
+def test_what_changes_the_result_is_refused_in_the_middle_of_a_run(tmp_path, values):
+    session(tmp_path / "run", LOADERS["tensors"](), 4)
+    with pytest.raises(utils.UserError, match=f"of a run with another {next(iter(values))}"):
+        session(tmp_path / "run", LOADERS["tensors"](), **values)
+
+
+def test_an_optimizer_state_that_is_not_of_these_parameters_is_refused(tmp_path):
+    session(tmp_path / "run", LOADERS["tensors"](), 4)
+    file = tmp_path / "run" / "last.pth.tar"
+    state = utils.read_checkpoint(file)
+    state["optim_dict"]["state"][0]["momentum_buffer"] = torch.zeros(1)
+    torch.save(state, file)
+    with pytest.raises(utils.UserError, match="is damaged: momentum_buffer of the optimizer"):
+        session(tmp_path / "run", LOADERS["tensors"]())
+
+
+def test_the_results_of_an_epoch_that_a_kill_left_out_are_written_when_the_run_is_resumed(tmp_path):
+    session(tmp_path / "run", LOADERS["tensors"](), 9)
+    names = ["history.csv", "metrics_val_best_weights.json", "metrics_val_last_weights.json"]
+    before = [(tmp_path / "run" / name).read_text() for name in names]
+    for name in names:
+        (tmp_path / "run" / name).unlink()
+    session(tmp_path / "run", LOADERS["tensors"](), 10)
+    assert [(tmp_path / "run" / name).read_text() for name in names] == before

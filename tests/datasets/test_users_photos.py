@@ -12,6 +12,7 @@ from PIL import Image
 from sklearn.datasets import load_digits, load_sample_image
 
 import build_dataset
+import utils
 
 PHOTO = load_sample_image("flower.jpg")  # (427, 640, 3)
 posix = pytest.mark.skipif(sys.platform != "linux", reason="needs links and names of bytes")
@@ -239,7 +240,7 @@ def test_a_build_that_was_killed_is_cleaned_up_by_the_next(call, tmp_path):
     code = "import os, sys; from toolkit.datasets.dataset_folder import write_folder; from pathlib import Path\n"
     code += "with write_folder(Path(sys.argv[1])) as new: (new / 'half').write_text(''); os._exit(9)"
     assert run_process(sys.executable, "-c", code, tmp_path / "data" / "y").returncode == 9
-    ours = f".z.building-{os.getpid()}@{os.uname().nodename}-a" if hasattr(os, "uname") else ".z.building-a"
+    ours = f".z.building-a{utils.ending_of_unfinished()}"
     (tmp_path / ours).mkdir()  # of a process that is alive
     assert len(list(tmp_path.glob(".y.building-*"))) == 1
     assert build(call, source)[0] == 0

@@ -207,3 +207,18 @@ def test_mistakes_are_told_in_a_line(project, call, mistake):
     assert (code, error.count("\n")) == (2, 1)
     assert message in error
     assert not (project / "experiment" / "reproduced-1").exists()
+
+
+@pytest.mark.parametrize("factor, code", [(1.001, 0), (1.1, 2)])
+def test_with_other_versions_numbers_may_differ_in_the_last_digits_only(project, call, factor, code):
+    folder = project / "experiment"
+    (session,) = json.loads((folder / "run.json").read_text())["sessions"]
+    edit(folder, sessions=[session | {"versions": session["versions"] | {"numpy": "1.0"}}])
+    header, row = (folder / "history.csv").read_text().splitlines()
+    cells = row.split(",")
+    place = header.split(",").index("val_loss")
+    cells[place] = str(float(cells[place]) * factor)
+    (folder / "history.csv").write_text(f"{header}\n{','.join(cells)}\n")
+    found, out, error = call(verify, "--reproduce", folder)
+    assert found == code
+    assert "Reproduced, but not to the last bit: 8 of the 9 numbers" in out if code == 0 else "not reproduced" in error

@@ -14,6 +14,7 @@ from pydantic.dataclasses import dataclass
 import utils
 from toolkit.core.history import packed, unpacked
 from toolkit.core.sharded_tensors import divided_like, whole
+from toolkit.core.weights import load_weights
 from utils import UserError
 
 STRICT = ConfigDict(strict=True)  # what is read from a file has the declared types, or is refused
@@ -59,6 +60,7 @@ class TrainState:
     best: Best | None = None  # the epoch of best.pth.tar
     params: dict[str, JsonValue] = Field(default_factory=dict)  # hyperparameters, with the declared defaults
     dataset: dict[str, JsonValue] = Field(default_factory=dict)  # fingerprint and facts of the data
+    code: dict[str, str] = Field(default_factory=dict)  # name -> source of the files in model/
     restored_from: str | None = None  # the checkpoint whose weights the run started with
     restored_sha256: str | None = None  # first 16 digits of the SHA-256 of that file
 
@@ -73,8 +75,8 @@ class TrainState:
     def check_consistency(self):
         if not all("epoch" in row and "val_loss" in row for row in self.history):
             raise ValueError("history: a row without epoch or val_loss")
-        if self.history and (self.best is None or self.history[-1]["epoch"] != self.epoch):
-            raise ValueError("history: does not end with the last epoch, or has no best one")
+        if self.history and [row["epoch"] for row in self.history] != list(range(1, self.epoch + 1)):
+            raise ValueError("history: does not have a row for each epoch")
         batches = 0 if self.tally is None else len(self.tally.sizes)
         if not batches <= self.batches_done <= 2 * batches:  # a last batch of one sample joins the one before it
             raise ValueError("tally: has another number of batches than batches_done")
@@ -196,7 +198,7 @@ def restore(checkpoint, model, optimizer, stateful):
             for number, values in content["optim_dict"]["state"].items():
                 same = [k for k, v in values.items() if getattr(v, "shape", None) == parameters[number].shape]
                 values |= {name: divided_like(values[name], parameters[number]) for name in same}
-    utils.load_weights(content, file, model, optimizer, shard_like=divided_like)
+    load_weights(content, file, model, optimizer, shard_like=divided_like)
     check_optimizer(optimizer, file)
     saved = content.get("stateful", {})
     if saved.keys() != stateful.keys() and state.params:  # CS230's checkpoints have no params, and nothing else

@@ -10,6 +10,8 @@ from tabulate import tabulate
 
 import utils
 from toolkit.core import processes
+from toolkit.core.lock import remove_leftovers
+from toolkit.core.text import list_some
 from utils import UserError, without_notes
 
 SAMPLE_FACTS = ("fingerprint", "counts", "mean", "std")  # differ between samples of the same kind (size, classes, ...)
@@ -51,6 +53,25 @@ def check_same_data(theirs, params, file, advice, allow=False):
         raise UserError(f"{file}: was trained on another dataset ({difference}); {advice}")
     logging.warning("%s was trained on another dataset (%s)", file, difference)
     return False
+
+
+def check_same_split(theirs, params, names, file, allow=False):
+    """Return True if the hyperparameters `names`, which the loader has read, are `theirs`, those of a checkpoint.
+
+    Those of the training loop do not choose samples, except the seed. If others differ, raise UserError; with `allow`,
+    return False.
+    """
+    ours = as_json(params.hyperparameters)
+    theirs = as_json(params.defaults) | theirs if theirs else ours  # CS230's checkpoints do not hold them
+    names = {name for name in names if name == "seed" or name not in utils.Hyperparameters.model_fields}
+    names |= set() if dataset_of(params) else {"dataset"}  # else its fingerprint says whether it is the same
+    changed = [f"{n} {theirs.get(n)}, now {ours[n]}" for n in sorted(names & ours.keys()) if theirs.get(n) != ours[n]]
+    if changed and not allow:
+        raise UserError(
+            f"{file}: was trained on other splits of the data ({'; '.join(changed)}): put back what params.json had, "
+            f"or allow it with --other_data"
+        )
+    return not changed
 
 
 def changed_params(checkpoint, params):
@@ -120,14 +141,29 @@ def free_name(folder, name, ending=""):
     return folder / f"{name}-{max(numbers, default=0) + 1}{ending}"
 
 
+def check_experiment(model_dir):
+    """Raise UserError if there is no params.json in `model_dir`: it is a misspelled name, or the file itself."""
+    folder = Path(model_dir)
+    if folder.is_file():
+        raise UserError(f"{folder}: is a file; --model_dir is the folder that it is in: {folder.parent}")
+    if not (folder / "params.json").exists():
+        known = sorted(path.parent.name for path in folder.parent.glob("*/params.json"))
+        near, there = utils.similar(folder.name, known), list_some(known, 5) or "none"
+        advice = f"an experiment is a folder with a params.json in it; in {folder.absolute().parent} there is {there}"
+        advice = f"did you mean {folder.parent / near}?" if near else advice
+        raise UserError(f"{folder / 'params.json'}: no such file; {advice}")
+
+
 def find_checkpoint(model_dir, restore_file):
     """Return the path of a checkpoint, which exists: a name in the experiment's folder ("best"), or a path."""
     for path in (Path(model_dir) / f"{restore_file}.pth.tar", Path(model_dir) / restore_file, Path(restore_file)):
         if path.is_file():
             return path
-    raise UserError(
-        f"{restore_file}: no such checkpoint, neither in {model_dir} nor as a path; train.py writes best and last"
-    )
+    names = [path.name.removesuffix(".pth.tar") for path in sorted(Path(model_dir).glob("*.pth.tar"))]
+    advice = f"it has {', '.join(names)}: choose one with --restore_file"
+    if not names:
+        advice = f"it is not trained yet: python train.py --model_dir {model_dir}"
+    raise UserError(f"{restore_file}: no such checkpoint, neither in {model_dir} nor as a path; {advice}")
 
 
 def name_of(checkpoint, model_dir):
@@ -162,10 +198,7 @@ def prepare_folder(folder, lock, resumed):
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
-        for file in folder.glob(".*.tmp"):  # left by a process that was killed while it wrote
-            with contextlib.suppress(OSError):
-                if "_" not in file.name:  # those with "_" may be written by evaluate.py just now
-                    file.unlink()
+        remove_leftovers(folder)
         for file, error in resumed.unreadable if resumed else ():
             aside = free_name(folder, "unreadable", f"-{file.name}")
             file.rename(aside)

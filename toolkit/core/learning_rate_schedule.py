@@ -54,8 +54,8 @@ class Progress:
 
     def update(self, value, mode):
         """Add the monitored metric of an epoch; `mode` is "max" or "min", whichever is better."""
-        is_first = self.best is None or math.isnan(self.best)
-        if is_first or (value > self.best if mode == "max" else value < self.best):
+        is_better = self.best is None or (value > self.best if mode == "max" else value < self.best)
+        if is_better and not math.isnan(value):
             self.best, self.epochs_without_improvement, self.epochs_since_decay = value, 0, 0
         else:
             self.epochs_without_improvement += 1

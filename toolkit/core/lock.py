@@ -8,6 +8,8 @@ import errno
 import json
 import logging
 import os
+import re
+import shutil
 import socket
 import sys
 from pathlib import Path
@@ -82,6 +84,15 @@ class ExperimentLock:
                 path.unlink()
         self.lock.release()
         self.identity = None
+
+
+def remove_leftovers(folder, pattern=".*.tmp"):
+    """Delete the files and folders in `folder` that a process of this machine was writing when it was killed."""
+    for path in Path(folder).glob(pattern):
+        process = re.search(r"\.(?P<pid>\d+)(@(?P<host>.+))?\.tmp$", path.name)
+        if process and not is_alive({"host": process["host"] or socket.gethostname(), "pid": process["pid"]}):
+            with contextlib.suppress(OSError):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def read_owner(path):

@@ -32,7 +32,9 @@ def set_logger(log_path=None, terminal=True, *, quiet=None):
     and errors; None keeps the current setting.
     """
     logger = logging.getLogger()
-    logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)  # only rank 0 reports
+    processes = sys.modules.get("toolkit.core.processes")  # None in scripts that do not train
+    is_silent = processes is not None and processes.launched_by_torchrun() and os.environ["RANK"] != "0"
+    logger.setLevel(logging.ERROR if is_silent else logging.INFO)  # only rank 0 reports
     quiet = is_quiet() if quiet is None else quiet
     for before in [handler for handler in logger.handlers if isinstance(handler, Log)]:
         logger.removeHandler(before)

@@ -1,4 +1,4 @@
-"""Memory: the peak that was used, the total of a device, and a one-line error with advice when it runs out."""
+"""Memory: the peak that was used, the total of a device, and one line with advice when it runs out or a worker dies."""
 
 import contextlib
 import math
@@ -16,6 +16,9 @@ if sys.platform != "win32":
 
 # what torch's other RuntimeErrors say: of MPS and CUDA, of cuBLAS and cuDNN, of the CPU
 MESSAGES = ("out of memory", "ALLOC_FAILED", "can't allocate memory", "not enough memory")
+
+
+SHARED_MEMORY = ("unable to allocate shared memory", "unable to open shared memory", "unable to write to file </torch_")
 
 
 class OutOfMemory(UserError):
@@ -55,10 +58,17 @@ def available_memory():
 
 @contextlib.contextmanager
 def memory_errors_in_a_line(params):
-    """Turn an error of this context that says that memory ran out into an OutOfMemory with one line of advice."""
+    """Turn an error of this context that memory ran out, or a data-loading worker died, into one line of advice."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
+        if "DataLoader worker (pid" in str(error) or any(message in str(error) for message in SHARED_MEMORY):
+            reason = re.search(r"is killed by signal: [\w ]+|exited unexpectedly", str(error))
+            raise UserError(
+                f"a data-loading worker {reason[0] if reason else 'has no shared memory'}: memory or /dev/shm is short "
+                f"(docker run --shm-size=8g), or the dataset's code crashed; take fewer num_workers, or 0, which shows "
+                f"an error of the dataset"
+            ) from error
         known = isinstance(error, MemoryError | torch.OutOfMemoryError)
         if not known and not any(message in str(error) for message in MESSAGES):
             raise
@@ -80,10 +90,11 @@ def advice(params, error, in_evaluation):
         doing, accumulation_steps = "training", 2 * params.accumulation_steps
         ways = [f'"batch_size": {params.batch_size // 2} with "accumulation_steps": {accumulation_steps}']
     if params.batch_size == 1:
-        ways = ["a smaller network"]
+        ways = []
     if params.precision == "fp32":
         ways.append('"precision": "bf16"')
     if in_evaluation:
         ways.append("metrics that accumulate batch by batch (objects with update, compute and reset)")
+    ways.append("a smaller network")
     ways = ", or ".join(ways)
     return f"{device}: out of memory while {doing} with batch_size {params.batch_size}: {', '.join(parts)}; try {ways}"

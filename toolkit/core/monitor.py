@@ -9,11 +9,12 @@ MODES |= dict.fromkeys(["loss", "rmse", "mae"], "min")  # for these names `monit
 
 
 def is_better(value, best, mode):
-    """Return True if `value` is at least as good as `best`, a float or None. As in CS230, a tie counts as better."""
-    if math.isnan(value):
-        return best is None
+    """Return True if `value` is at least as good as `best`, a float or None. As in CS230, a tie counts as better.
+
+    NaN is never better, and anything else is better than NaN.
+    """
     if best is None or math.isnan(best):
-        return True
+        return not math.isnan(value)
     return value >= best if mode == "max" else value <= best
 
 
@@ -36,6 +37,11 @@ def monitored(params, results):
     if mode is None:
         raise UserError(f'params.json: monitor is {name!r}; add "monitor_mode": "max" or "min", whichever is better')
     return name, mode
+
+
+def monitored_in(row, params):
+    """Return what `monitored` returns, for the results in a row of the history."""
+    return monitored(params, [name.removeprefix("val_") for name in row if name.startswith("val_")])
 
 
 def check_results(results, best, epoch, optimizer, params):

@@ -8,7 +8,7 @@ import torch
 from toolkit.core import processes
 from toolkit.core.forward_pass import gradient_scaler
 from toolkit.core.learning_rate_schedule import Progress, learning_rate_factor
-from toolkit.core.monitor import monitored
+from toolkit.core.monitor import monitored_in
 from toolkit.core.seeds import MODEL, generators_of, seed_all
 from toolkit.core.sharded_tensors import divided_like, local
 from utils import UserError
@@ -76,7 +76,7 @@ class Updates:
     def end_epoch(self, row):
         """Add the results of an epoch, a row of the history."""
         self.gradient_norms = []
-        monitor, mode = monitored(self.params, [name.removeprefix("val_") for name in row if name.startswith("val_")])
+        monitor, mode = monitored_in(row, self.params)
         self.progress.update(row[f"val_{monitor}"], mode)
 
     def summary(self):
@@ -141,6 +141,9 @@ class OptimizerStep:
     def average_gradients(self):
         """Make the gradients those of the mean loss over all samples of the step, in all processes together."""
         updates = self.updates
+        if self.number_in_epoch == 0 and any(p.grad is not None and p.grad.is_sparse for p in updates.parameters):
+            for group in updates.optimizer.param_groups:
+                group["fused"] = False  # fused optimizers do not take sparse gradients
         updates.scaler.unscale_(updates.optimizer)
         if updates.has_weights:
             gradients = [local(p.grad) for p in updates.parameters if p.grad is not None]

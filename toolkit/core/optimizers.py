@@ -8,6 +8,8 @@ import torch
 
 from utils import UserError
 
+TAKE_SPARSE = ("SGD", "Adagrad", "SparseAdam")  # gradients
+
 
 def optimizer_of(model, params):
     """Return the optimizer of torch.optim that `params.optimizer` names, for the trainable parameters of `model`.
@@ -30,21 +32,36 @@ def optimizer_of(model, params):
         matrices, vectors = [p for p in trained if p.ndim > 1], [p for p in trained if p.ndim < 2]
         decays = [(matrices, params.weight_decay), (vectors, 0.0)]
         groups = [{"params": group, "weight_decay": decay} for group, decay in decays if group]
-    takes = inspect.signature(kind).parameters
+    takes, is_sparse = inspect.signature(kind).parameters, any(getattr(m, "sparse", 0) is True for m in model.modules())
+    if is_sparse and params.optimizer not in TAKE_SPARSE:
+        raise UserError(
+            f"params.json: optimizer {params.optimizer} does not take the sparse gradients of "
+            f"nn.Embedding(sparse=True); choose one of {', '.join(TAKE_SPARSE)}, or leave out sparse=True"
+        )
     can_fuse = all(p.is_floating_point() and p.device.type in ("cpu", "cuda", "mps") for p in trained)
-    if "fused" in takes and can_fuse and not {"fused", "foreach", "differentiable"} & arguments.keys():
+    if (
+        "fused" in takes
+        and can_fuse
+        and not is_sparse
+        and not {"fused", "foreach", "differentiable"} & arguments.keys()
+    ):
         arguments["fused"] = True
     try:
         optimizer = kind(groups, **arguments)
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"params.json: torch.optim.{params.optimizer} refuses its arguments: {error}") from None
-    closure = inspect.signature(optimizer.step).parameters.get("closure")
-    if closure is not None and closure.default is closure.empty:  # of LBFGS, for one
-        raise UserError(
-            f"params.json: optimizer {params.optimizer} computes the loss several times a step, which "
-            f"the training loop does not do; choose another one"
-        )
+    refuse_closure(optimizer, "params.json")
     return optimizer
+
+
+def refuse_closure(optimizer, file):
+    """Raise UserError if an optimizer, chosen in `file`, computes the loss several times a step, as LBFGS does."""
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    if closure is not None and closure.default is closure.empty:
+        raise UserError(
+            f"{file}: optimizer {type(optimizer).__name__} computes the loss several times a step, which the training "
+            f"loop does not do; choose another one"
+        )
 
 
 def without_compiler():

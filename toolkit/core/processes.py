@@ -3,6 +3,7 @@
 Without torchrun there is one process, rank 0, and the functions here do nothing else than in a script of one process.
 """
 
+import logging
 import os
 import time
 from typing import Any
@@ -18,8 +19,13 @@ control: Any = None  # the gloo process group for everything that is not a tenso
 
 
 def launched_by_torchrun():
-    """Return True if this process is one of several, by the environment variables that torchrun sets."""
-    return int(os.environ.get("WORLD_SIZE", 1)) > 1 and "RANK" in os.environ
+    """Return True if this process is one of several, by the environment variables that torchrun sets.
+
+    Some of them may be left over from another job, or be set by a cluster that starts one process.
+    """
+    count, number = (os.environ.get(name, "") for name in ("WORLD_SIZE", "RANK"))
+    are_numbers = count.isdecimal() and number.isdecimal() and int(number) < int(count) > 1
+    return are_numbers and {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
 
 
 def restarted_by_torchrun():
@@ -36,7 +42,8 @@ def local_device_name(name):
     Raises:
         UserError: one GPU is named for several processes.
     """
-    if name is not None and name.startswith("cuda:") and int(os.environ.get("LOCAL_WORLD_SIZE", 1)) > 1:
+    is_several = launched_by_torchrun() and os.environ.get("LOCAL_WORLD_SIZE", "1") != "1"
+    if name is not None and name.startswith("cuda:") and is_several:
         raise UserError(f"--device {name}: torchrun gives each process its own GPU; write --device cuda")
     if launched_by_torchrun() and (name == "cuda" or (name is None and torch.cuda.is_available())):
         return f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
@@ -47,6 +54,12 @@ def initialize(device):
     """Connect to the other processes, if torchrun has started several; `device` is the torch.device of this one."""
     global control
     if not launched_by_torchrun() or distributed.is_initialized():
+        if os.environ.get("WORLD_SIZE", "1") != "1" and not distributed.is_initialized():
+            logging.warning(
+                "The environment variable WORLD_SIZE is %s, but RANK, MASTER_ADDR or MASTER_PORT do not fit: training "
+                "in one process; torchrun starts several",
+                os.environ["WORLD_SIZE"],
+            )
         return
     store, number, count = next(distributed.rendezvous("env://"))
     if os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:  # each machine counts its restarts alone

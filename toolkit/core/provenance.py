@@ -26,6 +26,7 @@ def provenance(project):
     """Return what is needed to reproduce this run, a dict for JSON; `project` is the `model/` folder."""
     import torch
 
+    project = os.path.abspath(project)
     return {
         "command": [os.path.basename(sys.executable), *sys.argv],
         "code": git_state(project),

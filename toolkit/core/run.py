@@ -13,6 +13,7 @@ import utils
 from toolkit.core import processes
 from toolkit.core.checkpoint import Best, TrainState, change_learning_rate, errors_as_damage, pack, read_last, restore
 from toolkit.core.checkpoint_writer import CheckpointWriter
+from toolkit.core.code_changes import code_of, refuse_changed_code
 from toolkit.core.device_batches import device_batches
 from toolkit.core.experiment_folder import (
     as_json,
@@ -23,7 +24,7 @@ from toolkit.core.experiment_folder import (
     prepare_folder,
 )
 from toolkit.core.lock import ExperimentLock
-from toolkit.core.monitor import check_results, is_better, monitored
+from toolkit.core.monitor import check_results, is_better, monitored, monitored_in
 from toolkit.core.optimizer_steps import OptimizerStep, Updates
 from toolkit.core.provenance import sha256
 from toolkit.core.resumable_batches import Batches, resumable_batches
@@ -34,6 +35,7 @@ from toolkit.core.sharded_tensors import divided_like
 from toolkit.core.sized_batches import join_last_sample
 from toolkit.core.stop_signals import EndOfSession, Pruned, StopSignals, way_of_ending
 from toolkit.core.totals import NonFiniteLoss
+from toolkit.core.weights import load_weights
 from utils import UserError
 
 
@@ -44,12 +46,17 @@ class RunOptions:
     restore_file: str | None = None  # checkpoint whose weights a new run starts with: a name in the folder, or a path
     restart: bool = False  # start over; the results of an earlier run are moved aside
     partial: bool = False  # take only the weights of restore_file that fit
+    accept_code_changes: bool = False  # resume a run although the code in model/ has changed since
     max_steps: int | None = None  # stop, as Ctrl-C does, after this number of steps in all
     report: Any = None  # called with (epoch, monitored metric) after each epoch; returns why to stop there, or None
 
     def __post_init__(self):
         if self.restore_file is not None:
             self.restore_file = str(self.restore_file)  # a Path could not be written to run.json
+        if self.max_steps is not None and self.max_steps < 1:
+            raise UserError(f"--max_steps is {self.max_steps}; it should be 1 or more")
+        if self.partial and self.restore_file is None:
+            raise UserError("--partial needs --restore_file, which names the checkpoint")
 
 
 class Run:
@@ -132,6 +139,7 @@ class Run:
             check_same_data(self.resumed.state.dataset, self.params, self.resumed.file, advice)
             self.changed = changed_params(self.resumed, self.params)
             restore(self.resumed, self.model, self.optimizer, self.stateful)
+            refuse_changed_code(self.resumed.state.code, self.params, self.resumed.file, options.accept_code_changes)
             self.state = self.resumed.state
             if "learning_rate" in self.changed:
                 change_learning_rate(self.optimizer, self.stateful.values(), *self.changed["learning_rate"])
@@ -140,9 +148,10 @@ class Run:
         elif options.restore_file is not None:
             checkpoint = find_checkpoint(self.folder, options.restore_file)
             content = utils.read_checkpoint(checkpoint)
-            utils.load_weights(content, checkpoint, self.model, partial=options.partial, shard_like=divided_like)
+            load_weights(content, checkpoint, self.model, partial=options.partial, shard_like=divided_like)
             self.state.restored_from, self.state.restored_sha256 = options.restore_file, sha256(checkpoint)
             self.updates.average.start()
+        self.state.code = code_of(self.params)
 
     def epochs(self):
         """Yield the numbers of the epochs that are still to be done, from 1 to `params.num_epochs`.
@@ -257,6 +266,8 @@ class Run:
         monitor, mode = monitored(self.params, val_metrics)
         if is_best := is_better(val_metrics[monitor], best and best.value, mode):
             self.state.best = Best(epoch=epoch, monitor=monitor, value=val_metrics[monitor])
+        elif math.isnan(val_metrics[monitor]) and not any(math.isnan(r[f"val_{monitor}"]) for r in self.state.history):
+            logging.warning("val %s, which selects the best checkpoint, is nan: epoch %d cannot be it", monitor, epoch)
         self.state.history.append(row)
         self.updates.end_epoch(row)
         speed = self.totals.samples_per_second
@@ -268,7 +279,7 @@ class Run:
 
     def _report(self, row):
         """Call `options.report` with the monitored metric in `row`; raise Pruned if it says why to stop here."""
-        value = row[f"val_{self.state.best.monitor}"]
+        value = row[f"val_{monitored_in(row, self.params)[0]}"]
         reason = processes.on_rank_zero(lambda: self.options.report and self.options.report(row["epoch"], value))
         if reason and row["epoch"] == self.state.epoch < self.params.num_epochs:
             raise Pruned(reason)
@@ -322,7 +333,7 @@ class Run:
                 self.run_record.end_session(self.state, ending, str(error))
         except UserError as problem:
             logging.error("%s", problem)
-        if isinstance(error, UserError):  # whose message says what to do
+        if isinstance(error, UserError) and error.__cause__ is None:  # a mistake, whose message says what to do
             return
         why = "by " + (self.signals.received or ("an error" if isinstance(error, Exception) else "request"))
         without = " without --restart" if self.options.restart else ""

@@ -13,7 +13,7 @@ from toolkit.core.curves import plot_curves
 from toolkit.core.experiment_folder import as_json, dataset_of
 from toolkit.core.forward_pass import device_of
 from toolkit.core.memory import peak_memory
-from toolkit.core.monitor import MODES
+from toolkit.core.monitor import MODES, monitored_in
 from toolkit.core.provenance import name_of_device, now, provenance
 from toolkit.core.text import as_csv
 from utils import UserError
@@ -104,8 +104,8 @@ class RunRecord:
         if state.best and not best.exists():
             logging.warning("best.pth.tar (epoch %d) is missing; the next better epoch writes it", state.best.epoch)
         if state.history and not state.batches_done:
-            is_best = False
-            if state.best.epoch == state.epoch and not (self.folder / "metrics_val_best_weights.json").exists():
+            is_best, file = False, self.folder / "metrics_val_best_weights.json"
+            if state.best and state.best.epoch == state.epoch and not file.exists():
                 with contextlib.suppress(UserError):  # best.pth.tar may be that of the next epoch already
                     is_best = utils.read_checkpoint(best).get("epoch") == state.epoch
             self.write_results(state.history, is_best)
@@ -128,9 +128,10 @@ class RunRecord:
     def draw(self, state):
         """Draw curves.png. If it cannot be written, training continues without it."""
         self.drawn_at, speeds = time.monotonic(), self._read_speeds()
+        best = vars(state.best) if state.best else {"epoch": 0, "monitor": "loss"}  # no epoch is marked
         history = [row | speeds.get(row["epoch"], {}) for row in state.history]
         try:
-            utils.write_whole(self.folder / "curves.png", plot_curves(history, vars(state.best)))
+            utils.write_whole(self.folder / "curves.png", plot_curves(history, best))
         except UserError as error:
             logging.warning("%s; continuing without pictures", error)
 
@@ -167,16 +168,18 @@ class RunRecord:
 
     def finish(self, state):
         """Draw and log what is left to say when all epochs are done, or early stopping ends the run."""
-        best = state.best
+        best, (monitor, _) = state.best, monitored_in(state.history[-1], self.params)
         if state.epoch < self.params.num_epochs:
             waited = self.params.early_stopping_patience
-            logging.info("Stopped early: %s did not improve in %d epochs", best.monitor, waited)
+            logging.info("Stopped early: %s did not improve in %d epochs", monitor, waited)
         self.draw(state)
         self.end_session(state, "finished")
         if peak := self._peak_memory():
             logging.info("Peak memory: %.2f GB", peak / 1e9)
-        seconds, result = time.monotonic() - self.started, f"{best.monitor} {best.value:.4f}"
-        logging.info("Done in %.0f seconds. Best epoch: %d (marked *), with val %s.", seconds, best.epoch, result)
+        result = f"No epoch is the best: val {monitor} was always nan"
+        if best:
+            result = f"Best epoch: {best.epoch} (marked *), with val {monitor} {best.value:.4f}"
+        logging.info("Done in %.0f seconds. %s.", time.monotonic() - self.started, result)
 
     def say_finished(self, state):
         """Log that there is nothing left to do."""
@@ -184,6 +187,8 @@ class RunRecord:
         key = "early_stopping_patience" if state.epoch < total else "num_epochs"
         logging.info("%s is finished: %d of %d epochs are done", self.folder, state.epoch, total)
         logging.info("(increase %s to train longer, or start over with --restart)", key)
+        if state.best and not (self.folder / "best.pth.tar").exists():
+            logging.warning("best.pth.tar is missing; evaluate.py --restore_file last evaluates the last epoch instead")
 
     def close(self):
         """Close the TensorBoard events."""

@@ -4,6 +4,7 @@ import functools
 import itertools
 import random
 import sys
+from types import CellType, FunctionType, MemberDescriptorType, ModuleType
 
 import numpy as np
 import torch
@@ -11,8 +12,11 @@ from torch import nn
 
 ORDER, LOADER, MODEL = range(3)  # streams of random numbers: order of an epoch, loading of items, training on a batch
 GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
-MAX_DEPTH = 5  # levels of attributes below a dataset or model that are searched for generators
+MAX_DEPTH = 20  # levels of attributes below a dataset or model that are searched for generators
 MAX_ITEMS = 100  # items of a list or dict that are searched
+MAX_OBJECTS = 10_000  # that are searched in all
+SEEDED = [id(g) for g in (torch.default_generator, np.random.rand.__self__, random.random.__self__)]  # in any case
+LEAVES = (str, bytes, int, float, type(None), np.ndarray, torch.Tensor, type, ModuleType)  # have no generator in them
 
 
 def seed_all(seed, epoch, number, stream, generators=(), place=0):
@@ -60,26 +64,36 @@ def mix(*numbers, mixed=0):
 
 def generators_of(thing):
     """Return the random generators that a dataset or model keeps in its attributes or its model/ module, as a list."""
-    found, seen = {}, set()
+    found, seen = {}, {}
 
     def search(value, depth):
         if isinstance(value, GENERATORS):
             found[id(value)] = value
-        elif depth > 0 and id(value) not in seen:
-            seen.add(id(value))
+        elif depth > 0 and id(value) not in seen and not isinstance(value, LEAVES) and len(seen) < MAX_OBJECTS:
+            seen[id(value)] = value
             module = type(value).__module__
             shared = vars(sys.modules[module]).values() if module.startswith("model.") else ()
             for part in [*parts_of(value), *(part for part in shared if isinstance(part, GENERATORS))]:
                 search(part, depth - 1)
 
     search(thing, MAX_DEPTH)
-    return list(found.values())
+    return [generator for generator in found.values() if id(generator) not in SEEDED]
 
 
 def parts_of(value):
-    """Return the attributes of an object, or its first items; for an nn.Module the attributes of all its modules."""
+    """Return what an object keeps: its attributes, items or slots, or what a function has in its closure and defaults.
+
+    Of a long list or dict, these are the first items; of an nn.Module, the attributes of all its modules.
+    """
     if isinstance(value, dict | list | tuple):
         return itertools.islice(value.values() if isinstance(value, dict) else value, MAX_ITEMS)
     if isinstance(value, nn.Module):
         return [attribute for module in value.modules() for attribute in vars(module).values()]
-    return () if isinstance(value, type) else list(getattr(value, "__dict__", {}).values())
+    if isinstance(value, FunctionType):
+        cells = [cell.cell_contents for cell in value.__closure__ or () if cell != CellType()]
+        return cells + list(value.__defaults__ or ())
+    parts = list(getattr(value, "__dict__", {}).values())
+    for kind in type(value).__mro__:  # slots are descriptors of the class; so are the parts of a partial function
+        members = [member for member in vars(kind).values() if isinstance(member, MemberDescriptorType)]
+        parts += [part for member in members if (part := getattr(value, member.__name__, None)) is not None]
+    return parts

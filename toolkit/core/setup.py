@@ -11,6 +11,7 @@ import torch
 
 import utils
 from toolkit.core import processes
+from toolkit.core.experiment_folder import check_experiment
 from toolkit.core.forward_pass import set_arithmetic
 from toolkit.core.image_dataset import read_facts
 from toolkit.core.script import add_quiet_argument
@@ -47,6 +48,7 @@ def set_up(model_dir, data_dir=None, device=None, params_from=None, overrides=No
         theirs, ours = (utils.relative(find_model(folder)) for folder in (params_from, model_dir))
         if theirs != ours:
             logging.warning("%s uses %s, but an experiment in %s uses %s", params_from, theirs, model_dir, ours)
+    check_experiment(params_from or model_dir)
     task = find_task(model_dir)
     params = task.read_params(Path(params_from or model_dir) / "params.json", overrides)
     if params_from is not None:

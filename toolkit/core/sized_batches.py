@@ -37,7 +37,7 @@ def shard_of_batch(batch, expected):
     size = size_of(batch, expected)
     first, end = processes.shard_of(size)
     chosen = slice(first, end) if first < end else slice(0, 1)
-    return SizedBatch((take(mark_samples(part, size), chosen, size) for part in batch), end - first)
+    return SizedBatch((take(part, chosen, size) for part in mark_batch(batch, size)), end - first)
 
 
 def join_last_sample(batches, expected=None):
@@ -56,8 +56,7 @@ def join_last_sample(batches, expected=None):
     if len(held) == 2:
         with contextlib.suppress(RuntimeError):
             sizes = [size_of(batch, expected) for batch in held]
-            parts = [[mark_samples(part, size) for part in batch] for batch, size in zip(held, sizes, strict=True)]
-            held = [SizedBatch(tree_cat(parts), sum(sizes))]
+            held = [SizedBatch(tree_cat(list(map(mark_batch, held, sizes))), sum(sizes))]
     yield from held
 
 
@@ -74,15 +73,15 @@ def number_of_samples(inputs, labels, expected=None):
     of_labels, of_inputs = possible_sizes(labels), possible_sizes(inputs)
     if len(of_labels) == 1 and (is_tensor or isinstance(labels, Mapping)):
         return of_labels.pop()
-    if is_tensor:  # a scalar: of one sample, or without a meaning
-        of_labels = {1} | of_inputs
-    either = of_labels | of_inputs
-    sizes = of_labels & of_inputs if of_labels and of_inputs else either
-    if expected is not None and (expected in either or len(sizes) != 1):
+    both = of_labels & of_inputs
+    if len(both) == 1:
+        return both.pop()
+    if expected is not None:
         return expected
+    sizes = both or of_labels | of_inputs | ({1} if is_tensor else set())  # a scalar may be the label of one sample
     if len(sizes) == 1:
         return sizes.pop()
-    could_be = f"it could be {' or '.join(map(str, sorted(sizes or either)))}" if either else "nothing says it"
+    could_be = f"it could be {' or '.join(map(str, sorted(sizes)))}" if sizes else "nothing says it"
     raise UserError(
         f"the number of samples in a batch is not clear, {could_be}: the inputs are {describe(inputs)}, the labels "
         f"{describe(labels)}; add a function unpack_batch(batch) to net.py that returns (inputs, labels, number)"
@@ -108,6 +107,17 @@ def possible_sizes(tree):
     if isinstance(tree, Mapping) or hasattr(tree, "_fields"):
         return common or set().union(*found)  # some entries may be of the whole batch, such as a weight per class
     return common | {len(tree)}
+
+
+def mark_batch(parts, size):
+    """Return `parts`, such as (inputs, labels) of a batch of `size` samples, as `mark_samples` does, as a list.
+
+    If one of them is a list of one item per sample, so are the others with as many items.
+    """
+    parts = [mark_samples(part, size) for part in parts]
+    if not any(isinstance(part, PerSample) for part in parts):
+        return parts
+    return [PerSample(part) if type(part) in (tuple, list) and len(part) == size else part for part in parts]
 
 
 def mark_samples(tree, size):

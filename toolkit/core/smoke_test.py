@@ -1,6 +1,7 @@
 """One batch of each split, tried before anything is written, to find what does not fit together."""
 
 import copy
+import itertools
 
 import torch
 
@@ -32,7 +33,9 @@ def smoke_test(model, loss_fn, dataloaders, metrics, params):
     state = copy.deepcopy(module.state_dict()) if module is not None else None
     for split, dataloader in dataloaders.items():
         batches = resumable_batches(dataloader, params.seed).batches(epoch=0)
-        inputs, labels, num_samples, _ = next(device_batches([next(batches)], model, batches.expected_size))
+        inputs, labels, num_samples, _ = next(
+            device_batches(itertools.islice(batches, 1), model, batches.expected_size)
+        )
         outputs, loss = forward_pass(model, loss_fn, inputs, labels, autocast(params, model))
         if processes.world_size() > 1 and split == "train" and params.parallel == "ddp":
             params.add_facts({"has_unused_parameters": processes.has_unused_parameters(model, loss)})

@@ -17,7 +17,7 @@ from toolkit.core import processes
 from toolkit.core.image_dataset import SPLITS
 from toolkit.core.loss import Loss
 from toolkit.core.metrics import is_streaming
-from toolkit.core.optimizers import optimizer_of, without_compiler
+from toolkit.core.optimizers import optimizer_of, refuse_closure, without_compiler
 from toolkit.core.resumable_batches import UnpackedBatches
 from toolkit.core.tools import find_tool
 from toolkit.core.trees import describe
@@ -132,6 +132,7 @@ class Task:
             if not isinstance(optimizer, torch.optim.Optimizer):
                 found = f"make_optimizer(model, params) returned {type(optimizer).__name__}"
                 raise UserError(f"{self.path_of(self.net)}: {found}, not a torch.optim.Optimizer")
+            refuse_closure(optimizer, self.path_of(self.net))
             return optimizer
         return optimizer_of(model, params)
 

@@ -10,7 +10,7 @@ from toolkit.core import processes
 from toolkit.core.memory import available_memory
 from toolkit.core.metrics import compute_metric, is_streaming, load_metric_state, metric_state
 from toolkit.core.progress_bar import EpochBar
-from toolkit.core.sized_batches import mark_samples
+from toolkit.core.sized_batches import mark_batch
 from toolkit.core.trees import from_plain, tensors, to_plain, tree_cat, tree_map
 from utils import UserError
 
@@ -135,8 +135,8 @@ class Totals:
         if len(self.streaming) < len(self.metrics):
             if not self.outputs:
                 self._check_memory(outputs, labels)
-            self.outputs.append(mark_samples(outputs, num_samples))
-            self.labels.append(mark_samples(labels, num_samples))
+            for kept, part in zip((self.outputs, self.labels), mark_batch((outputs, labels), num_samples), strict=True):
+                kept.append(part)
 
     def _read_losses(self):
         """Read the losses since the last reading from the device, and move outputs and labels to main memory."""

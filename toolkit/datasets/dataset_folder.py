@@ -3,17 +3,14 @@
 import contextlib
 import hashlib
 import logging
-import os
-import shutil
-import socket
 import tempfile
 from pathlib import Path
 
 from toolkit.core.image_dataset import read_facts
-from toolkit.core.lock import is_alive
+from toolkit.core.lock import remove_leftovers
 from toolkit.core.script import add_quiet_argument
 from toolkit.core.text import in_utf8
-from utils import UserError
+from utils import UserError, ending_of_unfinished
 
 
 def add_build_arguments(parser):
@@ -71,13 +68,10 @@ def short_name(name, longest):
 def write_folder(target):
     """Yield a temporary folder to fill; on success it replaces `target`, on failure `target` stays unchanged."""
     place = next(folder for folder in target.absolute().parents if folder.is_dir())
-    for left in place.glob(".*.building-*@*-*"):  # by a build that was killed
-        pid, _, host = left.name.rpartition(".building-")[2].rpartition("-")[0].partition("@")
-        if not is_alive({"pid": pid, "host": host}):
-            shutil.rmtree(left, ignore_errors=True)
-    prefix = f".{short_name(target.name, 100)}.building-{os.getpid()}@{socket.gethostname()}-"
+    remove_leftovers(place, ".*.building-*.tmp")
+    names = {"prefix": f".{short_name(target.name, 100)}.building-", "suffix": ending_of_unfinished()}
     try:
-        with tempfile.TemporaryDirectory(prefix=prefix, dir=place, ignore_cleanup_errors=True) as temporary:
+        with tempfile.TemporaryDirectory(**names, dir=place, ignore_cleanup_errors=True) as temporary:
             new, old = Path(temporary, "new"), Path(temporary, "old")
             new.mkdir()
             yield new

@@ -5,6 +5,7 @@ It is forked from a server process that has imported torch, so that a trial star
 
 import contextlib
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -153,8 +154,8 @@ def train_experiment(sweep, model_dir, data_dir, device, prunes):
                 note_failure(model_dir, failure)
             return "failed", failure
         record = utils.read_json(Path(model_dir) / "run.json")
-        session = record["sessions"][-1]
-        return ("pruned", session["reason"]) if "pruned" in session else ("finished", record["best"]["value"])
+        session, best = record["sessions"][-1], record["best"] or {"value": math.nan}
+        return ("pruned", session["reason"]) if "pruned" in session else ("finished", best["value"])
 
 
 def note_failure(folder, error):

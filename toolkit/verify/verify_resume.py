@@ -1,4 +1,4 @@
-"""Prove that an experiment resumes exactly: train it without interruption, train it again with a kill, and compare."""
+"""Prove that an experiment resumes exactly: train it without interruption, train it interrupted, and compare."""
 
 import json
 import logging
@@ -16,7 +16,7 @@ from toolkit.core.trees import tensors
 from toolkit.verify.comparison import differing_numbers, first_difference, read_history
 from utils import UserError
 
-SECONDS_OF_TRAINING, MOST_EPOCHS = 10, 2  # of the uninterrupted run
+SECONDS_OF_TRAINING, MOST_EPOCHS = 10, 3  # of the uninterrupted run
 EACH_STEP, NEVER = 1e-9, 1e9  # values of checkpoint_minutes
 
 NOT_DETERMINISTIC = """likely cause: an operation that is not deterministic on this device, or a value that no seed \
@@ -26,7 +26,9 @@ items of the data loader depend on what was loaded before (draw random numbers f
 
 
 def verify_resume(model_dir, data_dir=None, device=None):
-    """Train an experiment in separate processes, once without interruption and once killed and resumed, and compare.
+    """Train an experiment in separate processes, once without interruption and once with several, and compare.
+
+    It is killed in the first epoch, and stopped in the middle and at the end of each of the epochs.
 
     Args:
         model_dir: the experiment's folder; a temporary folder is made in it and removed at the end.
@@ -46,23 +48,37 @@ def verify_resume(model_dir, data_dir=None, device=None):
             logging.info("Steps are slow; training for two of them ...")
             shutil.rmtree(copies.folder / "uninterrupted")
             uninterrupted = copies.train("uninterrupted", max_steps=2)
-        steps = uninterrupted["step"]
-        logging.info("Training for the same %d steps, with a kill in between ...", steps)
-        killed_at = copies.train("killed", kill_at=steps // 2, checkpoint_minutes=EACH_STEP)["step"]
+        steps, stops = uninterrupted["step"], places_to_stop(uninterrupted, params.accumulation_steps)
+        logging.info("Training for the same %d steps, with a kill after about %d of them ...", steps, stops[0])
+        killed_at = copies.train("interrupted", kill_at=stops[0], checkpoint_minutes=EACH_STEP)["step"]
         if killed_at == steps:
             raise UserError(f"{model_dir}: the {steps} steps ended before the process was killed; raise num_epochs")
-        logging.info("Killed after %d saved steps. Resuming ...", killed_at)
-        resumed = copies.train("killed", max_steps=steps, checkpoint_minutes=EACH_STEP)
+        stops = [stop for stop in stops if stop > killed_at]
+        logging.info(
+            "Killed after %d saved steps. Resuming, and stopping after steps %s ...", killed_at, [*stops, steps]
+        )
+        for stop in [*stops, steps]:
+            resumed = copies.train("interrupted", max_steps=stop)
         difference = difference_of_runs(uninterrupted, resumed)
         if difference is None:
-            count = len(tensors(uninterrupted))
-            print(f"Identical to the last bit after {steps} steps: {count} tensors, all losses and metrics.")
+            count, times = len(tensors(uninterrupted)), f"{len(stops) + 1} time{'s' * bool(stops)}"
+            print(f"Identical to the last bit after {steps} steps, interrupted {times}: {count} tensors, all results.")
             return
         logging.info("The results differ. Looking for the cause ...")
         repeated = difference_of_runs(uninterrupted, copies.train("repeated", max_steps=steps))
     if repeated is not None:
         raise UserError(f"two uninterrupted runs differ: {repeated}; {NOT_DETERMINISTIC}")
-    raise UserError(f"resuming after {killed_at} of {steps} steps is not exact: {difference}; {NOT_SAVED}")
+    places = ", ".join(map(str, [killed_at, *stops]))
+    raise UserError(f"resuming after {places} of {steps} steps is not exact: {difference}; {NOT_SAVED}")
+
+
+def places_to_stop(checkpoint, accumulation_steps):
+    """Return numbers of steps: in the middle of each epoch of a run, and after it, before the place of `checkpoint`."""
+    steps, epochs = checkpoint["step"], checkpoint["epoch"]
+    in_this_epoch = -(-checkpoint["batches_done"] // accumulation_steps)
+    per_epoch = (steps - in_this_epoch) // epochs if epochs else steps
+    places = {epoch * per_epoch + step for epoch in range(epochs + 1) for step in (per_epoch // 2, per_epoch)}
+    return sorted(place for place in places if 0 < place < steps)
 
 
 class ExperimentCopies:

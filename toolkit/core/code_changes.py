@@ -1,0 +1,62 @@
+"""The code of `model/` that a run was trained with: kept in its checkpoints, and compared before these are used."""
+
+import ast
+import difflib
+import logging
+import os
+import sys
+
+from toolkit.core.provenance import file_of_code, files_of_code
+from utils import UserError
+
+
+def code_of(params):
+    """Return the source of the imported files in `model/` and beside it, a dict from name to text; {} if unknown."""
+    project = getattr(params, "model_folder", None)  # a notebook may not set it
+    sources, script = {}, os.path.realpath(getattr(sys.modules["__main__"], "__file__", None) or os.devnull)
+    for name in files_of_code(os.path.abspath(project)) if project else ():
+        file = file_of_code(name, project)
+        if name.startswith("model/") and os.path.realpath(file) != script:
+            sources[name] = file.read_text(encoding="utf-8", errors="replace")
+    return sources
+
+
+def refuse_changed_code(theirs, params, file, accept):
+    """Raise UserError if the code that the checkpoint `file` was trained with, `code_of` then, differs from today's.
+
+    Comments, docstrings and formatting do not count, and neither do files that are not imported today. With `accept`,
+    the changes are logged instead.
+    """
+    ours = code_of(params)
+    changes = {name: change_of(theirs[name], ours[name]) for name in theirs if name in ours}
+    text = "; ".join(f"{name}: {change}" for name, change in changes.items() if change)
+    if text and not accept:
+        raise UserError(
+            f"{file}: was trained with other code: {text}. Undo the change, or accept it with --accept_code_changes; "
+            f"train.py --restart starts over"
+        )
+    if text:
+        logging.warning("The code has changed since %s was written: %s", file, text)
+
+
+def change_of(old, new):
+    """Return the first difference between two sources, as text, and the number of the others; None without any."""
+    lines = list(difflib.unified_diff(plain_code(old), plain_code(new), n=0, lineterm=""))[2:]
+    removed, added = ([repr(line[1:].strip()) for line in lines if line.startswith(sign)] for sign in "-+")
+    others = len(removed) + len(added) - 1 - bool(removed and added)
+    more = f" (and {others} more line{'s' * (others > 1)})" if others > 0 else ""
+    if removed and added:
+        return f"{removed[0]} is now {added[0]}{more}"
+    return f"{removed[0]} was removed{more}" if removed else f"{added[0]} was added{more}" if added else None
+
+
+def plain_code(source):
+    """Return the lines of a source as Python writes them itself, without comments and docstrings."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):  # of another version of Python
+        return source.splitlines()
+    for node in ast.walk(tree):
+        if isinstance(body := getattr(node, "body", None), list):
+            node.body = [n for n in body if not (isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant))]
+    return ast.unparse(tree).splitlines()
