@@ -24,7 +24,6 @@ from toolkit.core.memory import memory_errors_in_a_line
 from toolkit.core.provenance import name_of_device
 from toolkit.core.resumable_batches import resumable_batches
 from toolkit.core.script import run_script
-from toolkit.core.seeds import MODEL, seed_all
 from toolkit.core.setup import add_common_arguments, refuse_misspelled, set_up
 from toolkit.core.sharded_tensors import divided_like
 from toolkit.core.stop_signals import stop_if_requested
@@ -94,7 +93,6 @@ def main(argv=None):
     split = f"the {args.split} split of {data_dir}, on {name_of_device(params.device)}"
     logging.info("Evaluating %s (epoch %s) on %s\n", checkpoint, state.get("epoch"), split)
     report = reporting.EvaluationReport(task.metrics, loss_fn, dataloader, params) if reporting else None
-    seed_all(params.seed, 0, 0, MODEL)  # as train.py does before it evaluates
     with memory_errors_in_a_line(params):
         results = evaluate(model, loss_fn, dataloader, report.metrics if report else task.metrics, params)
     refuse_misspelled(params, known=state.get("params") or ())

@@ -48,6 +48,7 @@ def parse_arguments(argv):
     add("--devices", help="0,1,2,3 or cpu; default: all GPUs, else all CPU cores")
     add("--retries", type=int, default=2, metavar="N", help="times a crashed trial is resumed; default: 2")
     add("--storage", metavar="URL", help="database for several machines, postgresql://...; default: a file")
+    add("--accept_code_changes", action="store_true", help="resume trials although model/ has changed since")
     add_quiet_argument(parser)
     args = parser.parse_args(argv)
     for option, smallest in {"trials": 1, "seeds": 1, "jobs": 1, "retries": 0, "folds": 0}.items():

@@ -15,10 +15,10 @@ from pathlib import Path
 import utils
 from evaluate import evaluate
 from toolkit.core import processes
-from toolkit.core.baseline import warn_if_no_better_than_most_frequent_class
 from toolkit.core.experiment_folder import starts_new_run
 from toolkit.core.forward_pass import autocast, forward_pass
 from toolkit.core.memory import memory_errors_in_a_line
+from toolkit.core.monitor import warn_if_no_better_than_most_frequent_class
 from toolkit.core.params_schema import params_table
 from toolkit.core.run import Run
 from toolkit.core.script import run_script
@@ -142,7 +142,7 @@ def parse_arguments(argv):
     parser.add_argument("--list_params", action="store_true", help="print the hyperparameters, and exit")
     args = parser.parse_intermixed_args(argv)
     if args.overrides and not args.params_from:
-        raise UserError(f"{args.overrides[0]}: values on the command line need --from <experiment>")
+        raise UserError(f"values on the command line need --from: --model_dir NEW --from {args.model_dir} key=value")
     return args
 
 

@@ -10,6 +10,7 @@ import math
 import os
 import pickle
 import random
+import re
 import socket
 import sys
 import warnings
@@ -22,7 +23,19 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 KINDS = ("report", "predictions", "confusion", "reliability", "mistakes", "residuals")  # files of an evaluation
 REPORTS = [f"{kind}_{split}{data}.*" for kind in KINDS for split in ("train", "val", "test") for data in ("", "_on_*")]
-LOADING_ERRORS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+JSON_MISTAKES = [  # what is to the left and to the right of the place where JSON cannot be read, here <>; what to do
+    (r", ?<>[}\]]", "there is a comma after the last entry; remove it"),
+    (r"^ ?<>$", "the file is empty; write at least {}"),
+    (r"<>$", "a { or [ is not closed; add } or ]"),
+    (r"<>(//|/\*|#)", 'JSON has no comments; a key that begins with _ may hold a note: "_note": "..."'),
+    (r"<>\(", "JSON has no tuples; write a list: [256, 128]"),
+    (r"<>(True|False|None)", "write true, false or null"),
+    (r"<>[-+]?(?i:nan|inf)", "JSON has no NaN and no infinity; write null, or a large number"),
+    (r"[\d.]<>[\w.]|<>[-+._]", "numbers are written like 10, 0.5, -1 or 1e-3"),
+    (r"[\w\"}\]] ?<>[\"{\[]|\w <>\d", "a comma or a colon is missing after this"),
+    (r"} ?<>", "the object ended before this; remove what follows"),
+    (r"<>[A-Za-z'“”‘’`]", 'names and texts have straight double quotes: "..."'),
+]  # fmt: skip
 
 
 class UserError(Exception):
@@ -72,13 +85,9 @@ class Hyperparameters(BaseModel):
 def combined(*models):
     """Return one pydantic model with the keys of all `models`; where two declare the same key, the last one counts."""
     models = [m for m in dict.fromkeys(models) if not any(issubclass(n, m) and n is not m for n in models)]
-    if len(models) == 1:
-        return models[0]
-    fields = {}
-    for name, field in (item for model in models for item in model.model_fields.items()):
-        if repr(field) != repr(Hyperparameters.model_fields.get(name)):  # else it is only inherited
-            fields[name] = (field.annotation, field)
-    return create_model("Hyperparameters", __base__=tuple(models), **fields)
+    known = {name: repr(field) for name, field in Hyperparameters.model_fields.items()}  # else it is only inherited
+    own = {k: f for m in models for k, f in m.model_fields.items() if repr(f) != known.get(k)}
+    return create_model("Hyperparameters", __base__=tuple(models), **{k: (f.annotation, f) for k, f in own.items()})
 
 
 class Params:
@@ -89,11 +98,10 @@ class Params:
         params.my_own_key                # any other key of the file
         params.num_classes               # a fact of the dataset (see `add_facts`); never saved
 
-    `declared` is a pydantic model, or a tuple of several, of the keys that have a type, bounds and a default;
+    `declared` is a pydantic model of the keys that have a type, bounds and a default, or a tuple of several models;
     `overrides` is a dict of values from the command line. A value that is not allowed is a UserError.
 
-    Attributes, each a dict by name: `given`, the values in the file and on the command line; `defaults`, those of the
-    declared keys; `values`, all present values, facts included.
+    Attributes, dicts by name: `given`, in the file and on the command line; `defaults`; `values`, all, with the facts.
     """
 
     def __init__(self, json_path, *, declared=Hyperparameters, overrides=None):
@@ -119,9 +127,13 @@ class Params:
         declared = combined(*self._models)
         try:
             declared.model_validate(self.given | values)
+            json.dumps(values, allow_nan=False)
         except ValidationError as error:
             wrong = [f"{e['loc'][0]} is {e['input']!r}, {e['msg'].removeprefix('Input ')}" for e in error.errors()]
             raise UserError(f"{source}: {'; '.join(wrong)}") from None
+        except ValueError:
+            name = next(name for name, value in values.items() if re.search("NaN|Infinity", json.dumps(value)))
+            raise UserError(f"{source}: {name} has NaN or infinity; write null, or a large number") from None
         self.given.update(values)
         self._sources.update(dict.fromkeys(values, source))
         self.values.update(values)
@@ -139,10 +151,8 @@ class Params:
         self._check_names(facts, source)
         for name, value in facts.items():
             if source and name in self.given and (given := self.given[name]) != value:
-                raise UserError(
-                    f"{self._path}: {name} is {given!r}, but the dataset has {value!r} ({source}); "
-                    f"remove the key: it is a fact of the data"
-                )
+                wrong = f"{name} is {given!r}, but the dataset has {value!r} ({source})"
+                raise UserError(f"{self._path}: {wrong}; remove the key: it is a fact of the data")
             if not (source and name == "source"):
                 self.values[name], self._facts[name] = value, source
 
@@ -158,11 +168,6 @@ class Params:
         """The same as `values`, but reading it counts as reading all keys: `params.dict["learning_rate"]`."""
         self._read.update(self.values)
         return self.values
-
-    @property
-    def hyperparameters(self):
-        """The defaults of the declared keys, updated with the values that are given, as a dict."""
-        return self.defaults | self.given
 
     @property
     def dataset_facts(self):
@@ -197,7 +202,8 @@ class Params:
             place = f"{relative(reader.f_code.co_filename)}:{reader.f_lineno}"
             near = similar(name, self.given)
             advice = f"add it, or rename {near!r}" if near else "add it"
-            raise MissingHyperparameter(f"{self._path} has no key {name!r}, which {place} reads; {advice}")
+            fact = "a fact of the data belongs in its dataset.json, or fetch_dataloader sets it for every split"
+            raise MissingHyperparameter(f"{self._path} has no key {name!r}, which {place} reads; {advice} ({fact})")
         self._read.add(name)
         return self.values[name]
 
@@ -212,7 +218,8 @@ def without_notes(values):
 
 def similar(name, known):
     """Return the one of the names `known` that `name` looks like a misspelling of, or None."""
-    return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.8)), None)
+    lower = {str(each).lower(): each for each in known}
+    return next((lower[near] for near in difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.8)), None)
 
 
 def relative(path, start=os.curdir):
@@ -238,12 +245,24 @@ def read_json(path, what="file"):
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     except json.JSONDecodeError as error:
-        raise UserError(f"{path}: not valid JSON at line {error.lineno}, column {error.colno}: {error.msg}") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not valid JSON: {error}") from None
+        raise UserError(f"{path}: not valid JSON at {json_mistake(error)}") from None
+    except (ValueError, RecursionError) as error:  # a UnicodeDecodeError, for one
+        raise UserError(f"{path}: not valid JSON in UTF-8: {error}") from None
     if not isinstance(content, dict):
         raise UserError(f'{path}: should be an object, {{"key": value, ...}}, not {type(content).__name__}')
     return content
+
+
+def json_mistake(error):
+    """Return the line and column of a JSONDecodeError, and which mistake of who writes Python or JavaScript it is."""
+    before, rest = error.doc[: error.pos].rstrip(), error.doc[error.pos :].lstrip()
+    gap = " " if error.doc[: error.pos] != before else ""
+    around, place, what = f"{before[-1:]}{gap}<>{rest[:8]}", error.pos, error.msg
+    if error.msg.startswith(("Unterminated", "Invalid control")):
+        what = 'a text is not closed; put a " at its end'
+    elif found := next(((m, advice) for said, advice in JSON_MISTAKES if (m := re.search(said, around))), None):
+        place, what = place if found[0][0].startswith("<>") else len(before) - 1, found[1]
+    return f"line {error.doc.count(chr(10), 0, place) + 1}, column {place - error.doc.rfind(chr(10), 0, place)}: {what}"
 
 
 @contextlib.contextmanager
@@ -299,19 +318,15 @@ def remove(folder, patterns):
 
 def save_dict_to_json(d, json_path):
     """Save a dict of numbers (float, int, numpy or 0-d tensors) as a JSON file of floats; NaN and infinity are null."""
-    numbers = {name: float(value) for name, value in d.items()}
-    finite = {name: number if math.isfinite(number) else None for name, number in numbers.items()}
+    finite = {name: float(value) if math.isfinite(value) else None for name, value in d.items()}
     write_whole(json_path, json.dumps(finite, indent=4) + "\n")
 
 
 def save_checkpoint(state, is_best, checkpoint):
     """Save `state` as `last.pth.tar` in the folder `checkpoint`, and first as `best.pth.tar` if `is_best`.
 
+    `state` is a dict with "epoch", "state_dict" (the model's), "optim_dict" (the optimizer's), and other plain values.
     The last one becomes `previous.pth.tar`. Metrics and reports of checkpoints that are replaced are deleted.
-
-    Args:
-        state: dict with "epoch", "state_dict" (the model's), "optim_dict" (the optimizer's), and other plain values.
-        checkpoint: the folder; it is created if necessary.
     """
     import torch  # here, so that scripts which only read results start without it
 
@@ -334,9 +349,8 @@ def read_checkpoint(path):
     """
     import torch
 
-    there = os.path.isfile(path)
-    if not there or not os.access(path, os.R_OK):
-        raise UserError(f"{path}: {'cannot be read: permission denied' if there else 'no such checkpoint'}")
+    if not os.path.isfile(path):
+        raise UserError(f"{path}: no such checkpoint")
     try:
         with warnings.catch_warnings(action="ignore"):  # about older pickle formats
             state = torch.load(path, map_location="cpu", weights_only=True)
@@ -344,6 +358,8 @@ def read_checkpoint(path):
             with zipfile.ZipFile(path) as archive:
                 if part := archive.testzip():
                     raise ValueError(f"{part} does not match its checksum")
+    except PermissionError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     except pickle.UnpicklingError:
         raise UserError(f"{path}: refused: it is damaged or contains code, which loading could run") from None
     except Exception as error:  # torch raises many kinds for a damaged file: RuntimeError, EOFError, KeyError, ...
@@ -362,7 +378,7 @@ def load_checkpoint(checkpoint, model, optimizer=None, *, partial=False):
     weights of another architecture are a UserError. Return the checkpoint's dict.
     """
     state = read_checkpoint(checkpoint)
-    __getattr__("load_weights")(state, checkpoint, model, optimizer, partial)
+    importlib.import_module("toolkit.core.weights").load_weights(state, checkpoint, model, optimizer, partial)
     return state
 
 

@@ -111,7 +111,7 @@ def outcome(folder):
     found = {f.name: f.read_text() for f in [folder / "history.csv", *folder.glob("metrics_*.json")]}
     for name in ("last", "best"):
         state = utils.read_checkpoint(folder / f"{name}.pth.tar")
-        del state["params"]  # some may change on the way
+        del state["params"], state["code"]  # some of these may change on the way
         found.update(leaves(state, name))
     return found
 

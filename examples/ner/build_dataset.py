@@ -6,7 +6,7 @@
     python examples/ner/build_dataset.py --audit examples/ner/data/kaggle    # duplicates, unknown words, rare tags
 
 CoNLL files have one token per line, in any number of columns: the token comes first and its tag last. A blank line ends
-a sentence. Then name the dataset in params.json: "dataset": "<name>".
+a sentence, and comments (# id 5) may stand before one. Then name the dataset in params.json: "dataset": "<name>".
 """
 
 import argparse
@@ -25,6 +25,7 @@ sys.path.append(str(Path(__file__).resolve().parent / "../.."))  # the repositor
 import utils
 from model import corpora
 from model.data_loader import FILES, counts_of, digest, read_index, read_split
+from toolkit.core.entity_tags import split_tags
 from toolkit.core.image_dataset import FACTS, SPLITS, read_facts
 from toolkit.core.script import run_script
 from toolkit.core.text import list_some
@@ -65,12 +66,13 @@ def describe(splits, words, characters, first_rare, recipe):
     Tags that are missing in train are included: the network cannot predict them, but the metrics must count the errors.
 
     Raises:
-        UserError: there is only one tag.
+        UserError: there is only one tag, or the tags are of no scheme that is known.
     """
     tags = {split: {tag for _, tags in sentences for tag in tags} for split, sentences in splits.items()}
     known = sorted(set.union(*tags.values()), key=lambda tag: (tag != "O", tag.partition("-")[2], tag))
     if len(known) < 2:
         raise UserError(f"all tokens have the same tag, {known[0]}: there is nothing to learn")
+    split_tags(known)
     for split in ("val", "test"):
         if unseen := sorted(tags[split] - tags["train"]):
             logging.warning("%s has tags that are missing in train and cannot be learned: %s", split, ", ".join(unseen))

@@ -28,6 +28,7 @@ from toolkit.datasets.dataset_folder import add_build_arguments, already_built, 
 from utils import UserError
 
 DATA = Path(__file__).resolve().parent / "data"
+LARGEST = 1e30  # number in a table; float32 ends at 3e38
 FEWEST_ROWS = 10  # different rows that a table needs to be split in three
 
 
@@ -71,7 +72,7 @@ def from_csv(path, target, ignore, seed):
         seed: seed of the random split.
 
     Raises:
-        UserError: a column is missing, or a value is not a number; names line and column.
+        UserError: a column is missing, or a value is not a number or too large; names line and column.
     """
     header, _ = read_csv(path)
     for name in [target, *ignore]:
@@ -85,6 +86,9 @@ def from_csv(path, target, ignore, seed):
     distinct = len(set(map(tuple, rows)))
     if distinct < FEWEST_ROWS:
         raise UserError(f"{path}: has {distinct} different rows below the header; it needs at least {FEWEST_ROWS}")
+    largest = np.abs(rows).max(axis=0)  # (columns,)
+    if largest.max() > LARGEST:
+        raise UserError(f"{path}: column {names[largest.argmax()]} has numbers above {LARGEST:g}; scale or ignore it")
     return names, split_rows(np.array(rows), seed)
 
 
@@ -159,10 +163,11 @@ def main(argv=None):
     facts = describe(names, tables, recipe)
     if already_built(target, recipe, args.force, facts["fingerprint"]):
         return
+    header = [" ".join(name.split()) for name in names]  # on one line
     with write_folder(target) as folder:
         for split, table in tables.items():
             with open(folder / f"{split}.csv", "w", encoding="utf-8", newline="") as file:
-                csv.writer(file, lineterminator="\n").writerows([names, *table.tolist()])
+                csv.writer(file, lineterminator="\n").writerows([header, *table.tolist()])
         (folder / FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     rows = ", ".join(f"{count['rows']} {split}" for split, count in facts["counts"].items())
     logging.info("%s: %s from %s; %s rows", target, names[-1], ", ".join(names[:-1]), rows)

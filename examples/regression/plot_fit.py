@@ -45,7 +45,7 @@ def draw(model, splits, params, metrics):
         axes.plot(x, y, ".", color=COLORS[split], label=f"{split}: RMSE {rmse:.3g}, R² {r2:.3f}")
     every_input, every_label = (torch.cat(parts) for parts in zip(*splits.values(), strict=True))
     if params.num_inputs == 1:
-        x = torch.linspace(every_input.min(), every_input.max(), 500)
+        x = torch.linspace(every_input.min(), every_input.max(), 500, dtype=every_input.dtype)
         axes.plot(x, model(x.unsqueeze(1)), color="tab:blue", label="the fit")
         axes.set(xlabel=params.input_names[0], ylabel=params.target_name)
     else:

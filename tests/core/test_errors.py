@@ -390,6 +390,24 @@ def test_what_can_be_done_without_does_not_stop_the_training(call, experiment, n
     assert len((experiment.folder / "history.csv").read_text().splitlines()) == 3
 
 
+def test_tensorboard_events_that_vanish_give_one_warning(experiment):
+    """TensorBoard writes them in a thread of its own, whose error would be printed as a traceback."""
+    experiment.write(num_epochs=4)
+    program = """
+import shutil, sys, train
+from pathlib import Path
+from toolkit.core.setup import set_up
+folder, data_dir = sys.argv[1:]
+def remove(epoch, value):
+    shutil.rmtree(Path(folder, "tensorboard"), ignore_errors=True)
+train.train_experiment(*set_up(folder, data_dir, "cpu"), folder, report=remove)
+"""
+    done = run_process(sys.executable, "-c", program, experiment.folder, experiment.data_dir)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("tensorboard: cannot be written: ") == 1
+    assert len((experiment.folder / "speed.csv").read_text().splitlines()) == 5
+
+
 def classic(experiment):
     import utils
     from model import data_loader, net

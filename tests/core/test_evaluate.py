@@ -125,7 +125,7 @@ def test_a_split_of_other_samples_is_refused_unless_allowed(call, experiment):
         assert f"best.pth.tar: was trained on other splits of the data ({message})" in err and "--other_data" in err
         assert not (experiment.folder / "metrics_val_best.json").exists()
     assert call(evaluate.main, *experiment.arguments, "--split", "val", "--other_data")[0] == 0
-    experiment.write(num_epochs=1, num_folds=5, fold=0, batch_size=32)
+    experiment.write(num_epochs=1, num_folds=5, fold=0, batch_size=32, cache_above_mb=0.01, random_shift=1)
     assert call(evaluate.main, *experiment.arguments, "--split", "val")[0] == 0
 
 

@@ -9,7 +9,10 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import train
-from toolkit.core.optimizer_steps import MovingAverage
+import utils
+from toolkit.core.checkpoint import TrainState
+from toolkit.core.learning_rate_schedule import learning_rate_factor
+from toolkit.core.optimizer_steps import MovingAverage, OptimizerStep, Updates
 from utils import Params
 
 torch.manual_seed(0)
@@ -128,3 +131,61 @@ def test_a_moving_average_is_that_of_its_definition():
         held = {k: v.clone() for k, v in average.state_dict().items()}
     assert all(torch.equal(value, own[name]) for name, value in held.items())
     assert all(torch.equal(value, own[name]) for name, value in model.state_dict().items())
+
+
+class Drawing(nn.Module):
+    """Notes one random number for each batch that it is trained on, as dropout would draw it."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.drawn = nn.Linear(5, 1), []
+
+    def forward(self, inputs):
+        if self.training:
+            self.drawn.append(torch.rand(()).item())
+        return self.linear(inputs)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Train a Drawing for three epochs of six steps: gives the model, and the learning rate and weights of each step."""
+    values = {"batch_size": 4, "num_epochs": 3, "lr_schedule": "cosine", "warmup_steps": 2, "ema_decay": 0.9}
+    (tmp_path / "params.json").write_text(json.dumps(values))
+    params, model, rates, weights = Params(tmp_path / "params.json"), Drawing(), [], []
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    weights.append(model.linear.weight.detach().clone())
+
+    def note(optimizer, *arguments):
+        rates.append(optimizer.param_groups[0]["lr"])
+        weights.append(model.linear.weight.detach().clone())
+
+    optimizer.register_step_post_hook(note)
+    loader = DataLoader(TensorDataset(INPUTS, LABELS), 4)
+    train.train_and_evaluate(model, loader, loader, optimizer, nn.functional.mse_loss, {}, params, tmp_path)
+    return model, params, rates, weights
+
+
+def test_each_step_has_the_learning_rate_of_its_number(run):
+    _, params, rates, _ = run
+    assert rates == pytest.approx([0.1 * learning_rate_factor(params, step, 6, 0) for step in range(18)])
+
+
+def test_the_moving_average_warms_up_once_in_a_run(run, tmp_path):
+    _, _, _, weights = run
+    average = weights[0]
+    for step, latest in enumerate(weights[1:], 1):
+        decay = min(0.9, (1 + step) / (10 + step))
+        average = decay * average + (1 - decay) * latest
+    saved = utils.read_checkpoint(tmp_path / "last.pth.tar")["state_dict"]["linear.weight"]
+    assert torch.allclose(saved, average, atol=1e-6)
+
+
+def test_each_step_and_each_process_draws_its_own_numbers(run):
+    model, params, _, _ = run
+    assert len(set(model.drawn)) == len(model.drawn) == 18
+    updates = Updates(model, torch.optim.SGD(model.parameters(), lr=0.1), params)
+    drawn = []
+    for updates.rank in (0, 1):
+        OptimizerStep(updates, iter(()), TrainState()).seed()
+        drawn.append(torch.rand(()).item())
+    assert drawn[0] != drawn[1] and drawn[0] == model.drawn[0]

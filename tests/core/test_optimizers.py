@@ -8,7 +8,9 @@ import pytest
 import torch
 from conftest import ROOT
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
+import train
 from toolkit.core.optimizers import optimizer_of
 from utils import Params, UserError
 
@@ -97,7 +99,8 @@ def test_weight_decay_is_not_of_biases_and_norms(tmp_path):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"optimizer": "Sgd"}, "optimizer is 'Sgd'; torch.optim has .*, Adam, .*SGD"),
+        ({"optimizer": "adam"}, "optimizer is 'adam'; did you mean Adam?"),
+        ({"optimizer": "Best"}, "optimizer is 'Best'; torch.optim has .*, Adam, .*SGD"),
         ({"optimizer": "lr_scheduler"}, "torch.optim has"),
         ({"optimizer": "LBFGS"}, "LBFGS computes the loss several times a step"),
         ({"optimizer_arguments": {"momentum": 0.9}}, "torch.optim.Adam refuses its arguments: .*momentum"),
@@ -107,3 +110,38 @@ def test_weight_decay_is_not_of_biases_and_norms(tmp_path):
 def test_what_is_wrong_is_said(tmp_path, values, message):
     with pytest.raises(UserError, match=message):
         chosen(tmp_path, **values)
+
+
+@pytest.mark.parametrize("is_module", [True, False])
+def test_sparse_gradients_are_trained_on_where_torch_takes_them(tmp_path, is_module):
+    """Whether an embedding gives them, or a function in forward, which only the first step shows."""
+
+    class Words(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding = nn.Embedding(50, 2, sparse=is_module)
+
+        def forward(self, words):
+            if is_module:
+                return self.embedding(words).mean(1)
+            return nn.functional.embedding(words, self.embedding.weight, sparse=True).mean(1)
+
+    words = torch.randint(0, 50, (16, 4))
+    found = []
+    for optimizer in ("SGD", None):
+        (tmp_path / "params.json").write_text(json.dumps({"optimizer": "SGD", "learning_rate": 0.1, "batch_size": 8}))
+        params = Params(tmp_path / "params.json")
+        torch.manual_seed(0)
+        model = Words()
+        chosen = optimizer_of(model, params) if optimizer else torch.optim.SGD(model.parameters(), lr=0.1)
+        loader = DataLoader(TensorDataset(words, words[:, 0] % 2), 8)
+        train.train(model, chosen, nn.functional.cross_entropy, loader, {}, params)
+        found.append(model.embedding.weight.detach())
+    assert torch.equal(*found)
+
+
+def test_an_optimizer_that_takes_no_sparse_gradients_is_refused_before_it_is_made(tmp_path):
+    (tmp_path / "params.json").write_text("{}")
+    message = "optimizer Adam does not take the sparse gradients .* choose one of SGD, Adagrad, SparseAdam"
+    with pytest.raises(UserError, match=message):
+        optimizer_of(nn.Embedding(5, 2, sparse=True), Params(tmp_path / "params.json"))

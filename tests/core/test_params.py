@@ -63,7 +63,7 @@ def test_a_file_that_declares_keys_checks_their_values_and_sets_their_defaults(t
     params.declare(OfLoader)
     assert (params.batch_size, params.num_folds, params.width, params.sizes) == (None, 0, 4, [1, 2])
     assert params.given == {"width": 4}
-    assert params.hyperparameters["batch_size"] is None and params.hyperparameters["width"] == 4
+    assert params.defaults["batch_size"] is None and params.defaults["width"] == 8
 
 
 def test_a_default_never_replaces_what_code_has_set(tmp_path):

@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 from conftest import IMAGES, ROOT, Experiment, run_process
-from processes import group, group_finished, wait_for
+from processes import finished, group, group_finished, wait_for
 from project_kinds import EACH_STEP, differences, outcome, project
 
 import utils
@@ -81,6 +81,29 @@ def test_one_two_and_four_processes_give_the_same_losses_and_metrics(call, twin,
     assert_alike(many.folder, alone.folder)
     files = {file.name for file in alone.folder.iterdir()}
     assert {file.name for file in many.folder.iterdir()} == files
+
+
+MEETING = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29999"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "is_told"),
+    [
+        ({"RANK": "1"}, False),
+        ({"RANK": "1", "WORLD_SIZE": "1", "LOCAL_RANK": "1", **MEETING}, False),
+        ({"RANK": "", "WORLD_SIZE": "", "LOCAL_WORLD_SIZE": ""}, False),
+        ({"WORLD_SIZE": "2"}, True),
+        ({"RANK": "1", "WORLD_SIZE": "2"}, True),
+        ({"RANK": "2", "WORLD_SIZE": "2", **MEETING}, True),
+        ({"RANK": "node-1", "WORLD_SIZE": "2", **MEETING}, True),
+    ],
+)
+def test_variables_that_another_job_left_over_neither_silence_nor_stop_a_run(twin, environment, is_told):
+    experiment = twin("one", num_epochs=1)
+    code, out, err = finished(*experiment.arguments, "--max_steps", 1, environment=environment)
+    assert (code, err) == (0, "") and "Stopped after 1 steps" in out
+    assert ("training in one process; torchrun starts several" in out) is is_told
+    assert (experiment.folder / "train.log").read_text()
 
 
 @pytest.mark.slow

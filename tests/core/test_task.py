@@ -89,6 +89,35 @@ def test_make_optimizer_is_used(project):
 NAMED_BATCHES = LOADER.replace("TensorDataset(x, y)", "[{'x': a, 'y': b, 'name': 'n'} for a, b in zip(x, y)]")
 
 
+@pytest.mark.parametrize("file", ["net.py", "params.json"])
+def test_an_optimizer_that_needs_a_closure_is_refused_wherever_it_comes_from(project, file):
+    made = "\ndef make_optimizer(model, params):\n    return torch.optim.LBFGS(model.parameters())\n"
+    net, values = (NET + made, {}) if file == "net.py" else (NET, {"optimizer": "LBFGS"})
+    (code, _, err), experiment, _ = project(net, **values)
+    assert code == 2 and f"{file}: optimizer LBFGS computes the loss several times a step" in err, err
+    assert [path.name for path in experiment.iterdir()] == ["params.json"]
+
+
+STATED = "\ndef unpack_batch(batch):\n    return batch[0], batch[1].repeat_interleave(2), len(batch[0])\n"
+
+
+@pytest.mark.parametrize("stated", [False, True])
+def test_unpack_batch_may_state_the_number_of_samples(project, stated):
+    """The labels do not say it: two numbers for each of 16 samples, the second of which is not used."""
+    net = NET
+    if stated:
+        net = (NET + STATED).replace("cross_entropy(outputs, labels)", "cross_entropy(outputs, labels[::2])")
+        net = net.replace("== labels)", "== labels[::2])")
+    (code, _, err), _, row = project(net, batch_size=24)
+    assert (code, err) == (0, "")
+    assert (row["val_loss"], row["train_loss"]) == pytest.approx((0.2734, 0.3462), abs=1e-3)
+
+
+def test_a_number_of_samples_that_is_none_is_refused(project):
+    (code, _, err), _, _ = project(NET + STATED.replace("len(batch[0])", "len(batch[0]) / 1"))
+    assert code == 2 and "it should return (inputs, labels), or (inputs, labels, number of samples)" in err
+
+
 def test_unpack_batch_takes_batches_of_another_form(project):
     unpack = "\ndef unpack_batch(batch):\n    return batch['x'], batch['y']\n"
     (code, _, err), _, row = project(NET + unpack, NAMED_BATCHES)

@@ -1,5 +1,7 @@
 import json
+import os
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -70,7 +72,26 @@ def test_a_missing_key_names_file_key_and_reader(tmp_path):
     ("text", "message"),
     [
         ('{"learning_rate": 0.1,\n "batch_size": }', "not valid JSON at line 2, column 16"),
-        ("", "not valid JSON at line 1, column 1"),
+        ("", "not valid JSON at line 1, column 1: the file is empty"),
+        ('{\n "a": 1,\n}', "line 2, column 8: there is a comma after the last entry"),
+        ('{"a": [1,\n]}', "line 1, column 9: there is a comma after the last entry"),
+        ('{"a": 1, // one\n "b": 2}', "line 1, column 10: JSON has no comments"),
+        ('{"a": 1 # one\n}', "line 1, column 9: JSON has no comments"),
+        ("{\n'a': 1}", "line 2, column 1: names and texts have straight double quotes"),
+        ("{a: 1}", "line 1, column 2: names and texts have straight double quotes"),
+        ('{"a": (1, 2)}', "line 1, column 7: JSON has no tuples; write a list"),
+        ('{"a": True}', "line 1, column 7: write true, false or null"),
+        ('{"a": nan}', "line 1, column 7: JSON has no NaN"),
+        ('{"a": Infinity}', "a has NaN or infinity; write null"),
+        ('{"a": [1, NaN]}', "a has NaN or infinity; write null"),
+        ('{"a": .5}', "line 1, column 7: numbers are written like"),
+        ('{"a": 1_000}', "line 1, column 7: numbers are written like"),
+        ('{"a": 1.}', "line 1, column 7: numbers are written like"),
+        ('{\n "a": 1\n "b": 2}', "line 2, column 7: a comma or a colon is missing after this"),
+        ('{"a": [1 2]}', "line 1, column 8: a comma or a colon is missing after this"),
+        ('{\n "a": 1\n', "line 3, column 1: a { or [ is not closed"),
+        ('{"a: 1,\n "b": 2}', "line 1, column 8: a text is not closed"),
+        ('{"a": 1}}', "line 1, column 8: the object ended before this"),
         ("[1]", "should be an object"),
         ("\xff", "not valid JSON"),
         ("[" * 100_000, "not valid JSON"),
@@ -125,6 +146,19 @@ def test_a_file_that_cannot_be_finished_leaves_the_old_one(tmp_path):
         1 / 0  # noqa: B018
     assert [f.name for f in folder.iterdir()] == ["f"]
     assert (folder / "f").read_text() == "old"
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="this system does not say which file a descriptor is")
+def test_a_file_and_its_name_have_reached_the_disk_when_it_counts_as_written(tmp_path, monkeypatch):
+    synced, path = [], tmp_path / "file"
+
+    def note(descriptor):
+        place = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        synced.append(("folder", path.exists()) if place == tmp_path else (place.read_text(), path.exists()))
+
+    monkeypatch.setattr(os, "fsync", note)
+    utils.write_whole(path, "content")
+    assert synced == [("content", False), ("folder", True)]  # else a power failure leaves an empty file, or none
 
 
 def test_writing_to_a_folder_that_is_not_there_is_a_clear_line(tmp_path):

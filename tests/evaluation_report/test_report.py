@@ -145,7 +145,10 @@ def test_the_calibration_error_agrees_with_a_direct_computation(digits, tmp_path
             sure, right = np.mean([p for p, _ in inside]), np.mean([r for _, r in inside])
             error += len(inside) / len(labels) * abs(sure - right)
     assert report.content["calibration_error"] == pytest.approx(error, abs=1e-6)
-    assert calibration_error(np.array([1.0, 1.0, 0.6]), np.array([True, False, True])) == pytest.approx(0.4667, abs=1e-4)
+    assert calibration_error(np.array([1.0, 1.0, 0.6]), np.array([True, False, True])) == pytest.approx(
+        0.4667, abs=1e-4
+    )
+    assert calibration_error(np.array([1.0, 0.95]), np.array([False, True])) == pytest.approx(0.475)  # one bin
 
 
 def test_support_is_correct_if_no_prediction_is_right(digits, tmp_path):
@@ -217,6 +220,15 @@ def test_files_of_an_earlier_evaluation_are_deleted(digits, tmp_path):
     _, report = report_of(model, loader, {}, tmp_path)
     assert tmp_path / "mistakes_test.png" not in report.paths
     assert not (tmp_path / "mistakes_test.png").exists()
+
+
+def test_images_with_the_label_minus_100_have_no_scores(digits, tmp_path):
+    model, dataset = digits
+    labels = dataset.tensors[1].where(torch.arange(len(dataset)) % 2 == 0, torch.tensor(-100))
+    _, report = report_of(model, DataLoader(TensorDataset(dataset.tensors[0], labels), 100), {}, tmp_path)
+    rows, content = rows_in(tmp_path)
+    assert [row["item"] for row in rows] == [str(number) for number in range(0, len(dataset), 2)]
+    assert sum(row["support"] for row in content["classes"]) == len(rows)
 
 
 class Streaming:
@@ -304,10 +316,10 @@ class Words(torch.utils.data.Dataset):
         return torch.tensor(PREDICTED[index]), torch.tensor(LABELS[index])
 
 
-def padded(batch, length=None):
+def padded(batch, length=None, value=-1):
     longest = length or max(len(labels) for _, labels in batch)
     return tuple(
-        torch.stack([F.pad(t, (0, longest - len(t)), value=-1) for t in part]) for part in zip(*batch, strict=True)
+        torch.stack([F.pad(t, (0, longest - len(t)), value=value) for t in part]) for part in zip(*batch, strict=True)
     )
 
 
@@ -319,7 +331,7 @@ class Tagger(nn.Module):
         self.is_flat = is_flat
 
     def forward(self, tags):
-        logits = 3.0 * F.one_hot(tags.clamp(min=0), len(TAGS))
+        logits = 3.0 * F.one_hot(tags.clamp(0, len(TAGS) - 1), len(TAGS))
         return logits.flatten(0, 1) if self.is_flat else logits
 
 
@@ -382,6 +394,27 @@ def test_wrong_entities_are_marked_and_words_are_escaped(tmp_path):
     assert "http" not in page
 
 
+@pytest.mark.parametrize("value", [-100, -1, 255])
+def test_labels_in_a_table_that_are_no_class_are_padding(tmp_path, value):
+    loader = DataLoader(Words(), 5, collate_fn=lambda batch: padded(batch, value=value))
+    loss = lambda outputs, labels: F.cross_entropy(outputs, labels.reshape(-1), ignore_index=value)  # noqa: E731
+    _, report = report_of(Tagger(True), loader, {}, tmp_path, loss, tags=TAGS)
+    rows, content = rows_in(tmp_path)
+    assert content["kind"] == "tagging"
+    assert [row["label"] for row in rows] == [TAGS[label] for labels in LABELS for label in labels]
+
+
+def test_entities_of_another_scheme_are_marked_and_those_of_an_unknown_one_are_not(tmp_path):
+    loader = DataLoader(Words(), 2, collate_fn=padded)
+    tags = ["O", "B-PER", "L-PER", "U-LOC", "L-LOC"]
+    _, report = report_of(Tagger(True), loader, {}, tmp_path, token_loss, tags=tags)
+    page = (tmp_path / "mistakes_test.html").read_text(encoding="utf-8")
+    assert "Anna Smith <small>predicted PER “Anna”, label PER “Anna Smith”" in page
+    _, report = report_of(Tagger(True), loader, {}, tmp_path, token_loss, tags=["O", "PER-B", "PER-I", "X", "Y"])
+    assert not (tmp_path / "mistakes_test.html").exists()
+    assert any(line.startswith("No page of mistakes: the tags 'PER-B'") for line in report.lines)
+
+
 tag_lists = st.lists(st.sampled_from([*(f"{a}-{b}" for a in "BIES" for b in ("PER", "LOC")), "O"]), max_size=12)
 
 
@@ -433,6 +466,7 @@ def test_the_metric_of_a_regression_follows_from_its_predictions(tmp_path, colum
         ((20,), torch.arange(20) % 2.0),  # two classes, one logit
         ((20, 3, 8, 8), torch.zeros(20, 8, 8, dtype=torch.int64)),  # a class for each pixel
         ((20, 3), torch.arange(20)),  # classes without outputs
+        ((20, 2), torch.arange(20) % 2 * 2 - 1),  # -1 and 1, of which one would be left
         ((20, 3), torch.arange(20) / 7),
         ((20, 100, 2), torch.zeros(20, 100, 2) + 0.3),
     ],
@@ -456,6 +490,21 @@ def test_a_metric_that_is_not_a_number_is_null(digits, tmp_path):
     _, report = report_of(model, loader, {"undefined": lambda outputs, labels: float("nan")}, tmp_path)
     assert rows_in(tmp_path)[1]["metrics"]["undefined"] is None
     assert "undefined" not in report.content["intervals"]
+
+
+def test_outputs_that_are_nan_get_no_scores_of_classes_and_the_report_says_so(digits, tmp_path):
+    _, dataset = digits
+    broken = lambda images: torch.where(images.flatten(1)[:, :10] > 15, torch.nan, 1.0)  # noqa: E731
+    _, report = report_of(Function(broken), DataLoader(dataset, 100), {"accuracy": accuracy}, tmp_path)
+    content = json.loads((tmp_path / "report_test.json").read_text(), parse_constant=pytest.fail)
+    assert (content["kind"], content["metrics"]["loss"]) == ("other", None)
+    assert "No scores of classes: some outputs are NaN." in report.lines
+
+
+class Function(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.forward = function
 
 
 @pytest.mark.parametrize("count", [2, 30, 100])

@@ -125,6 +125,31 @@ def test_columns_are_read_in_whatever_way_they_are_written(build, tmp_path, text
     assert lines(tmp_path / "data" / "x") == [["A b", "c"], ["B-X O", "O"]]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# id 5f3a domain=en\nA _ _ B-X\n# _ _ O\n\n# id 5f3b domain=en\n# _ _ O\nc _ _ O\n",  # MultiCoNER
+        "# newdoc id = 1\n# sent_id = 1\n# text = A # is an O\nA\tB-X\n#\tO\n\n# sent_id = 2\n#\tO\nc\tO\n",
+        "#begin document (a/b); part 000\nA x B-X\n# x O\n\n# x O\nc x O\n\n#end document\n",  # OntoNotes
+        "#id=1\nA B-X\n# O\n\n# 2\n# O\nc O\n",
+    ],
+)
+def test_comments_before_a_sentence_are_no_tokens_and_the_token_hash_stays(build, tmp_path, text):
+    code, out, _ = build(conll_folder(tmp_path, text), "--name", "x")
+    assert code == 0
+    assert lines(tmp_path / "data" / "x") == [["A #", "# c"], ["B-X O", "O O"]]
+    assert "comment lines, such as those with # id, are left out" in out
+
+
+def test_separators_of_documents_are_no_sentences(build, tmp_path):
+    source = copy_of(SAMPLE, tmp_path / "text")
+    for split in SPLITS:
+        (source / split / "sentences.txt").write_text("-DOCSTART-\na b\n-DOCSTART-\nc\n")
+        (source / split / "labels.txt").write_text("O\nB-X O\nO\nO\n")
+    assert build(source, "--name", "x")[0] == 0
+    assert lines(tmp_path / "data" / "x") == [["a b", "c"], ["B-X O", "O"]]
+
+
 def test_blank_tokens_neither_shift_tags_nor_are_lost(build, tmp_path):
     text = " \tO\nNew York\tB-LOC\n\u00a0\tO\n\tO\na\u2028b\u0085\tI-LOC\n\u200bz\tO\n"
     assert build(conll_folder(tmp_path, text), "--name", "x")[0] == 0
@@ -182,6 +207,7 @@ def test_a_tag_that_train_lacks_counts_as_missed(build, tmp_path):
         ({"dev": "Anna B-PER\n# id = 3 x\n"}, "dev.txt, line 2: has 5 columns, the lines before have 2"),
         ({"test": "\n\n"}, "the test split has no sentences"),
         ({"train": b"a O\n\xe9t\xe9 O\n"}, "train.txt, line 2: not UTF-8, it has a byte 0xe9; save it as UTF-8"),
+        ({"train": "a O\nb B-X\n".encode("utf-16-le")}, "train.txt: has bytes of 0, as UTF-16 and files that are no"),
         (
             dict.fromkeys(("train", "dev", "test"), "a O\n"),
             "all tokens have the same tag, O: there is nothing to learn",
@@ -308,28 +334,39 @@ def test_a_csv_with_the_number_of_its_sentence_in_each_row_has_the_same_sentence
 
 PREFIXES = ["B-", "I-", "E-", "S-"]
 TAGS = ["O", *(prefix + kind for kind in ("PER", "creative-work") for prefix in PREFIXES)]
-ODD = ["B", "I", "PER", "L-PER", "U-LOC", ".", "O-PER", "X", "B-"]
+SCHEMES = {  # as IOBES, and written otherwise
+    "BILOU": {"E-": "L-", "S-": "U-"},
+    "BMES": {"I-": "M-"},
+    "BMEWO": {"I-": "M-", "S-": "W-"},
+    "small letters": {"B-": "b-", "I-": "i-", "E-": "e-", "S-": "s-"},
+    "underscores": {"B-": "B_", "I-": "I_", "E-": "E_", "S-": "S_"},
+}
 
 
 @pytest.mark.filterwarnings("ignore")
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data(), odd=st.booleans())
-def test_entities_are_counted_as_seqeval_counts_them(data, odd):
-    tags = sorted({"O", *data.draw(st.lists(st.sampled_from(TAGS + ODD if odd else TAGS), min_size=1, max_size=7))})
+@given(data=st.data())
+def test_entities_are_counted_as_seqeval_counts_them(data):
+    tags = sorted({"O", *data.draw(st.lists(st.sampled_from([*TAGS, "B-"]), min_size=1, max_size=7))})
     sentence = st.lists(st.tuples(*[st.sampled_from(tags)] * 2), min_size=1, max_size=9)
     sentences = data.draw(st.lists(sentence, min_size=1, max_size=6))
     assert_as_seqeval(tags, [[a for a, _ in s] for s in sentences], [[p for _, p in s] for s in sentences])
 
 
-def assert_as_seqeval(tags, actual, predicted):
-    """Compare the metric with seqeval on two lists of sentences, lists of tags."""
+def scores_of(tags, actual, predicted):
+    """The metric's results for two lists of sentences, lists of tags."""
     entity_scores = importlib.import_module("model.entities").entity_scores
     indices = [tags.index(tag) for sentence in predicted for tag in sentence]
     labels = {
         "tags": np.array([tags.index(tag) for sentence in actual for tag in sentence]),
         "lengths": np.array([len(sentence) for sentence in actual]),
     }
-    ours = entity_scores(np.eye(len(tags))[indices], labels, type("Params", (), {"tags": tags}))
+    return entity_scores(np.eye(len(tags))[indices], labels, type("Params", (), {"tags": tags}))
+
+
+def assert_as_seqeval(tags, actual, predicted):
+    """Compare the metric with seqeval on two lists of sentences, lists of tags."""
+    ours = scores_of(tags, actual, predicted)
     theirs = {"precision": precision_score, "recall": recall_score, "f1": f1_score}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about what is divided by 0
@@ -342,6 +379,42 @@ def assert_as_seqeval(tags, actual, predicted):
             assert ours[f"{name}/{kind}"] == pytest.approx(values[number])
     absent = {name.partition("/")[2] for name in ours if "/" in name} - set(found)
     assert all(ours[f"{name}/{kind}"] == 0 for kind in absent for name in theirs)
+
+
+@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(scheme=st.sampled_from(list(SCHEMES)), pairs=st.lists(st.tuples(*[st.sampled_from(["O", *TAGS[1:]])] * 2)))
+def test_entities_are_the_same_in_every_scheme_they_are_written_in(scheme, pairs):
+    def written(tag):
+        return SCHEMES[scheme].get(tag[:2], tag[:2]) + tag[2:]
+
+    core = importlib.import_module("toolkit.core.entity_tags")
+    sides = [[a for a, _ in pairs], [p for _, p in pairs]]
+    other = [[written(tag) for tag in side] for side in sides]
+    assert [core.entities(side) for side in other] == [core.entities(side) for side in sides]
+    if pairs:
+        tags = ["O", *map(written, TAGS[1:])]
+        assert scores_of(tags, *([side] for side in other)) == scores_of(TAGS, *([side] for side in sides))
+
+
+def test_types_without_letters_are_entities_of_neighbours_with_one_type():
+    """Few-NERD's tags, whose types have a hyphen themselves."""
+    tags = ["O", "art-other", "location-other", "person-actor"]
+    actual = ["person-actor", "person-actor", "O", "art-other", "location-other"]
+    found = scores_of(tags, [actual], [["O", "person-actor", "O", "art-other", "location-other"]])
+    assert (found["precision"], found["recall"]) == pytest.approx((2 / 3, 2 / 3))
+    assert found["recall/person-actor"] == 0 and found["recall/art-other"] == 1
+
+
+@pytest.mark.parametrize(
+    "tags", ["X-PER O", "PER-B PER-I", "B-PER LOC", "B-PER L-PER S-PER", "(PER* * *)", "_ PER", "B-PER I-PER V-PER"]
+)
+def test_tags_of_an_unknown_scheme_are_refused_before_anything_is_written(build, tmp_path, tags):
+    text = "".join(f"word{number} {tag}\n" for number, tag in enumerate(tags.split()))
+    code, _, err = build(conll_folder(tmp_path, text), "--name", "x")
+    assert (code, err.count("\n"), (tmp_path / "data").exists()) == (2, 1, False)
+    assert "are of no scheme that is known; rewrite them in one of IOB1, IOB2, IOBES, BILOU" in err
+    with pytest.raises(UserError, match="of no scheme that is known"):
+        scores_of(tags.split(), [tags.split()], [tags.split()])
 
 
 @pytest.mark.filterwarnings("ignore")

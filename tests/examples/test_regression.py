@@ -167,6 +167,16 @@ def test_a_table_of_ones_own_is_read_and_split(tmp_path, example, build):
         "missing cell": (TABLE + "20,,1\n", "own.csv, line 22: not a number in column x: ''"),
         "a word": (TABLE + "20,north,1\n", "own.csv, line 22: not a number in column x: 'north'"),
         "nan": (TABLE + "20,nan,1\n", "own.csv, line 22: not a number in column x: 'nan'"),
+        "an underscore": (TABLE + "20,5_6,1\n", "own.csv, line 22: not a number in column x: '5_6'"),
+        "digits of another script": (TABLE + "20,１２,1\n", "own.csv, line 22: not a number in column x: '１２'"),
+        "infinity": (TABLE + "20,inf,1\n", "own.csv, line 22: not a number in column x: 'inf'"),
+        "too large for a float": (TABLE + "20,1e999,1\n", "own.csv, line 22: not a number in column x: '1e999'"),
+        "too large for a deviation": (
+            TABLE + "20,1e200,1\n",
+            "own.csv: column x has numbers above 1e+30; scale or ignore it",
+        ),
+        "decimal comma in quotes": (TABLE + '20,"1,5",1\n', "own.csv, line 22: not a number in column x: '1,5'"),
+        "utf-16": (TABLE.encode("utf-16-le"), "own.csv: has bytes of 0, as UTF-16 and files that are no text have"),
         "short line": (TABLE + "20,1\n", "own.csv, line 22: 2 cells, but the header has 3"),
         "decimal comma": (TABLE + "20,1,5,1\n", "own.csv, line 22: 4 cells, but the header has 3"),
         "other target": (
@@ -191,6 +201,31 @@ def test_a_table_that_cannot_be_used_is_named_with_line_and_column(tmp_path, exa
     code, _, err = build("csv", "own.csv", "--target", "y")
     assert expected in err
     assert (code, err.count("\n"), (example / "data").exists()) == (2, 1, False)
+
+
+def test_cells_are_read_as_other_programs_read_them(tmp_path, example, build):
+    """Blanks around a number, exponents; U+2028 and other ends of lines that Python knows, in a cell of text."""
+    ends = ["\u2028", "\x0b", "\x0c", "\x1c", "\x85"]
+    cells = [" 1 ", "1e5", "+.5", "3.", "-2E-3", *map(str, range(10))]
+    lines = [f"good{end}flat,{cell},{place}" for place, (cell, end) in enumerate(zip(cells, ends * 3, strict=True))]
+    (tmp_path / "own.csv").write_text("\n".join(['text,"x\ncm",y', *lines]), encoding="utf-8")
+    assert build("csv", "own.csv", "--target", "y", "--ignore", "text")[0] == 0
+    found = np.concatenate([rows(example / "data" / "own", split) for split in ("train", "val", "test")])
+    assert found[found[:, 1].argsort(), 0].tolist() == [float(cell) for cell in cells]
+
+
+@pytest.mark.parametrize("columns", ["x,y", "y,x"], ids=["target", "input"])
+def test_numbers_that_vary_little_around_a_large_one_are_learned(tmp_path, example, build, call, columns):
+    values = np.random.default_rng(0).uniform(0, 10, 60)
+    (tmp_path / "own.csv").write_text(f"{columns}\n" + "".join(f"{x},{1e9 + 3 * x}\n" for x in values))
+    assert build("csv", "own.csv", "--target", "y")[0] == 0
+    model_dir = example / "experiments" / "own"
+    changes = ["--from", example / "experiments" / "base_model", "dataset=own", "num_epochs=30"]
+    assert call(train.main, "--model_dir", model_dir, "--device", "cpu", *changes)[0] == 0
+    assert call(evaluate.main, "--model_dir", model_dir, "--device", "cpu")[0] == 0
+    results = json.loads((model_dir / "metrics_test_best.json").read_text())
+    assert 0 < results["rmse"] < 1
+    assert results["r2"] > 0.9
 
 
 def test_other_mistakes_end_in_one_line(tmp_path, example, build, call):

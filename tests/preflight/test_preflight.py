@@ -172,7 +172,7 @@ FAULTS = {  # name: (check that fails, others that have to, words of the message
     "a column beside a row": (
         "inputs and labels",
         [],
-        "each output is compared to all labels",
+        "compares each output to all labels",
         made("self.head = nn.Linear(32, 1)") + loss("F.mse_loss(outputs, labels.float())") + "metrics = {}",
         "",
         {},

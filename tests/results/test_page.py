@@ -266,7 +266,9 @@ def test_rows_are_selected_drawn_shown_and_compared_by_mouse_and_keys(open_page)
     assert drawn(page, "confusion")[0]["text"] == [[4, 1], [1, 4]]
     assert "0.7500–0.8500" in page.locator("#details").inner_text()
     assert page.evaluate("document.querySelector('#details img').naturalWidth") == 400
-    assert [trace["marker"]["symbol"] for trace in drawn(page, "panels")] == [["circle"] * 6 + ["star", "circle"]] * 2  # marked ones on top
+    assert [trace["marker"]["symbol"] for trace in drawn(page, "panels")] == [
+        ["circle"] * 6 + ["star", "circle"]
+    ] * 2  # marked ones on top
     assert sum(len(trace["x"]) for trace in drawn(page, "parallel")) == 8 * (3 + 1)
 
 

@@ -178,7 +178,7 @@ def test_a_trial_whose_result_is_no_number_has_failed_and_another_is_the_best(ca
     )
     code, out, err = search(call, sweep)
     assert (code, err) == (1, "")
-    assert "learning_rate=0.02: failed: odd is nan" in out
+    assert re.search(r"learning_rate=0.02: failed: .*odd.* is nan", out)
     assert "1 finished, 1 failed" in out
     assert f"Best odd on val: 1.0000, {sweep.folder / 'learning_rate=0.01'}" in out
 
@@ -288,6 +288,26 @@ def test_ctrl_c_saves_the_trials_and_the_same_command_goes_on_with_them(call, sw
     for name, run in sweep.trials().items():
         assert run["epochs"] == epochs
         assert len(run["sessions"]) == 1 + (name in done)
+
+
+@POSIX
+@pytest.mark.slow
+def test_trials_whose_model_was_edited_are_only_continued_if_that_is_accepted(call, sweep):
+    sweep.write({"learning_rate": [0.01, 0.02]}, num_epochs=100_000)
+    own_model(sweep, "")
+    process = Script("search_hyperparams", *sweep.arguments())
+    wait_for(process, lambda: len(list(sweep.folder.glob("*/history.csv"))) == 2)
+    process.send_signal(signal.SIGINT)
+    process.communicate()
+    sweep.write(num_epochs=max(run["epochs"] for run in sweep.trials().values()) + 1)
+    net = sweep.folder / "model" / "net.py"
+    net.write_text(net.read_text(encoding="utf-8").replace("F.relu", "F.gelu"), encoding="utf-8")
+    code, out, err = search(call, sweep)
+    assert (code, err) == (1, "")
+    assert out.count("was trained with other code: model/net.py: ") == 2 and "--accept_code_changes" in out
+    code, out, err = search(call, sweep, "--accept_code_changes")
+    assert (code, err) == (0, "")
+    assert "2 finished" in out
 
 
 @POSIX
@@ -624,7 +644,8 @@ def test_a_real_process_from_another_folder(sweep):
 
 def test_variables_that_a_job_of_torchrun_left_over_do_not_stop_a_sweep(sweep):
     sweep.write({"learning_rate": [0.01]}, num_epochs=1)
-    process = Script("search_hyperparams", *sweep.arguments(), environment={"RANK": "1", "WORLD_SIZE": "2"})
+    left_over = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+    process = Script("search_hyperparams", *sweep.arguments(), environment=left_over)
     out, err = process.communicate()
     assert (process.returncode, err) == (0, "")
     assert "[1/1] learning_rate=0.01: accuracy 0." in out

@@ -13,7 +13,7 @@ from toolkit.sweep import trial_process
 trial_process.start_fork_server()
 os.kill(forkserver._forkserver._forkserver_pid, signal.SIGINT)  # as a terminal does, to all processes at once
 os.mkdir("trial")
-trial = trial_process.TrialProcess(None, "trial", None, "cpu", 1, False)
+trial = trial_process.TrialProcess(None, "trial", None, "cpu", 1, False, False)
 trial.stop()
 trial.process.join()
 """

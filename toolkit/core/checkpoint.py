@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 import utils
 from toolkit.core.history import packed, unpacked
 from toolkit.core.sharded_tensors import divided_like, whole
-from toolkit.core.weights import load_weights
+from toolkit.core.weights import LOADING_ERRORS, load_weights
 from utils import UserError
 
 STRICT = ConfigDict(strict=True)  # what is read from a file has the declared types, or is refused
@@ -139,7 +139,7 @@ def errors_as_damage(file):
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise UserError(f"{file}: is damaged: {where}: {first['msg']}; --restart starts over") from None
-    except utils.LOADING_ERRORS as error:
+    except LOADING_ERRORS as error:
         reason = str(error).split("\n")[0]
         raise UserError(f"{file}: does not fit, or is damaged: {reason}; --restart starts over") from None
 

@@ -28,7 +28,8 @@ def refuse_changed_code(theirs, params, file, accept):
     the changes are logged instead.
     """
     ours = code_of(params)
-    changes = {name: change_of(theirs[name], ours[name]) for name in theirs if name in ours}
+    differ = [name for name in theirs if name in ours and theirs[name] != ours[name]]
+    changes = {name: change_of(theirs[name], ours[name]) for name in differ}
     text = "; ".join(f"{name}: {change}" for name, change in changes.items() if change)
     if text and not accept:
         raise UserError(

@@ -5,15 +5,11 @@ import math
 import warnings
 from typing import Any
 
-SMALL_PLOTS = {
-    "learning_rate": "learning rate",
-    "gradient_norm": "gradient norm",
-    "samples_per_second": "samples per second",
-}
+SMALL_PLOTS = ("learning_rate", "gradient_norm", "samples_per_second")
 
 
 def plot_curves(history, best):
-    """Return a picture of the loss and the monitored metric over the epochs, and below them of the keys of SMALL_PLOTS.
+    """Return a picture of the loss and the monitored metric over the epochs, and below them of SMALL_PLOTS.
 
     Args:
         history: list of dicts, one per epoch, with "epoch", "train_<result>", "val_<result>" and keys of SMALL_PLOTS.
@@ -30,27 +26,19 @@ def plot_curves(history, best):
     figure = Figure(figsize=(max(7, 5 * len(names)), 5.4 if small else 3.6), layout="constrained")
     rows: Any = figure.subfigures(2, 1, height_ratios=[2, 1]) if small else [figure]
     for axes, name in zip(rows[0].subplots(1, len(names), squeeze=False)[0], names, strict=True):
-        for split, color in (("train", "tab:gray"), ("val", "tab:blue")):
-            plot(axes, history, f"{split}_{name}", color=color, label=split)
-        value = next((row.get(f"val_{name}", math.nan) for row in history if row["epoch"] == best["epoch"]), None)
-        if value is not None:
-            axes.plot(best["epoch"], value, "o", color="tab:orange", label=f"best epoch {best['epoch']}: {value:.4g}")
+        plot(axes, history, f"train_{name}", color="tab:gray", label="train")
+        plot(axes, history, f"val_{name}", color="tab:blue", label="val")
+        for row in history:
+            if row["epoch"] == best["epoch"]:
+                value = row.get(f"val_{name}", math.nan)
+                axes.plot(row["epoch"], value, "o", color="tab:orange", label=f"best epoch {row['epoch']}: {value:.4g}")
         axes.set(title=name, xlabel="epoch")
         axes.legend()
     for axes, name in zip(rows[-1].subplots(1, len(small), squeeze=False)[0] if small else (), small, strict=True):
         plot(axes, history, name, color="tab:green")
-        axes.set_title(SMALL_PLOTS[name], fontsize="medium")
+        axes.set_title(name.replace("_", " "), fontsize="medium")
         axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
     return png(figure)
-
-
-def png(figure):
-    """Return a matplotlib figure as the bytes of a PNG file."""
-    picture = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # characters that the font lacks are drawn as boxes
-        figure.savefig(picture, format="png", dpi=120)
-    return picture.getvalue()
 
 
 def plot(axes, history, key, **style):
@@ -62,3 +50,12 @@ def plot(axes, history, key, **style):
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.ticklabel_format(axis="y", scilimits=(-3, 4))
     axes.grid(alpha=0.3)
+
+
+def png(figure):
+    """Return a matplotlib figure as the bytes of a PNG file."""
+    picture = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # characters that the font lacks are drawn as boxes
+        figure.savefig(picture, format="png", dpi=120)
+    return picture.getvalue()

@@ -61,9 +61,9 @@ def check_same_split(theirs, params, names, file, allow=False):
     Those of the training loop do not choose samples, except the seed. If others differ, raise UserError; with `allow`,
     return False.
     """
-    ours = as_json(params.hyperparameters)
+    ours = as_json(params.defaults | params.given)
     theirs = as_json(params.defaults) | theirs if theirs else ours  # CS230's checkpoints do not hold them
-    names = {name for name in names if name == "seed" or name not in utils.Hyperparameters.model_fields}
+    names = names - MAY_CHANGE.keys() - (utils.Hyperparameters.model_fields.keys() - {"seed"})
     names |= set() if dataset_of(params) else {"dataset"}  # else its fingerprint says whether it is the same
     changed = [f"{n} {theirs.get(n)}, now {ours[n]}" for n in sorted(names & ours.keys()) if theirs.get(n) != ours[n]]
     if changed and not allow:
@@ -80,7 +80,7 @@ def changed_params(checkpoint, params):
     Raises:
         UserError: with one of the changes the result would not be the same run.
     """
-    theirs, ours, best = checkpoint.state.params, as_json(params.hyperparameters), checkpoint.state.best
+    theirs, ours, best = checkpoint.state.params, as_json(params.defaults | params.given), checkpoint.state.best
     if not theirs:  # CS230's checkpoints do not hold them
         return {}
     theirs = as_json(params.defaults) | theirs  # keys that are newer than the checkpoint had their defaults

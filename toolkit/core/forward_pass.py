@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
+from toolkit.core.explanations import explain_forward, explain_loss
 from toolkit.core.trees import tensors
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -24,11 +25,22 @@ def forward_pass(model, loss_fn, inputs, labels, precision):
     Returns:
         (outputs, loss): what the model returns, and a scalar tensor, or None without a loss_fn. If the loss is the mean
         over something else than samples, the number is its attribute `num_counted`, see `count_labels`.
+
+    Raises:
+        UserError: shapes, types or labels do not fit together; any other error of the user's code is raised as it is.
     """
     with precision:
-        outputs = model(inputs)
+        try:
+            outputs = model(inputs)
+        except Exception as error:
+            explain_forward(error, model, inputs)
+            raise
         loss_fn = getattr(loss_fn, "checked", None) or loss_fn
-        loss = None if loss_fn is None else loss_fn(outputs, labels)
+        try:
+            loss = None if loss_fn is None else loss_fn(outputs, labels)
+        except Exception as error:
+            explain_loss(error, model, outputs, labels)
+            raise
     if loss is not None and (not isinstance(labels, torch.Tensor) or labels.ndim > 1):
         loss = with_count(loss, outputs, labels)
     return outputs, loss

@@ -1,6 +1,9 @@
-"""The monitored metric: the validation result that selects the best checkpoint."""
+"""The monitored metric: the validation result that selects the best checkpoint, and what it should exceed."""
 
+import logging
 import math
+
+import numpy as np
 
 from utils import UserError
 
@@ -60,3 +63,38 @@ def check_results(results, best, epoch, optimizer, params):
             f"the best checkpoint so far was chosen by {best.monitor}, but now {monitor} is monitored: "
             f'put "monitor" into params.json, or start over with --restart'
         )
+
+
+def warn_if_no_better_than_most_frequent_class(best, dataloader, params):
+    """Log a warning if the best validation accuracy of a run is not above that of predicting one class for everything.
+
+    Nothing is logged if another metric is monitored, or if the classes of the validation data are unknown. `best` is
+    the Best of the run, or None; `dataloader` has the validation data.
+    """
+    share = share_of_most_frequent_class(getattr(dataloader, "dataset", None), params)
+    if best is not None and best.monitor == "accuracy" and share is not None and best.value <= share:
+        logging.warning(
+            "The best val accuracy, %.4f, is no better than always predicting the most frequent class (%.4f): the "
+            "model has learned nothing useful. Check learning_rate, inputs and labels; preflight.py finds many causes.",
+            best.value,
+            share,
+        )
+
+
+def share_of_most_frequent_class(dataset, params):
+    """Return the share of the most frequent class in the validation data, a float, or None if it is unknown.
+
+    The classes are those in the attribute `labels` or `targets` of the dataset, or those that dataset.json counts.
+    """
+    labels = getattr(dataset, "labels", getattr(dataset, "targets", ()))
+    try:
+        labels = np.asarray(labels.cpu() if hasattr(labels, "cpu") else labels)
+    except (TypeError, ValueError):
+        labels = np.array(())
+    if labels.ndim == 1 and labels.size and np.issubdtype(labels.dtype, np.integer):
+        return np.unique(labels, return_counts=True)[1].max() / len(labels)
+    counts = getattr(params, "counts", {})
+    counts = list(counts.get("val", {}).values()) if isinstance(counts, dict) else []
+    if not counts or not all(isinstance(count, int) for count in counts) or getattr(params, "num_folds", 0):
+        return None  # another kind of dataset, or counts of another split
+    return max(counts) / sum(counts)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from utils import UserError
+from utils import UserError, similar
 
 TAKE_SPARSE = ("SGD", "Adagrad", "SparseAdam")  # gradients
 
@@ -24,7 +24,9 @@ def optimizer_of(model, params):
     kind = getattr(torch.optim, params.optimizer, None)
     if not isinstance(kind, type) or not issubclass(kind, torch.optim.Optimizer) or kind is torch.optim.Optimizer:
         names = [name for name, value in vars(torch.optim).items() if isinstance(value, type) and name != "Optimizer"]
-        raise UserError(f"params.json: optimizer is {params.optimizer!r}; torch.optim has {', '.join(sorted(names))}")
+        near = similar(params.optimizer, names)
+        advice = f"did you mean {near}?" if near else f"torch.optim has {', '.join(sorted(names))}"
+        raise UserError(f"params.json: optimizer is {params.optimizer!r}; {advice}")
     arguments = {"lr": params.learning_rate} | params.optimizer_arguments
     trained = [p for p in model.parameters() if p.requires_grad]
     groups: list[dict[str, Any]] = [{"params": trained}]

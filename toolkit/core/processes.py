@@ -54,7 +54,7 @@ def initialize(device):
     """Connect to the other processes, if torchrun has started several; `device` is the torch.device of this one."""
     global control
     if not launched_by_torchrun() or distributed.is_initialized():
-        if os.environ.get("WORLD_SIZE", "1") != "1" and not distributed.is_initialized():
+        if os.environ.get("WORLD_SIZE", "") not in ("", "1") and not distributed.is_initialized():
             logging.warning(
                 "The environment variable WORLD_SIZE is %s, but RANK, MASTER_ADDR or MASTER_PORT do not fit: training "
                 "in one process; torchrun starts several",

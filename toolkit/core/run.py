@@ -30,7 +30,6 @@ from toolkit.core.provenance import sha256
 from toolkit.core.resumable_batches import Batches, resumable_batches
 from toolkit.core.run_record import RunRecord
 from toolkit.core.script import close_bars
-from toolkit.core.seeds import MODEL, seed_all
 from toolkit.core.sharded_tensors import divided_like
 from toolkit.core.sized_batches import join_last_sample
 from toolkit.core.stop_signals import EndOfSession, Pruned, StopSignals, way_of_ending
@@ -241,10 +240,8 @@ class Run:
     def evaluation(self):
         """Prepare the model for the evaluation in this context.
 
-        It has its averaged weights if `ema_decay` is not 0, all processes have the buffers of rank 0, and random
-        numbers depend on the seed alone.
+        It has its averaged weights if `ema_decay` is not 0, and all processes have the buffers of rank 0.
         """
-        seed_all(self.params.seed, 0, 0, MODEL)
         processes.broadcast_buffers(self.model, self.updates.average.kept)
         with self.updates.average.in_place():
             yield
@@ -270,10 +267,10 @@ class Run:
             logging.warning("val %s, which selects the best checkpoint, is nan: epoch %d cannot be it", monitor, epoch)
         self.state.history.append(row)
         self.updates.end_epoch(row)
-        speed = self.totals.samples_per_second
+        self.run_record.add_speed(epoch, self.totals.samples_per_second)
         self.state.epoch, self.state.batches_done, self.totals, self.is_last_step = epoch, 0, None, False
         self.save(is_best, and_then=lambda: self.run_record.write_results(self.state.history, is_best))
-        processes.on_rank_zero(lambda: self.run_record.show_epoch(self.state, is_best, speed))
+        processes.on_rank_zero(lambda: self.run_record.show_epoch(self.state, is_best))
         self.signals.agree()
         self._report(row)
 
@@ -289,7 +286,7 @@ class Run:
         with self.updates.average.in_place():
             self.state.gradient_norms = self.updates.read_gradient_norms()
             content = pack(self.state, self.model, self.optimizer, self.stateful)
-            content |= {"params": as_json(self.params.hyperparameters), "dataset": dataset_of(self.params)}
+            content |= {"params": as_json(self.params.defaults | self.params.given), "dataset": dataset_of(self.params)}
             try:
                 content["tally"] = self.totals and self.totals.state_dict()
             except TypeError as error:

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import json
 import logging
+import threading
 import time
 from pathlib import Path
 
@@ -21,6 +22,12 @@ from utils import UserError
 SECONDS_BETWEEN_PICTURES = 60
 
 
+def ignore_tensorboard(args, otherwise=threading.excepthook):
+    """Print the error of a thread, unless it is TensorBoard's: the next `add_scalar` raises that error again."""
+    if not type(args.thread).__module__.startswith("tensorboard."):
+        otherwise(args)
+
+
 class RunRecord:
     """The record of a run in its folder.
 
@@ -30,6 +37,7 @@ class RunRecord:
     def __init__(self, folder, params):
         self.folder, self.params = Path(folder), params
         self.sessions = []  # as in run.json; the last one is this process
+        self.speeds = {}  # as in speed.csv, a dict from epoch to row
         self.num_parameters = 0  # of the model
         self.events = None  # the SummaryWriter, after the first epoch
         self.has_header = False  # of the table in the log
@@ -45,7 +53,8 @@ class RunRecord:
         path = self.folder / "params.json"
         if not path.exists():
             self.params.save(path)
-        self.sessions, self.num_parameters = self.read_sessions(), sum(p.numel() for p in model.parameters())
+        self.sessions, self.speeds = self.read_sessions(), self._read_speeds()
+        self.num_parameters = sum(p.numel() for p in model.parameters())
         device, count = device_of(model), processes.world_size()
         session = provenance(getattr(self.params, "model_folder", ".")) | {"device": str(device), "processes": count}
         session |= {"started": now(), "first_epoch": state.epoch + 1, "first_step": state.step + 1}
@@ -64,23 +73,23 @@ class RunRecord:
             logging.info("Starting with the weights of %s", state.restored_from)
         self.epoch_started = time.monotonic()
 
-    def show_epoch(self, state, is_best, samples_per_second):
+    def show_epoch(self, state, is_best):
         """Show the results of the epoch that has just ended: in the log, TensorBoard and, now and then, curves.png."""
         row = state.history[-1]
         self._log(row, is_best)
-        peak = self._peak_memory()
-        speed = {"samples_per_second": samples_per_second} | ({"peak_memory_mb": peak / 1e6} if peak else {})
-        self._write_events(row | speed)
-        with contextlib.suppress(OSError):  # the checkpoint that is being written reports a full disk
-            text = as_csv([{"epoch": state.epoch} | speed])
-            with open(self.folder / "speed.csv", "a", encoding="utf-8", newline="") as file:
-                file.write(text.partition("\n")[2] if file.tell() else text)
+        self._write_events(row | self.speeds[state.epoch])
         if time.monotonic() - self.drawn_at > SECONDS_BETWEEN_PICTURES:
             self.draw(state)
         self.epoch_started = time.monotonic()
 
     def _peak_memory(self):
         return peak_memory(getattr(self.params, "device", "cpu"))  # a notebook may not set it
+
+    def add_speed(self, epoch, samples_per_second):
+        """Add the speed of an epoch, and the peak memory so far, to what speed.csv will hold."""
+        self.speeds[epoch] = {"samples_per_second": samples_per_second}
+        if peak := self._peak_memory():
+            self.speeds[epoch]["peak_memory_mb"] = peak / 1e6
 
     def _read_speeds(self):
         """Return speed.csv, a dict from epoch to row. Speeds differ between machines, so the history has none."""
@@ -91,12 +100,15 @@ class RunRecord:
             return {}
 
     def write_results(self, rows, is_best):
-        """Write the validation metrics of the last epoch, as those of the best one, too, if it is; then history.csv."""
+        """Write the validation metrics of the last epoch, as those of the best one, too, if it is; then the tables."""
         metrics = {name.removeprefix("val_"): value for name, value in rows[-1].items() if name.startswith("val_")}
         if is_best:
             utils.save_dict_to_json(metrics, self.folder / "metrics_val_best_weights.json")
         utils.save_dict_to_json(metrics, self.folder / "metrics_val_last_weights.json")
         utils.write_whole(self.folder / "history.csv", as_csv(rows))
+        if self.speeds:
+            speeds = [{"epoch": epoch} | speed for epoch, speed in self.speeds.copy().items()]
+            utils.write_whole(self.folder / "speed.csv", as_csv(speeds))
 
     def _write_missing(self, state):
         """Write the results that the previous session did not write because it was killed just after an epoch."""
@@ -127,9 +139,9 @@ class RunRecord:
 
     def draw(self, state):
         """Draw curves.png. If it cannot be written, training continues without it."""
-        self.drawn_at, speeds = time.monotonic(), self._read_speeds()
+        self.drawn_at = time.monotonic()
         best = vars(state.best) if state.best else {"epoch": 0, "monitor": "loss"}  # no epoch is marked
-        history = [row | speeds.get(row["epoch"], {}) for row in state.history]
+        history = [row | self.speeds.get(row["epoch"], {}) for row in state.history]
         try:
             utils.write_whole(self.folder / "curves.png", plot_curves(history, best))
         except UserError as error:
@@ -137,7 +149,7 @@ class RunRecord:
 
     def _write_run_json(self, state):
         """Write run.json, which says how to reproduce the run."""
-        stated = self.params.hyperparameters
+        stated = self.params.defaults | self.params.given
         best = None
         if state.best:
             mode = self.params.monitor_mode or MODES.get(state.best.monitor)
@@ -215,6 +227,7 @@ class RunRecord:
         epoch = row["epoch"]
         try:
             if self.events is None:  # purge_step: what follows replaces later epochs of earlier sessions
+                threading.excepthook = ignore_tensorboard
                 self.events = SummaryWriter(self.folder / "tensorboard", purge_step=epoch)
             for name, value in row.items():
                 split, _, result = name.partition("_")

@@ -4,18 +4,28 @@ import atexit
 import contextlib
 import logging
 import os
+import re
 import sys
 import time
 import traceback
 
 from tqdm import tqdm
 
-from utils import UserError
+from toolkit.core.user_code import own_traceback
+from utils import UserError, similar
 
 
 def add_quiet_argument(parser):
-    """Add the option `--quiet`, which every script has."""
+    """Add the option `--quiet`, which every script has; and let mistakes in options be one line, as all others are."""
     parser.add_argument("--quiet", action="store_true", help="print only results, warnings and errors")
+
+    def refuse(message):
+        options = re.findall(r"--\w+", parser.format_help())
+        near = [similar(word, options) for word in message.split() if word.startswith("--") and word not in options]
+        advice = f"did you mean {near[0]}?" if near and near[0] else f"python {parser.prog} --help lists the options"
+        raise UserError(f"{message}; {advice}")
+
+    parser.error = refuse
 
 
 def run_script(main):
@@ -43,10 +53,14 @@ def run_script(main):
         if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             error.add_note('(remove "compile": true from params.json to train without torch.compile)')
         note_in_log(traceback.format_exc())
-        if processes is None or not processes.is_from_another_rank(error):
+        if processes is not None and processes.is_from_another_rank(error):
+            print(f"rank {processes.rank()}: stopped, because another process of this run has ended", file=sys.stderr)
+            time.sleep(processes.SECONDS_FOR_RANK_ZERO)  # so that torchrun, which then ends this one, reports that one
+        elif own := own_traceback(error):  # a bug in model/, to which the frames before it add nothing
+            close_bars()
+            print(own, end="", file=sys.stderr)
+        else:
             raise
-        print(f"rank {processes.rank()}: stopped, because another process of this run has ended", file=sys.stderr)
-        time.sleep(processes.SECONDS_FOR_RANK_ZERO)  # so that torchrun, which then ends this one, reports that one
         code = 1
     if is_plain_script(main):  # then end without the destruction of all of torch's objects, which takes a second
         atexit._run_exitfuncs()  # ends worker processes and closes logs

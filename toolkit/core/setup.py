@@ -1,5 +1,7 @@
 """Command-line arguments that the scripts share, and the steps that set up an experiment."""
 
+import ast
+import contextlib
 import json
 import logging
 import os
@@ -18,6 +20,15 @@ from toolkit.core.script import add_quiet_argument
 from toolkit.core.task import ROOT, find_model, find_task
 from toolkit.core.tools import find_tool
 from utils import UserError
+
+MEANT_BY = {  # key of params.json -> its names elsewhere, which mean it if no code of model/ reads them
+    "learning_rate": ("lr", "step_size"), "batch_size": ("bs", "batch"), "num_epochs": ("epochs", "max_epochs"),
+    "weight_decay": ("wd", "l2"), "dropout_rate": ("dropout", "drop"), "optimizer": ("optim",),
+    "optimizer_arguments": ("momentum", "betas"), "lr_schedule": ("scheduler", "lr_scheduler"),
+    "seed": ("random_seed",), "warmup_steps": ("warmup",), "max_grad_norm": ("clip", "grad_clip"),
+    "early_stopping_patience": ("patience", "early_stopping"), "precision": ("amp", "fp16"),
+    "ema_decay": ("ema",), "num_workers": ("workers",), "accumulation_steps": ("grad_accum", "accumulate"),
+}  # fmt: skip
 
 
 def add_common_arguments(parser):
@@ -58,24 +69,20 @@ def set_up(model_dir, data_dir=None, device=None, params_from=None, overrides=No
     processes.initialize(device)
     set_arithmetic(params)
     data_dir = processes.local_rank_zero_first(lambda: find_data(task, params, data_dir))
-    params.add_facts({"device": str(device), "cuda": device.type == "cuda"})
-    params.add_facts({"data_dir": str(data_dir), "model_folder": utils.relative(task.folder)})
+    places = {"data_dir": str(data_dir), "model_folder": utils.relative(task.folder)}
+    params.add_facts({"device": str(device), "cuda": device.type == "cuda"} | places)
     params.add_facts(facts_of(task, data_dir), source=f"{data_dir}/dataset.json")
     return task, params, data_dir
 
 
 def refuse_misspelled(params, known=()):
-    """Refuse a key that looks like a misspelled declared key; called when model and data have read what they need.
+    """Raise UserError if a key that no code has read looks like a misspelled declared key, and is not in `known`.
 
-    Args:
-        params: hyperparameters.
-        known: further names that are accepted, such as the keys that a checkpoint was trained with.
-
-    Raises:
-        UserError: such a key was given, and no code has read it.
+    It is called when model and data have read what they need. `known` are, for example, the keys of a checkpoint.
     """
     for name, source in params.unread.items():
-        meant = utils.similar(name, params.defaults)
+        aliases = (key for key, names in MEANT_BY.items() if name.lower() in names and key in params.defaults)
+        meant = next(aliases, None) or utils.similar(name, params.defaults)
         if meant and name not in params.defaults and name not in known:
             raise UserError(
                 f"{source}: unknown key {name} (did you mean {meant}?); train.py --list_params lists the known keys, "
@@ -139,17 +146,33 @@ def facts_of(task, data_dir):
 
 
 def parse_overrides(words):
-    """Return the `key=value` words of a command line as a dict; values are JSON, or else plain strings."""
+    """Return the `key=value` words of a command line as a dict; values are JSON, or else plain strings.
+
+    Python's False, True and None count as false, true and null. What else looks like a value of Python or JSON, but is
+    none of JSON ("5_6", ".5", "(1, 2)", "nan"), is a UserError.
+    """
     overrides = {}
     for word in words:
         key, equals, value = word.partition("=")
         if not equals or not key:
             raise UserError(f"{word}: should be key=value, such as learning_rate=3e-4")
+        value = {"False": "false", "True": "true", "None": "null"}.get(value, value)
         try:
             overrides[key] = json.loads(value)
-        except ValueError:
+        except json.JSONDecodeError as error:
+            if value[:1] in ("[", "{") or is_python(value):
+                raise UserError(f"{word}: not valid JSON at {utils.json_mistake(error)}") from None
             overrides[key] = value
     return overrides
+
+
+def is_python(text):
+    """Return True if Python would read a text as a number, tuple, list, dict or string in quotes."""
+    for read in (float, ast.literal_eval):
+        with contextlib.suppress(Exception):  # of many kinds
+            read(text)
+            return True
+    return False
 
 
 def derive(params, model_dir, params_from, may_change=()):
@@ -170,12 +193,9 @@ def derive(params, model_dir, params_from, may_change=()):
 
 def check_writable(folder):
     """Raise UserError if no files can be created in `folder`, or in the nearest existing folder above it."""
-    folder, log = Path(folder), Path(folder) / "train.log"
-    if log.is_dir() or (log.exists() and not os.access(log, os.W_OK)):
-        raise UserError(f"{log}: cannot be written to")
-    place = next(p for p in [folder, *folder.absolute().parents] if p.exists())
     try:
-        with tempfile.TemporaryFile(dir=place):
-            pass
+        tempfile.TemporaryFile(
+            dir=next(p for p in [Path(folder), *Path(folder).absolute().parents] if p.exists())
+        ).close()
     except OSError as error:
         raise UserError(f"{folder}: cannot be written to: {error.strerror}") from None

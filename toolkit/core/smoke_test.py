@@ -1,50 +1,58 @@
 """One batch of each split, tried before anything is written, to find what does not fit together."""
 
 import copy
-import itertools
+import logging
+import math
+import re
+import warnings
 
+import numpy as np
 import torch
 
 from toolkit.core import processes
 from toolkit.core.device_batches import device_batches
+from toolkit.core.explanations import describe_all, first_line
 from toolkit.core.forward_pass import autocast, forward_pass
 from toolkit.core.metrics import compute_metric, is_streaming
 from toolkit.core.monitor import monitored
 from toolkit.core.resumable_batches import resumable_batches
 from toolkit.core.totals import Totals, to_numpy
-from toolkit.core.trees import tree_map
+from toolkit.core.trees import tensors, tree_cat, tree_map
+from toolkit.core.user_code import place_of, place_of_definition
 from utils import UserError
 
+MOST_BATCHES = 30  # that a metric is tried on, if it fails for fewer
+OF_FEW_SAMPLES = (ValueError, ArithmeticError, LookupError)  # errors of a metric that more samples may cure
 
-def smoke_test(model, loss_fn, dataloaders, metrics, params):
-    """Put one batch of each split through model, loss and metrics.
 
-    The model is in evaluation mode. Neither the model nor a loss with a state is changed.
+def smoke_test(model, loss_fn, dataloaders, metrics, params, warn=logging.warning):
+    """Put one batch of each split through model, loss and metrics; warn of a doubtful loss or metric.
+
+    The model is in evaluation mode. Neither the model nor a loss with a state is changed. `warn` logs a warning.
 
     Returns:
         The names of the results that an evaluation will have, a list.
 
     Raises:
-        UserError: a batch is not a pair, the loss cannot be minimised, a metric returns no number, or `params.monitor`
-            is not the name of a result.
+        UserError: a batch is not a pair, shapes, types or labels do not fit together, the loss cannot be minimised, a
+            metric fails or returns no number, or `params.monitor` is not the name of a result.
     """
     model.eval()
     module = getattr(loss_fn, "module", None)
     state = copy.deepcopy(module.state_dict()) if module is not None else None
     for split, dataloader in dataloaders.items():
-        batches = resumable_batches(dataloader, params.seed).batches(epoch=0)
-        inputs, labels, num_samples, _ = next(
-            device_batches(itertools.islice(batches, 1), model, batches.expected_size)
-        )
-        outputs, loss = forward_pass(model, loss_fn, inputs, labels, autocast(params, model))
+        batches = tried_batches(model, loss_fn, dataloader, params)
+        outputs, labels, loss, num_samples = next(batches)
         if processes.world_size() > 1 and split == "train" and params.parallel == "ddp":
             params.add_facts({"has_unused_parameters": processes.has_unused_parameters(model, loss)})
         totals = Totals(split, {}, 1, params)
         totals.update(outputs, labels, loss, num_samples)
         names = list(totals.compute())
-        outputs, labels = (tree_map(torch.Tensor.detach, tree) for tree in (outputs, labels))
+        tried = [tree_map(torch.Tensor.detach, (outputs, labels))]
+        if split == next(iter(dataloaders)):
+            check_loss(loss_fn, *tried[0], num_samples, warn)
         for name, metric in metrics.items():
-            names += try_metric(name, metric, outputs, labels, params)
+            names += try_metric(name, metric, split, tried, batches, params, warn)
     processes.reshard(model)
     if module is not None:
         module.load_state_dict(state)
@@ -52,14 +60,133 @@ def smoke_test(model, loss_fn, dataloaders, metrics, params):
     return list(dict.fromkeys(names))
 
 
-def try_metric(name, metric, outputs, labels, params):
-    """Return the names of the results of a metric, a list, by computing it for one batch."""
+def tried_batches(model, loss_fn, dataloader, params):
+    """Yield (outputs, labels, loss, num_samples) for each batch of a split."""
+    batches = resumable_batches(dataloader, params.seed).batches(epoch=0)
+    for number, batch in enumerate(batches):  # one at a time: device_batches takes the next one before it yields one
+        size = batches.expected_size(number)
+        inputs, labels, num_samples, _ = next(device_batches([batch], model, lambda _, size=size: size))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Using a target size")  # check_loss refuses it
+            outputs, loss = forward_pass(model, loss_fn, inputs, labels, autocast(params, model))
+        yield outputs, labels, loss, num_samples
+
+
+def check_loss(loss_fn, outputs, labels, num_samples, warn):
+    """Find a loss that compares each output to all labels, is a sum over the batch, or applies softmax twice."""
+    place = place_of_definition(getattr(loss_fn, "fn", loss_fn))
+    if shapes := broadcast_shapes(loss_fn, outputs, labels):
+        raise UserError(f"{place}: loss_fn compares each output to all labels: {shapes}")
+    if is_sum_over_batch(loss_fn, outputs, labels, num_samples):
+        warn("%s: the loss is a sum over the batch, which grows with batch_size; return its mean", place)
+    if applies_softmax_twice(loss_fn, outputs, labels):
+        warn("%s: loss_fn applies a softmax, but Net did so already; Net should return logits", place)
+
+
+@torch.no_grad()
+def is_sum_over_batch(loss_fn, outputs, labels, num_samples):
+    """Return True if the loss of a batch is the sum of the losses of its halves, and not their mean."""
+    parts = tensors((outputs, labels))
+    if not isinstance(num_samples, int) or num_samples < 2 or any(t.shape[:1] != (num_samples,) for t in parts):
+        return False
+    half = num_samples // 2
+    try:
+        first = loss_fn(*tree_map(lambda t: t[:half], (outputs, labels)))
+        second = loss_fn(*tree_map(lambda t: t[half:], (outputs, labels)))
+        whole, mean = loss_fn(outputs, labels), (half * first + (num_samples - half) * second) / num_samples
+    except Exception:  # a loss for whole batches
+        return False
+    return bool(torch.isclose(whole, first + second, rtol=1e-3)) and not torch.isclose(whole, mean, rtol=0.1)
+
+
+@torch.no_grad()
+def applies_softmax_twice(loss_fn, outputs, labels):
+    """Return True if outputs (N, C) are probabilities, and the loss ignores a constant that is added to all of them."""
+    if not isinstance(outputs, torch.Tensor) or outputs.ndim < 2 or outputs.shape[1] < 2 or bool((outputs < 0).any()):
+        return False
+    if not torch.allclose(outputs.sum(1), outputs.new_ones(()), atol=1e-2):
+        return False
+    return bool(torch.isclose(loss_fn(outputs + 1, labels), loss_fn(outputs, labels), rtol=1e-4))
+
+
+def broadcast_shapes(fn, outputs, labels):
+    """Return the shapes as text if `fn` of outputs (N, 1) and labels (N,) changes when both are (N,); else None.
+
+    It also tries outputs (N,) and labels (N, 1).
+    """
+    shapes = [getattr(each, "shape", ()) for each in (outputs, labels)]
+    if sorted(map(tuple, shapes), key=len) != [shapes[0][:1], (*shapes[0][:1], 1)] or not shapes[0] or shapes[0][0] < 2:
+        return None
+    flat = [each.reshape(-1) for each in (outputs, labels)]
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            alike = np.isclose(float(fn(outputs, labels)), float(fn(*flat)), rtol=1e-4, equal_nan=True)
+    except Exception:  # a function for one of the two shapes alone
+        return None
+    found = f"outputs are {tuple(shapes[0])} and labels {tuple(shapes[1])}"
+    return None if alike else f"{found}; remove the dimension of 1, as outputs.squeeze(-1) does"
+
+
+def try_metric(name, metric, split, tried, batches, params, warn):
+    """Return the names of the results of a metric, a list, by computing it for one batch, or for more if that fails.
+
+    Args:
+        name, metric: as in `metrics` of net.py.
+        split: "train", "val" or "test".
+        tried: list of (outputs, labels) of the first batches; it is extended by those that are taken from `batches`.
+        batches: iterator over the further batches of the split.
+        params: hyperparameters.
+        warn: function that logs a warning.
+
+    Raises:
+        UserError: it returns no number, or it fails for another reason than too few samples.
+    """
+    results, error = compute_on(tried, name, metric, params)
+    is_whole = processes.world_size() > 1  # then model(inputs) waits for other processes, whose metrics may not fail
+    while not is_whole and len(tried) < MOST_BATCHES and (isinstance(error, OF_FEW_SAMPLES) or has_nan(results)):
+        batch = next(batches, None)
+        is_whole = batch is None
+        tried += [tree_map(torch.Tensor.detach, batch[:2])] if batch else []
+        results, error = compute_on(tried, name, metric, params)
+    place = (error and place_of(error)) or place_of_definition(metric)
+    data = f"outputs: {describe_all(tried[0][0])}; labels: {describe_all(tried[0][1])}"
+    if error is None and not has_nan(results):
+        shapes = None if is_streaming(metric) else broadcast_shapes(metric, *tree_map(to_numpy, tried[0]))
+        if shapes:
+            raise UserError(f"{place}: metrics[{name!r}] compares each output to all labels: {shapes}")
+        return list(results)
+    if error is not None:
+        message = f"{place}: metrics[{name!r}] raised {type(error).__name__}: {first_line(error)}"
+        if re.search(r"ndarray|'dim'|Tensor", str(error)) and not is_streaming(metric):
+            raise UserError(f"{message}; metrics get numpy arrays: axis instead of dim, np.mean(a == b), ... ({data})")
+        if not isinstance(error, OF_FEW_SAMPLES) or (is_whole and processes.world_size() == 1):
+            raise UserError(f"{message} ({data}, as numpy arrays)")
+    else:
+        centered = [(tree_map(lambda t: t - t.float().mean(0), outputs), labels) for outputs, labels in tried]
+        message = f"{place}: metrics[{name!r}] is nan"
+        if has_nan(compute_on(centered, name, metric, params)[0]):  # not only because one class is never predicted
+            raise UserError(f"{message} for any outputs ({data})")
+    warn("%s for the first %d batches of %s; training goes on", message, len(tried), split)
+    return [*results, name, params.monitor or name]  # the monitored result may be one of those that it returns
+
+
+def compute_on(batches, name, metric, params):
+    """Return (results, None) of a metric for a list of (outputs, labels), or ({}, error) if it raises an exception."""
+    outputs, labels = map(list, zip(*batches, strict=True))
     try:
         if is_streaming(metric):
             metric.reset()
-            metric.update(outputs, labels)
-        return list(compute_metric(name, metric, tree_map(to_numpy, outputs), tree_map(to_numpy, labels), params))
+            for batch in batches:
+                metric.update(*batch)
+        arrays = [tree_map(to_numpy, tree_cat(trees)) for trees in (outputs, labels)]
+        return compute_metric(name, metric, *arrays, params), None
     except UserError:
         raise
-    except Exception:  # one batch may be too little for it, if it has one class only, for example
-        return [name, params.monitor or name]  # the monitored result may be one of those that it returns
+    except Exception as error:
+        return {}, error
+
+
+def has_nan(results):
+    """Return True if one of the results of a metric, a dict, is NaN."""
+    return any(map(math.isnan, results.values()))

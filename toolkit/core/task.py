@@ -21,6 +21,7 @@ from toolkit.core.optimizers import optimizer_of, refuse_closure, without_compil
 from toolkit.core.resumable_batches import UnpackedBatches
 from toolkit.core.tools import find_tool
 from toolkit.core.trees import describe
+from toolkit.core.user_code import check_call, place_of, place_of_definition
 from utils import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,11 +51,9 @@ class Task:
         for name in ("net.py", "data_loader.py"):
             if not (self.folder / name).is_file():
                 raise UserError(f"{utils.relative(self.folder / name)}: is missing; a model/ folder needs it")
-        import_model_package(self.folder)
-        self.net = importlib.import_module("model.net")
-        self.data_loader = importlib.import_module("model.data_loader")
-        self.Net = self._need(self.net, "Net", "a class or function Net(params)")
-        self._loss_fn = self._need(self.net, "loss_fn", "a function loss_fn(outputs, labels)")
+        self.net, self.data_loader = (import_own(self.folder, name) for name in ("net", "data_loader"))
+        self.Net = self._need(self.net, "Net", "Net(params)")
+        self._loss_fn = self._need(self.net, "loss_fn", "loss_fn(outputs, labels)", "loss_fn(outputs, labels, params)")
         self._fetch = self._find_fetch_dataloader()
         self.metrics = self._find_metrics()
         self.split_names = self._find_split_names()
@@ -66,17 +65,21 @@ class Task:
         """Return the path of a module's file as the user would write it."""
         return utils.relative(module.__file__)
 
-    def _need(self, module, name, expected):
-        """Return an attribute of net.py or data_loader.py; UserError if it is missing or not as `expected` says."""
+    def _need(self, module, name, *calls):
+        """Return a function of net.py or data_loader.py; UserError if it cannot be called as one of `calls`."""
         found = getattr(module, name, None)
-        is_valid = isinstance(found, dict) if name == "metrics" else callable(found)
-        if not is_valid:
+        if not callable(found):
             what = f"{name} is {type(found).__name__}" if hasattr(module, name) else f"there is no {name}"
-            raise UserError(f"{self.path_of(module)}: {what}, but train.py needs {expected}")
+            kind = "class or function" if name == "Net" else "function"
+            raise UserError(f"{self.path_of(module)}: {what}, but train.py needs a {kind} {calls[0]}")
+        check_call(found, *calls)
         return found
 
     def _find_metrics(self):
-        metrics = self._need(self.net, "metrics", "a dict metrics, from name to function")
+        metrics = getattr(self.net, "metrics", None)
+        if not isinstance(metrics, dict):
+            what = f"metrics is {type(metrics).__name__}" if hasattr(self.net, "metrics") else "there is no metrics"
+            raise UserError(f"{self.path_of(self.net)}: {what}, but train.py needs a dict from name to function")
         for name, metric in metrics.items():
             if name == "loss":
                 raise UserError(f"{self.path_of(self.net)}: a metric cannot be called loss; rename it")
@@ -85,6 +88,9 @@ class Task:
                     f"{self.path_of(self.net)}: metrics[{name!r}] is {type(metric).__name__}, but should be a function "
                     f"of (outputs, labels), or an object with update, compute and reset"
                 )
+            if not is_streaming(metric):
+                call = f"metrics[{name!r}](outputs, labels)"
+                check_call(metric, call, f"{call[:-1]}, params)")
         return metrics
 
     def _find_fetch_dataloader(self):
@@ -92,7 +98,7 @@ class Task:
         loader_class, iterators = getattr(self.data_loader, "DataLoader", None), find_tool("cs230.data_iterators")
         if not hasattr(self.data_loader, "fetch_dataloader") and hasattr(loader_class, "data_iterator") and iterators:
             return functools.partial(iterators.fetch_from_iterators, loader_class, self.path_of(self.data_loader))
-        return self._need(self.data_loader, "fetch_dataloader", "a function fetch_dataloader(types, data_dir, params)")
+        return self._need(self.data_loader, "fetch_dataloader", "fetch_dataloader(types, data_dir, params)")
 
     def _find_split_names(self):
         names = getattr(self.data_loader, "split_names", {})
@@ -128,6 +134,7 @@ class Task:
         """Return what `make_optimizer` of net.py returns if there is one, else what `params.optimizer` names."""
         without_compiler()
         if hasattr(self.net, "make_optimizer"):
+            check_call(self.net.make_optimizer, "make_optimizer(model, params)")
             optimizer = self.net.make_optimizer(model, params)
             if not isinstance(optimizer, torch.optim.Optimizer):
                 found = f"make_optimizer(model, params) returned {type(optimizer).__name__}"
@@ -146,7 +153,7 @@ class Task:
         fn = self._loss_fn
         if isinstance(fn, torch.nn.Module):
             fn = copy.deepcopy(fn).to(params.device)  # what it learns belongs to one run
-        return Loss(fn, params, self.path_of(self.net))
+        return Loss(fn, params, place_of_definition(fn))
 
     def fetch_dataloader(self, types, data_dir, params):
         """Return the task's data loaders, a dict from each of `types` ("train", "val", "test") to one.
@@ -156,7 +163,12 @@ class Task:
         """
         file = f"{self.path_of(self.data_loader)}: fetch_dataloader"
         names = {split: self.split_names.get(split, split) for split in types}
-        found = self._fetch(list(names.values()), str(data_dir), params)
+        try:
+            found = self._fetch(list(names.values()), str(data_dir), params)
+        except ValueError as error:
+            if "num_samples" not in str(error):
+                raise
+            raise UserError(f"{place_of(error)}: a split has no samples; look for its files in {data_dir}") from None
         if not isinstance(found, dict):
             raise UserError(f"{file} should return a dict from split to DataLoader, not {describe(found)}")
         loaders, unpack = {}, getattr(self.net, "unpack_batch", None)
@@ -191,6 +203,26 @@ def find_model(model_dir):
         if any((folder / "model" / name).is_file() for name in ("net.py", "data_loader.py")):
             return folder / "model"
     return ROOT / "model"
+
+
+def import_own(folder, name):
+    """Return a module of a model/ folder; what cannot be read or found in it is a UserError that names the line."""
+    import_model_package(folder)
+    try:
+        return importlib.import_module(f"model.{name}")
+    except SyntaxError as error:
+        line = f": {error.text.strip()}" if error.text else ""
+        raise UserError(f"{utils.relative(error.filename)}:{error.lineno}: {error.msg}{line}") from None
+    except ImportError as error:
+        if (place := place_of(error)) is None:
+            raise
+        advice = ""
+        if isinstance(error, ModuleNotFoundError):
+            beside = any((folder / path).exists() for path in (f"{error.name}.py", str(error.name)))
+            advice = f"; write: from .{error.name} import ..." if beside else "; is it installed?"
+        elif error.name == "utils":
+            advice = "; this is the repository's utils.py: move functions of your own to a file in model/"
+        raise UserError(f"{place}: {error}{advice}") from None
 
 
 def import_model_package(folder):

@@ -15,10 +15,7 @@ def find_tool(name):
 
 def find_classic_helper(module, name):
     """Return a helper that `module` had in CS230's template; called by the `__getattr__` of that module (PEP 562)."""
-    hint = ""
-    if not name.startswith("__"):
-        helpers = find_tool("cs230.classic_helpers")
-        if helpers is not None and name in helpers.CLASSIC.get(module, ()):
-            return getattr(helpers, name)
-        hint = "" if helpers else "; helpers of CS230's template are in toolkit/cs230, which this clone does not have"
-    raise AttributeError(f"module {module!r} has no attribute {name!r}{hint}", name=name)
+    helpers = None if name.startswith("__") else find_tool("cs230.classic_helpers")
+    if helpers is not None and name in helpers.CLASSIC.get(module, ()):
+        return getattr(helpers, name)
+    raise AttributeError(f"module {module!r} has no attribute {name!r}", name=name)

@@ -6,7 +6,9 @@ import re
 import torch
 from torch.nn.parameter import is_lazy
 
-from utils import LOADING_ERRORS, UserError
+from utils import UserError
+
+LOADING_ERRORS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 def load_weights(state, checkpoint, model, optimizer=None, partial=False, *, shard_like=None):

@@ -60,8 +60,8 @@ def find_predictions(collected, dataloader, params):
         outputs, columns = outputs.numpy(), {"item": items}
         for number in range(labels.shape[1]):
             ending = f"_{number}" if labels.shape[1] > 1 else ""
-            columns[f"label{ending}"] = map(str, labels[:, number])  # the shortest decimals that are exact
-            columns[f"prediction{ending}"] = map(str, outputs[:, number])
+            for name, values in (("label", labels), ("prediction", outputs)):
+                columns[name + ending] = map(str, values[:, number])  # the shortest decimals that are exact
         return Predictions(kind, as_rows(columns), labels, outputs)
     probabilities, predictions = (t.numpy() for t in probabilities_of(outputs).double().clamp(max=1).max(dim=1))
     class_names = class_names or list(map(str, range(outputs.shape[1])))
@@ -97,13 +97,14 @@ def find_rows(collected, num_classes=None):
     labels = labels.reshape(-1)
     if labels.dtype == torch.bool or outputs.ndim != 2 or len(outputs) != len(labels) or outputs.shape[1] < 2:
         return None
-    real = (labels != -1) & (labels != -100)  # CS230's padding, torch's `ignore_index`
-    outputs, labels, samples = outputs[real], labels[real], torch.arange(len(lengths)).repeat_interleave(lengths)[real]
-    if not len(labels) or labels.min() < 0 or labels.max() >= outputs.shape[1]:
+    # in a table, what is no class is padding, as it is for the loss (count_labels); elsewhere torch's `ignore_index`
+    real, is_tagging = (labels >= 0) & (labels < outputs.shape[1]), bool((lengths != 1).any())
+    if not real.any() or not (is_tagging or labels[~real].eq(-100).all()):
         return None
+    outputs, labels, samples = outputs[real], labels[real], torch.arange(len(lengths)).repeat_interleave(lengths)[real]
     if num_classes not in (None, outputs.shape[1]):  # features, for example, rather than logits
         return None
-    return "tagging" if (lengths != 1).any() else "classification", outputs, labels.long(), samples.numpy()
+    return "tagging" if is_tagging else "classification", outputs, labels.long(), samples.numpy()
 
 
 def words_of(items, samples):

@@ -84,7 +84,10 @@ class EvaluationReport:
         elif kind != "other":
             self.add_classes(predictions)
         if kind == "tagging":
-            self.files["mistakes.html"] = mistakes_page(predictions.rows, f"Mistakes on {split}")
+            try:
+                self.files["mistakes.html"] = mistakes_page(predictions, f"Mistakes on {split}")
+            except UserError as error:
+                self.lines += [f"No page of mistakes: {error}."]
         if kind != "other":
             self.files["predictions.csv"] = as_csv(predictions.rows)
         self.files["report.json"] = json.dumps(self.content, allow_nan=False) + "\n"
@@ -117,9 +120,12 @@ class EvaluationReport:
 
 def find_contradiction(predictions, results):
     """Return why the outputs cannot be scores of classes (the accuracy contradicts the largest output), or ""."""
-    if predictions is None or predictions.kind == "regression" or "accuracy" not in results:
+    if predictions is None or predictions.kind == "regression":
         return ""
-    found, stated = np.mean(predictions.predictions == predictions.labels), results["accuracy"]
+    if np.isnan(predictions.probabilities).any():
+        return "some outputs are NaN"
+    found = np.mean(predictions.predictions == predictions.labels)
+    stated = results.get("accuracy", found)
     if min(abs(found - stated), abs(found - stated / 100)) <= bootstrap.CLOSE:  # or in percent
         return ""
     return f"accuracy is {stated:.4f}, but the largest output is that of the label for {found:.4f} of the samples"

@@ -4,7 +4,7 @@ from collections import Counter
 from html import escape
 from itertools import groupby
 
-from toolkit.core.entity_tags import entities
+from toolkit.core.entity_tags import entities, split_tags
 
 MOST_SENTENCES = 500
 PAGE = """<!doctype html>
@@ -28,13 +28,17 @@ mark {{ color: inherit; padding: .15em .3em; border-radius: .3em; border-bottom:
 KINDS = {"missed": "missed", "spurious": "spurious", "confused": "with a wrong type or wrong boundaries"}
 
 
-def mistakes_page(rows, title):
+def mistakes_page(predictions, title):
     """Return an HTML page of the sentences with wrong entities, the most confident mistake first.
 
-    Return None if all entities are right or the words are not known. `rows` are those of a tagger's Predictions.
+    Return None if all entities are right or the words are not known. `predictions` are the Predictions of a tagger.
+
+    Raises:
+        UserError: the tags are of no scheme that is known.
     """
+    split_tags(predictions.class_names)
     found, totals, count = [], Counter(), 0
-    for _, group in groupby(rows, key=lambda row: row["sentence"]):
+    for _, group in groupby(predictions.rows, key=lambda row: row["sentence"]):
         tokens, count = list(group), count + 1
         words, labels, predictions = ([row[name] for row in tokens] for name in ("item", "label", "prediction"))
         if not isinstance(words[0], str):

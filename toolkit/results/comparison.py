@@ -149,7 +149,7 @@ def means_per_fold(rows, values):
     """
     folds, is_cross_validation = {}, number_of_folds(rows) is not None
     for row, value in zip(rows, values, strict=True):
-        key = row.params.get("fold") if is_cross_validation else len(folds)
+        key = identity(row.params.get("fold")) if is_cross_validation else len(folds)
         folds.setdefault(key, []).append(value)
     return [sum(group) / len(group) for group in folds.values()]
 

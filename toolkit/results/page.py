@@ -117,7 +117,7 @@ def spreads_of(row, report):
     spreads, prefix = {}, "test_" if report.get("split") == "test" else ""
     if report.get("checkpoint") == "best.pth.tar" and not row.replicates:  # the row has the metrics of that checkpoint
         for name, ends in of_type(report.get("intervals"), dict).items():
-            with contextlib.suppress(TypeError, ValueError):
+            with contextlib.suppress(LookupError, TypeError, ValueError):
                 spreads[prefix + name] = "({:.4f}–{:.4f})".format(*ends)
     return spreads | {name: f"± {width:.4f}" for name, width in row.half_widths.items()}
 
@@ -154,7 +154,7 @@ def thinned_curves(row, series):
         return None
     points = min(MOST_POINTS, number)
     places = [i * (number - 1) // max(points - 1, 1) for i in range(points)]
-    values = [[float(f"{curve[i]:.4g}") for i in places] if curve else [] for curve in curves]
+    values = [[float(f"{curve[i]:.4g}") for i in places if i < len(curve)] for curve in curves]
     return {"epochs": [place + 1 for place in places], "values": values}
 
 

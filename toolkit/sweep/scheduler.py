@@ -72,8 +72,9 @@ class Scheduler:
             failure = f"{folder}: cannot be created: {error.strerror}" if isinstance(error, OSError) else str(error)
             self.end(experiment, "failed", failure)
             return
-        arguments = (folder, self.data_dir, self.devices[slot], self.threads, self.study.options.pruner != "none")
-        self.running[slot] = TrialProcess(experiment, *arguments)
+        options = self.study.options
+        arguments = (folder, self.data_dir, self.devices[slot], self.threads, options.accept_code_changes)
+        self.running[slot] = TrialProcess(experiment, *arguments, prunes=options.pruner != "none")
 
     def handle(self, slot):
         """Handle the next message of a trial, or its death."""

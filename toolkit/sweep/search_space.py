@@ -98,7 +98,7 @@ class SearchSpace:
     """
 
     def __init__(self, folder, params, declared):
-        self.source, self.reference, self.dimensions = folder / SPACE, params.hyperparameters, {}
+        self.source, self.reference, self.dimensions = folder / SPACE, params.defaults | params.given, {}
         types = {name: field.annotation for name, field in declared.model_fields.items()}
         content = read_json(self.source, what="search space") if self.source.exists() else CLASSIC
         for name, description in without_notes(content).items():

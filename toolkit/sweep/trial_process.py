@@ -34,15 +34,16 @@ ENDS = {"finished", "stopped", "pruned", "failed"}  # keys of a session in run.j
 class TrialProcess:
     """A process that trains an Experiment in the folder `model_dir`, or resumes it, on a device with `threads` threads.
 
-    With `prunes`, the process waits after each epoch to be told whether to continue.
+    With `prunes`, the process waits after each epoch to be told whether to continue. With `accept_code_changes`, it
+    resumes although model/ has changed since.
     """
 
-    def __init__(self, experiment, model_dir, data_dir, device, threads, prunes):
+    def __init__(self, experiment, model_dir, data_dir, device, threads, accept_code_changes, prunes):
         self.experiment, self.prunes = experiment, prunes
         self.connection, theirs = multiprocessing.Pipe()
         self.stop_pipe, their_end = multiprocessing.Pipe()  # the trial stops when this end is closed, or we have died
         context: Any = multiprocessing.get_context(METHOD)
-        arguments = (theirs, their_end, str(model_dir), data_dir, device, threads, prunes)
+        arguments = (theirs, their_end, str(model_dir), data_dir, device, threads, accept_code_changes, prunes)
         self.process = context.Process(target=run_trial, args=arguments)
         self.process.start()
         theirs.close()
@@ -91,7 +92,7 @@ def start_fork_server():
         os.environ["PYTHONPATH"] = path
 
 
-def run_trial(sweep, stop_pipe, model_dir, data_dir, device, threads, prunes):
+def run_trial(sweep, stop_pipe, model_dir, data_dir, device, threads, accept_code_changes, prunes):
     """Train one experiment in this process, and send `sweep`, a connection, how it ended."""
     import torch
 
@@ -105,7 +106,7 @@ def run_trial(sweep, stop_pipe, model_dir, data_dir, device, threads, prunes):
         for stream in (1, 2):
             os.dup2(log.fileno(), stream)
     threading.Thread(target=stop_with_sweep, args=[stop_pipe], daemon=True).start()
-    message = train_experiment(sweep, model_dir, data_dir, device, prunes)
+    message = train_experiment(sweep, model_dir, data_dir, device, accept_code_changes, prunes)
     with contextlib.suppress(OSError):
         sweep.send(message)
 
@@ -120,7 +121,7 @@ def stop_with_sweep(stop_pipe):
     os._exit(1)
 
 
-def train_experiment(sweep, model_dir, data_dir, device, prunes):
+def train_experiment(sweep, model_dir, data_dir, device, accept_code_changes, prunes):
     """Train an experiment, or resume it. Return the message to the sweep that says how it ended."""
     import torch
 
@@ -139,7 +140,8 @@ def train_experiment(sweep, model_dir, data_dir, device, prunes):
     while True:
         try:
             task, params, data = set_up(model_dir, data_dir, device)
-            train.train_experiment(task, params, data, model_dir, terminal=False, report=report)
+            options = {"report": report, "accept_code_changes": accept_code_changes}
+            train.train_experiment(task, params, data, model_dir, terminal=False, **options)
         except InUse:  # the same configuration was drawn twice, or the trial of a sweep that died is still saving
             pause = min(2 * pause, LONGEST_PAUSE)
             time.sleep(pause)

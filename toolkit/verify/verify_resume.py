@@ -62,7 +62,10 @@ def verify_resume(model_dir, data_dir=None, device=None):
         difference = difference_of_runs(uninterrupted, resumed)
         if difference is None:
             count, times = len(tensors(uninterrupted)), f"{len(stops) + 1} time{'s' * bool(stops)}"
-            print(f"Identical to the last bit after {steps} steps, interrupted {times}: {count} tensors, all results.")
+            epochs = uninterrupted["epoch"] + bool(uninterrupted["batches_done"])
+            places = f"in {epochs} epochs and between them" if epochs > 1 else "in the first epoch only"
+            print(f"Identical to the last bit after {steps} steps: {count} tensors, all losses and metrics.")
+            print(f"Interrupted {times}, {places}.")
             return
         logging.info("The results differ. Looking for the cause ...")
         repeated = difference_of_runs(uninterrupted, copies.train("repeated", max_steps=steps))

@@ -4,6 +4,7 @@ import codecs
 import csv
 import io
 import itertools
+import logging
 import re
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from utils import UserError
 SPLIT_NAMES = {"train": "train", "testa": "val", "dev": "val", "val": "val", "test": "test"}  # as a file name has them
 SPLIT_NAME = re.compile(rf"(?<![a-z])({'|'.join(SPLIT_NAMES)})", re.IGNORECASE)
 FEWEST = 4  # sentences of one file that is split in three
+DOCUMENT = "-DOCSTART-"  # a line that separates documents
+COMMENT = re.compile(r"#(\s|$|(begin|end) document|[\w.:]+\s*=)")  # a line before a sentence, such as # id 5
 STAND_IN = "_"  # for blanks in tokens, and for tokens of nothing else: in a line of text, blanks separate tokens
 
 
@@ -28,6 +31,8 @@ def read_text(file, encoding="utf-8"):
         content = Path(file).read_bytes().removeprefix(codecs.BOM_UTF8)
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror}") from None
+    if b"\0" in content:
+        raise UserError(f"{file}: has bytes of 0, as UTF-16 and files that are no text have; save it as UTF-8")
     try:
         return content.decode(encoding)
     except UnicodeDecodeError as error:
@@ -48,29 +53,39 @@ def visible(token):
 
 
 def read_conll(file):
-    """The sentences of a file in columns: a list of pairs (tokens, tags), two lists of str.
+    """The sentences of a file in columns: a list of pairs (tokens, tags), two lists of str. Comments are left out.
 
     Raises:
         UserError: a line has one column only, or not as many as the lines before.
     """
-    sentences, tokens, tags, width = [], [], [], None
-    for number, line in enumerate([*lines_of(read_text(file)), ""], 1):
-        if not line.strip() or line.startswith("-DOCSTART-"):
+    # where there are tabs they alone separate, and the token may be a blank
+    rows = [
+        line.rstrip().split("\t") if "\t" in line else [column for column in line.split(" ") if column]
+        for line in lines_of(read_text(file))
+    ]
+    tagged = [row for row in rows if len(row) > 1 and not row[0].startswith("#")]
+    forms = {
+        (len(tagged[0]), row[-1]) for row in tagged
+    }  # numbers of columns and tags, to tell a token # from a comment
+    sentences, tokens, tags, width, comments = [], [], [], None, 0
+    for number, columns in enumerate([*rows, []], 1):
+        text = " ".join(columns).strip()
+        if not text or text.startswith(DOCUMENT):
             if tokens:
                 sentences.append((tokens, tags))
             tokens, tags = [], []
-            continue
-        # where there are tabs they alone separate, and the token may be a blank
-        columns = line.rstrip().split("\t") if "\t" in line else [column for column in line.split(" ") if column]
-        if len(columns) == 1:
-            raise UserError(
-                f"{file}, line {number}: has one column only, {line.strip()!r}; a token and its tag are needed"
-            )
-        if len(columns) != (width or len(columns)):
+        elif not tokens and COMMENT.match(text) and (len(columns), columns[-1]) not in forms:
+            comments += 1
+        elif len(columns) == 1:
+            raise UserError(f"{file}, line {number}: has one column only, {text!r}; a token and its tag are needed")
+        elif len(columns) != (width or len(columns)):
             raise UserError(f"{file}, line {number}: has {len(columns)} columns, the lines before have {width}")
-        width = len(columns)
-        tokens.append(visible(columns[0]))
-        tags.append(visible(columns[-1]))
+        else:
+            width = len(columns)
+            tokens.append(visible(columns[0]))
+            tags.append(visible(columns[-1]))
+    if comments:
+        logging.info("%s: %d comment lines, such as those with # id, are left out", file, comments)
     return sentences
 
 
@@ -124,7 +139,7 @@ def read_pair(folder):
                 f"{folder / 'sentences.txt'}, line {number}: {len(tokens)} tokens, but {len(tags)} tags in labels.txt; "
                 f"one blank separates two"
             )
-        if tokens:
+        if tokens and tokens[0] != DOCUMENT:
             sentences.append(([visible(token) for token in tokens], tags))
     return sentences
 

@@ -4,12 +4,15 @@ import functools
 
 import numpy as np
 
+from toolkit.core.entity_tags import split_tags
+
 
 def entity_scores(outputs, labels, params):
     """Precision, recall and F1 of entities; one is found where its type, its first and its last token are all right.
 
     The definition is that of seqeval by default, and so of CoNLL's conlleval (Tjong Kim Sang and De Meulder, 2003). It
-    takes IOB1, IOB2, IOBES and sequences that break their rules: a type that changes begins another entity.
+    takes IOB1, IOB2, IOBES, BILOU, BMEWO, types without letters, and sequences that break their rules: a type that
+    changes begins another entity. Tags of another scheme are refused.
 
     Args:
         outputs: logits, array (tokens, num_tags), of all tokens of a split.
@@ -75,17 +78,17 @@ def rules(tags):
         types: the names of the types of entities, a sorted list.
         type_of: int array (num_tags + 1,), index into `types` (0 for tags outside entities).
     """
-    parts = [(tag[0], tag[1:].split("-", maxsplit=1)[-1] or "_") for tag in (*tags, "O")]  # B-PER: B, PER
-    types = sorted({kind for letter, kind in parts if letter not in "O."})
+    parts = split_tags([*tags, "O"])  # B-PER: B, PER
+    types = sorted({kind for letter, kind in parts if letter != "O"})
     ends, begins = np.zeros((2, len(parts), len(parts)), bool)
     for row, (left, left_type) in enumerate(parts):
         for column, (right, right_type) in enumerate(parts):
             pair, changes = left + right, left_type != right_type
             ends[row, column] = (
-                left in "ES" or pair in ("BB", "BS", "BO", "IB", "IS", "IO") or (left not in "O." and changes)
+                left in "ES" or pair in ("BB", "BS", "BO", "IB", "IS", "IO") or (left != "O" and changes)
             )
             begins[row, column] = (
-                right in "BS" or pair in ("EE", "EI", "SE", "SI", "OE", "OI") or (right not in "O." and changes)
+                right in "BS" or pair in ("EE", "EI", "SE", "SI", "OE", "OI") or (right != "O" and changes)
             )
-    type_of = np.array([types.index(kind) if letter not in "O." else 0 for letter, kind in parts])
+    type_of = np.array([types.index(kind) if letter != "O" else 0 for letter, kind in parts])
     return ends, begins, types, type_of

@@ -2,8 +2,8 @@
 
 import csv
 import hashlib
-import io
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,8 @@ import utils
 from toolkit.core.folds import fold_of
 from toolkit.core.image_dataset import read_facts
 from utils import UserError
+
+NUMBER = re.compile(r"[ \t]*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?[ \t]*")
 
 
 class Hyperparameters(utils.Hyperparameters):
@@ -37,8 +39,8 @@ def fetch_dataloader(types, data_dir, params):
         params: hyperparameters; they get the defaults of this file, and the facts of the dataset.
 
     Returns:
-        dict from split to a DataLoader of (inputs, labels): float (B, num_inputs) and (B,). If `params.batch_size` is
-        None, a batch is the whole split.
+        dict from split to a DataLoader of (inputs, labels): float64 (B, num_inputs) and (B,), float32 on Apple's GPUs.
+        If `params.batch_size` is None, a batch is the whole split.
     """
     params.declare(Hyperparameters)
     params.add_facts(read_facts(data_dir), source=f"{data_dir}/dataset.json")
@@ -56,7 +58,7 @@ def fetch_dataloader(types, data_dir, params):
 
 
 def load_split(data_dir, split, params):
-    """Return the table of a split, or of its fold, float32 (N, num_inputs + 1); the target is the last column."""
+    """Return the table of a split, or of its fold, float (N, num_inputs + 1); the target is the last column."""
     if split == "test" or not params.num_folds:
         return read_table(data_dir, split, params)
     table = torch.cat([read_table(data_dir, part, params) for part in ("train", "val")])  # (N, num_inputs + 1)
@@ -64,7 +66,7 @@ def load_split(data_dir, split, params):
 
 
 def read_table(data_dir, split, params):
-    """Return the table in `<split>.csv`, float32 (N, num_inputs + 1).
+    """Return the table in `<split>.csv`, float (N, num_inputs + 1).
 
     Raises:
         UserError: it is missing, or was changed since build_dataset.py wrote it.
@@ -76,7 +78,15 @@ def read_table(data_dir, split, params):
         raise UserError(f"{file}: cannot be read: {error}; build it again with --force") from None
     if digest(table) != params.counts[split]["sha256"]:
         raise UserError(f"{file}: not what dataset.json says, changed by hand; build it again with --force")
-    return torch.from_numpy(table).float()
+    return torch.from_numpy(table).to(precise(params))
+
+
+def precise(params):
+    """Return the dtype of numbers before they are standardised: float32 would lose what varies little around 1e9.
+
+    Apple's GPUs have no float64.
+    """
+    return torch.float32 if "mps" in str(getattr(params, "device", "")) else torch.float64
 
 
 def digest(table):
@@ -96,7 +106,7 @@ def read_items(files, params):
     rows = {f"{file}:{line}": row for file in files for line, row in read_columns(file, params.input_names)}
     if not rows:
         raise UserError("no rows to predict; a csv file needs a header and, below it, rows")
-    return list(rows), torch.tensor(list(rows.values())).split(params.batch_size or len(rows))
+    return list(rows), torch.tensor(list(rows.values()), dtype=precise(params)).split(params.batch_size or len(rows))
 
 
 def read_columns(file, names):
@@ -124,14 +134,16 @@ def read_columns(file, names):
 def read_csv(file):
     """Return the header of a csv file, a list of str, and the other rows, a list of (line in the file, list of str)."""
     try:
-        reader = csv.reader(io.StringIO(Path(file).read_text(encoding="utf-8-sig"), newline=""), skipinitialspace=True)
-        return next(reader, []), [(reader.line_num, row) for row in reader if row]
+        with open(file, encoding="utf-8-sig", newline="") as lines:  # not str.splitlines, which also ends them in cells
+            reader = csv.reader(lines, skipinitialspace=True)
+            table = next(reader, []), [(reader.line_num, row) for row in reader if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{file}: cannot be read: {error}; it should be a table as text, in UTF-8") from None
+    if any("\0" in cell for cell in table[0]):
+        raise UserError(f"{file}: has bytes of 0, as UTF-16 and files that are no text have; save it as UTF-8")
+    return table
 
 
 def is_number(text):
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False
+    """Return True if a cell is a finite decimal number: float() also takes 5_6, nan and digits of other scripts."""
+    return NUMBER.fullmatch(text) is not None and math.isfinite(float(text))

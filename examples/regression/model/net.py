@@ -7,6 +7,7 @@ from pydantic import Field
 from torch import nn
 
 import utils
+from model.data_loader import precise
 
 
 class Hyperparameters(utils.Hyperparameters):
@@ -28,10 +29,8 @@ class Net(nn.Module):
     def __init__(self, params):
         super().__init__()
         params.declare(Hyperparameters)
-        self.register_buffer("mean", torch.tensor(params.mean))  # (num_inputs,)
-        self.register_buffer("std", torch.tensor(params.std))  # (num_inputs,)
-        self.register_buffer("target_mean", torch.tensor(params.target_mean))
-        self.register_buffer("target_std", torch.tensor(params.target_std))
+        for name in ("mean", "std", "target_mean", "target_std"):  # (num_inputs,) and scalars, float64
+            self.register_buffer(name, torch.tensor(getattr(params, name), dtype=precise(params)))
         self.layers = nn.Sequential(
             nn.Linear(params.num_inputs, params.hidden_size),
             nn.Tanh(),
@@ -39,9 +38,9 @@ class Net(nn.Module):
         )
 
     def forward(self, inputs):
-        """Compute predictions, float (B,), from rows of inputs, float (B, num_inputs)."""
-        x = self.layers((inputs - self.mean) / self.std)  # (B, 1)
-        return x.squeeze(1) * self.target_std + self.target_mean  # (B,)
+        """Compute predictions, float64 (B,), from rows of inputs, float (B, num_inputs)."""
+        x = self.layers(((inputs - self.mean) / self.std).float())  # (B, 1)
+        return x.squeeze(1).to(self.target_mean.dtype) * self.target_std + self.target_mean  # (B,)
 
 
 def make_optimizer(model, params):
