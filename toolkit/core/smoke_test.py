@@ -16,6 +16,7 @@ from toolkit.core.forward_pass import autocast, forward_pass
 from toolkit.core.metrics import compute_metric, is_streaming
 from toolkit.core.monitor import monitored
 from toolkit.core.resumable_batches import resumable_batches
+from toolkit.core.sized_batches import mark_batch
 from toolkit.core.totals import Totals, to_numpy
 from toolkit.core.trees import tensors, tree_cat, tree_map
 from toolkit.core.user_code import place_of, place_of_definition
@@ -48,7 +49,7 @@ def smoke_test(model, loss_fn, dataloaders, metrics, params, warn=logging.warnin
         totals = Totals(split, {}, 1, params)
         totals.update(outputs, labels, loss, num_samples)
         names = list(totals.compute())
-        tried = [tree_map(torch.Tensor.detach, (outputs, labels))]
+        tried = [mark_batch(tree_map(torch.Tensor.detach, (outputs, labels)), num_samples)]
         if split == next(iter(dataloaders)):
             check_loss(loss_fn, *tried[0], num_samples, warn)
         for name, metric in metrics.items():
@@ -147,7 +148,7 @@ def try_metric(name, metric, split, tried, batches, params, warn):
     while not is_whole and len(tried) < MOST_BATCHES and (isinstance(error, OF_FEW_SAMPLES) or has_nan(results)):
         batch = next(batches, None)
         is_whole = batch is None
-        tried += [tree_map(torch.Tensor.detach, batch[:2])] if batch else []
+        tried += [mark_batch(tree_map(torch.Tensor.detach, batch[:2]), batch[3])] if batch else []
         results, error = compute_on(tried, name, metric, params)
     place = (error and place_of(error)) or place_of_definition(metric)
     data = f"outputs: {describe_all(tried[0][0])}; labels: {describe_all(tried[0][1])}"
@@ -179,6 +180,7 @@ def compute_on(batches, name, metric, params):
             metric.reset()
             for batch in batches:
                 metric.update(*batch)
+            return compute_metric(name, metric, None, None, params), None
         arrays = [tree_map(to_numpy, tree_cat(trees)) for trees in (outputs, labels)]
         return compute_metric(name, metric, *arrays, params), None
     except UserError:
