@@ -78,6 +78,8 @@ def follow(text, clone):
 def check_command(command):
     """Of a command that is named in passing, or takes too long: it is understood."""
     script, *arguments = shlex.split(command)[1:]
+    if script == "-m":
+        script = f"{arguments[0].replace('.', '/')}.py"
     assert (ROOT / script).is_file(), command
     if script in SCRIPTS and "--help" not in arguments:
         SCRIPTS[script].parse_arguments(arguments)
