@@ -136,7 +136,7 @@ def broadcast_shapes(fn, outputs, labels):
             alike = np.isclose(float(fn(outputs, labels)), float(fn(*flat)), rtol=1e-4, equal_nan=True)
     except Exception:  # a function for one of the two shapes alone
         return None
-    found = f"outputs are {tuple(shapes[0])} and labels {tuple(shapes[1])}"
+    found = f"labels are {tuple(shapes[1])} and outputs {tuple(shapes[0])}"
     return None if alike else f"{found}; remove the dimension of 1, as outputs.squeeze(-1) does"
 
 
