@@ -88,7 +88,7 @@ def main(argv=None):
         os.environ.pop(name, None)
     utils.set_logger(quiet=args.quiet)
     parent = Path(args.parent_dir)
-    if not (parent / "params.json").is_file():
+    if parent.is_dir() and not (parent / "params.json").is_file():
         raise UserError(f"{parent / 'params.json'}: no such file; it holds what all trials of the sweep share")
     if importlib.util.find_spec("optuna") is None:
         raise UserError("sweeps need Optuna, which is not installed: pip install optuna")

@@ -341,6 +341,14 @@ def test_going_on_with_other_data_is_refused(call, trained, tmp_path):
     assert (code, err.count("\n"), snapshot(folder)) == (2, 1, before)
 
 
+def test_a_warmup_longer_than_the_run_is_refused_before_anything_is_written(call, experiment):
+    experiment.write(warmup_steps=1000)
+    before = snapshot(experiment.folder)
+    code, _, err = call(train.main, *experiment.arguments)
+    assert "warmup_steps is 1000, but the run has " in err and "steps in all; take fewer" in err
+    assert (code, err.count("\n"), snapshot(experiment.folder)) == (2, 1, before)
+
+
 def damaged(folder, name="last.pth.tar"):
     file = folder / name
     file.write_bytes(file.read_bytes()[:3000])

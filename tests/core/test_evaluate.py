@@ -162,7 +162,7 @@ def test_a_misspelled_experiment_is_suggested_and_a_file_is_not_a_folder(call, e
     assert code == 2 and err.count("\n") == 1
     assert f"{experiment.folder}s/params.json: no such file; did you mean {experiment.folder}?" in err
     code, _, err = call(evaluate.main, "--model_dir", experiment.folder / "params.json", *data)
-    assert code == 2 and f"params.json: is a file; --model_dir is the folder that it is in: {experiment.folder}" in err
+    assert code == 2 and f"params.json: is a file; give the folder that it is in: {experiment.folder}" in err
     code, _, err = call(evaluate.main, "--model_dir", "nowhere/near", *data)
     assert code == 2 and "an experiment is a folder with a params.json in it; in " in err
 

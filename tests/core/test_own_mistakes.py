@@ -76,7 +76,7 @@ SHAPES = {
     "a layer of another width": ({"nn.Linear(6, 8)": "nn.Linear(7, 8)"}, ["net.py:13", "6 features", "(16, 6)"]),
     "too few channels": (
         {"nn.Linear(6, 8)": "nn.Conv2d(3, 8, 1)", "self.body(x)": "self.body(x.view(-1, 1, 2, 3))"},
-        ["net.py:13", "nn.Conv2d(1, ...)"],
+        ["net.py:13", "Conv2d(1, ...)"],
     ),
     "a view that mixes samples": ({"self.body(x)": "self.body(x.view(-1, 5))"}, ["net.py:13", "x.flatten(1)"]),
     "too few outputs": (
@@ -156,6 +156,36 @@ def test_what_breaks_the_contract_of_model_is_one_line(project, name):
 def test_a_wrong_label_in_a_later_batch_is_one_line_too(project):
     code, _, err = project({f"(x, {LABELS})": f"(x, {LABELS} + (torch.arange(64) == 40))", 'split == "train"': "False"})
     assert (code, err.count("\n")) == (2, 1) and "labels of the batch are 0 to 3 (label 8 of it is 3)" in err
+
+
+def test_a_detail_of_a_metric_may_be_nan(project):
+    recalls = "{'accuracy': 1.0, 'recall/7': float('nan')}"  # of a class that the split does not have
+    code, out, err = project({ACCURACY: recalls})
+    assert (code, err) == (0, "") and "is nan" not in out
+
+
+@pytest.mark.parametrize(
+    ("forward", "words"),
+    [
+        ("y = torch.sigmoid(self.body(x)); z = y * y; y += 1; return self.head(z)", "in place"),
+        ("h = self.body(x) + getattr(self, 'h', 0); self.h = h.mean(); return self.head(h)", "hidden.detach()"),
+    ],
+)
+def test_a_forward_that_has_no_gradients_is_one_line(project, forward, words):
+    code, _, err = project({"return self.head(F.relu(self.body(x)))": forward})
+    assert (code, err.count("\n")) == (2, 1) and words in err
+
+
+def test_probabilities_are_accepted_where_the_loss_takes_them(project):
+    loss = "F.binary_cross_entropy(outputs, F.one_hot(labels, 3).float())"
+    code, out, err = project(
+        {
+            "return self.head(F.relu(self.body(x)))": "return self.head(x[:, :8]).softmax(1)",
+            LOSS: loss,
+            "nn.Linear(8, 3)": "nn.Linear(6, 3)",
+        }
+    )
+    assert (code, err) == (0, "") and "softmax" not in out
 
 
 def test_a_metric_for_which_one_batch_is_too_few_is_tried_on_more(project):

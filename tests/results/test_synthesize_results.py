@@ -235,7 +235,7 @@ def test_what_differs_from_the_baseline_beyond_chance(table, parent):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--parent_dir", "nowhere"], "nowhere: no such folder"),
+        (["--parent_dir", "nowhere"], "--parent_dir nowhere: no such folder; give the folder that contains"),
         (["--metric", "acuracy"], "no experiment has this metric (did you mean accuracy?); known: loss, accuracy"),
         (["--metric", "loss", "--baseline", "b"], "--baseline b: no such row; did you mean base?"),
         (["--watch", "0"], "--watch 0: give a number of seconds above 0"),
@@ -246,6 +246,13 @@ def test_a_mistake_is_one_line_with_code_2(call, parent, arguments, message):
     code, out, err = call(main, "--parent_dir", parent, *arguments)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert message in err
+
+
+def test_a_misspelled_folder_is_suggested(call, parent):
+    leave(parent / "base", {"x": 1}, 0.8)
+    code, _, err = call(main, "--parent_dir", parent.with_name("sweeep"))
+    assert (code, err.count("\n")) == (2, 1)
+    assert f"no such folder; did you mean {parent}?" in err
 
 
 def test_nothing_trained_yet_is_said(call, parent):

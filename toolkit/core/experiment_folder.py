@@ -145,7 +145,7 @@ def check_experiment(model_dir):
     """Raise UserError if there is no params.json in `model_dir`: it is a misspelled name, or the file itself."""
     folder = Path(model_dir)
     if folder.is_file():
-        raise UserError(f"{folder}: is a file; --model_dir is the folder that it is in: {folder.parent}")
+        raise UserError(f"{folder}: is a file; give the folder that it is in: {folder.parent}")
     if not (folder / "params.json").exists():
         known = sorted(path.parent.name for path in folder.parent.glob("*/params.json"))
         near, there = utils.similar(folder.name, known), list_some(known, 5) or "none"

@@ -1,25 +1,24 @@
 """One line for a common mistake in the user's own Net or loss_fn: where, the shapes, and what to do."""
 
-import inspect
 import re
 
 import torch
 
 from toolkit.core.memory import MESSAGES
 from toolkit.core.trees import tensors
-from toolkit.core.user_code import place_of, place_of_definition
+from toolkit.core.user_code import check_call, place_of, place_of_definition
 from utils import UserError
 
 CURES = [  # what torch says, and what to do
-    (r"cannot be multiplied \(\d+x(\d+) and (\d+)x\d+\)", "the layer gets {0} features, not {1}: nn.Linear({0}, ...)"),
-    (r"to have (\d+) channels, but got (\d+) channels", "the layer gets {1} channels, not {0}: nn.Conv2d({1}, ...)"),
-    (r"running_mean should contain (\d+) elements not (\d+)", "the layer gets {0} channels, not {1}: BatchNorm({0})"),
-    (r"Given normalized_shape=\[(.+?)\].* size ?\[.*?(\d+)\]", "the layer was made for {0} features and gets {1}"),
-    (r"shape '.+' is invalid for input of size|view size is not compatible", "x.flatten(1) keeps the samples apart"),
-    (r"index out of range in self", "an index is negative or not below num_embeddings of nn.Embedding"),
+    (r"cannot be multiplied \(\d+x(\d+) and (\d+)x\d+\)", "; the layer gets {0} features, not {1}: Linear({0}, ...)"),
+    (r"to have (\d+) channels, but got (\d+) channels", "; the layer gets {1} channels, not {0}: Conv2d({1}, ...)"),
+    (r"running_mean should contain (\d+) elements not (\d+)", "; the layer gets {0} channels, not {1}: BatchNorm({0})"),
+    (r"Given normalized_shape=\[(.+?)\].* size ?\[.*?(\d+)\]", "; the layer was made for {0} features and gets {1}"),
+    (r"shape '.+' is invalid for input of size|view size is not compatible", "; x.flatten(1) keeps the samples apart"),
+    (r"index out of range in self", "; an index is negative or not below num_embeddings of nn.Embedding"),
     (r"Expected \dD|Expected (\d|more than).*(input|dimension)|input size", ""),
-    (r"same device|on (the )?cuda", "make new tensors in forward on the inputs' device: device=x.device"),
-    (r"device-side assert", "an index is out of range: a label, or a token of nn.Embedding; try --device cpu"),
+    (r"same device|on (the )?cuda", "; make new tensors in forward on the inputs' device: device=x.device"),
+    (r"device-side assert", "; an index is out of range: a label, or a token of nn.Embedding; try --device cpu"),
     (r"(must|to) match|[Ss]izes? of|size mismatch|shapes?\b|[Dd]imension", ""),
 ]  # fmt: skip
 DTYPES = r"same dtype|should be the same|scalar type|dtype|can't be cast|not implemented for '"
@@ -27,27 +26,20 @@ DTYPES = r"same dtype|should be the same|scalar type|dtype|can't be cast|not imp
 
 def explain_forward(error, model, inputs):
     """Raise UserError with one line if `error`, raised by `model(inputs)`, is a known mistake; otherwise return."""
-    found = f"inputs: {describe_all(inputs)}"
     forward = getattr(model, "module", model).forward  # inside of a DDP wrapper
-    if isinstance(error, TypeError) and place_of(error) is None:
-        try:
-            inspect.signature(forward).bind(inputs)
-        except TypeError as reason:
-            call = f"forward{inspect.signature(forward)} is called as forward(inputs)"
-            raise UserError(f"{place_of_definition(forward)}: {call}: {reason} ({found})") from None
-    if isinstance(error, NotImplementedError) and '"forward"' in str(error):
-        raise UserError(
-            f"{place_of_definition(type(model))}: {type(model).__name__} has no method forward(self, inputs)"
-        )
-    if not is_known(error):
+    if isinstance(error, TypeError | NotImplementedError) and place_of(error) is None:
+        check_call(forward, "forward(inputs)")  # nn.Module's own takes anything
+        if "forward" not in vars(type(model)):
+            raise UserError(f"{place_of_definition(type(model))}: there is no forward(self, inputs) in this class")
+    if (cure := cure_for(error)) is None:
         return
-    dtypes = {t.dtype for t in tensors(inputs)}
-    cure = cure_for(error)
     if re.search(DTYPES, str(error)):
-        is_double = torch.float64 in dtypes
+        is_double = any(tensor.dtype == torch.float64 for tensor in tensors(inputs))
         way = "with .float() in data_loader.py (or .astype(np.float32))" if is_double else "in forward: x.float()"
-        cure = f"the weights are float32: convert the inputs {way}"
-    raise UserError(f"{place_of(error) or type(model).__name__}: {first_line(error)}{cure and '; '}{cure} ({found})")
+        cure = f"; the weights are float32: convert the inputs {way}"
+    raise UserError(
+        f"{place_of(error) or place_of_definition(forward)}: {first_line(error)}{cure} (inputs: {describe_all(inputs)})"
+    )
 
 
 def explain_loss(error, model, outputs, labels):
@@ -59,19 +51,32 @@ def explain_loss(error, model, outputs, labels):
         raise UserError(
             f"{place_of_definition(forward)}: forward returned None; end it with: return <outputs>"
         ) from None
-    place = place_of(error) or "loss_fn"
+    place, cure = place_of(error) or "loss_fn", cure_for(error)
     if problem := labels_out_of_range(outputs, labels):
         raise UserError(f"{place}: {problem}") from None
-    if not is_known(error):
+    if cure is None:
         return
-    found = f"outputs: {describe_all(outputs)}; labels: {describe_all(labels)}"
-    cure = cure_for(error)
+    shapes = [tuple(tensor.shape) for tensor in (*tensors(outputs), *tensors(labels))]
     if re.search(DTYPES, str(error)):
-        are_classes = [t.ndim + 1 for t in tensors(labels)] == [t.ndim for t in tensors(outputs)]
-        cure = f"loss_fn needs labels of another type: labels.{'long' if are_classes else 'float'}()"
-    elif isinstance(labels, torch.Tensor) and isinstance(outputs, torch.Tensor) and outputs.shape == (*labels.shape, 1):
-        cure = "give both one shape: outputs.squeeze(-1)"
-    raise UserError(f"{place}: {first_line(error)}{cure and '; '}{cure} ({found})") from None
+        are_classes = len(shapes) == 2 and len(shapes[0]) == len(shapes[1]) + 1
+        cure = f"; loss_fn needs labels of another type: labels.{'long' if are_classes else 'float'}()"
+    elif len(shapes) == 2 and shapes[0] == (*shapes[1], 1):
+        cure = "; give both one shape: outputs.squeeze(-1)"
+    found = f"outputs: {describe_all(outputs)}; labels: {describe_all(labels)}"
+    raise UserError(f"{place}: {first_line(error)}{cure} ({found})") from None
+
+
+def explain_backward(error):
+    """Raise UserError with one line if `error`, raised by `loss.backward()`, is a known mistake; otherwise return."""
+    said, cure = str(error), None
+    if "inplace operation" in said:
+        cure = (
+            "forward changes a tensor in place that gradients need: write x = x + y for x += y, and for x[i] = y a copy"
+        )
+    elif "backward through the graph a second time" in said:
+        cure = "Net keeps a tensor of the batch before: keep hidden.detach()"
+    if cure:
+        raise UserError(f"model/net.py: no gradients can be computed: {cure} ({first_line(error)})") from None
 
 
 def labels_out_of_range(outputs, labels):
@@ -94,17 +99,12 @@ def labels_out_of_range(outputs, labels):
     )
 
 
-def is_known(error):
-    """Return True if an exception is one of torch's about shapes, types and devices."""
-    if not isinstance(error, RuntimeError | ValueError | IndexError) or any(said in str(error) for said in MESSAGES):
-        return False
-    return any(re.search(said, str(error)) for said in (DTYPES, *(said for said, _ in CURES)))
-
-
 def cure_for(error):
-    """Return what to do about an exception of torch's; "" if that is not known."""
-    found = ((re.search(said, str(error)), cure) for said, cure in CURES)
-    return next((cure.format(*match.groups()) for match, cure in found if match), "")
+    """Return what to do about an exception of torch's about shapes, types or devices, perhaps ""; None for others."""
+    if not isinstance(error, RuntimeError | ValueError | IndexError) or any(said in str(error) for said in MESSAGES):
+        return None
+    found = ((re.search(said, str(error)), cure) for said, cure in [*CURES, (DTYPES, "")])
+    return next((cure.format(*match.groups()) for match, cure in found if match), None)
 
 
 def first_line(error):

@@ -5,6 +5,8 @@ None of them has a state that would have to be saved.
 
 import math
 
+from utils import UserError
+
 ONE_CYCLE_START = 1 / 25  # first learning rate of one_cycle, as a share of learning_rate
 ONE_CYCLE_END = ONE_CYCLE_START / 1e4  # its last one
 ONE_CYCLE_WARMUP = 0.3  # share of all steps during which it rises
@@ -35,6 +37,13 @@ def learning_rate_factor(params, step, steps_per_epoch, decays):
     if params.lr_schedule == "step":
         decays = step // steps_per_epoch // params.lr_decay_epochs
     return 1 if params.lr_schedule == "constant" else params.lr_decay_factor**decays
+
+
+def refuse_long_warmup(params, num_batches):
+    """Raise UserError if a run with `num_batches` batches per epoch ends before its warm-up does."""
+    total, warmup = params.num_epochs * -(-num_batches // params.accumulation_steps), params.warmup_steps
+    if warmup and warmup >= total:
+        raise UserError(f"params.json: warmup_steps is {warmup}, but the run has {total} steps in all; take fewer")
 
 
 def half_cosine(start, end, share):

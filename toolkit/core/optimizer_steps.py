@@ -6,12 +6,12 @@ import math
 import torch
 
 from toolkit.core import processes
+from toolkit.core.explanations import explain_backward
 from toolkit.core.forward_pass import gradient_scaler
 from toolkit.core.learning_rate_schedule import Progress, learning_rate_factor
 from toolkit.core.monitor import monitored_in
 from toolkit.core.seeds import MODEL, generators_of, seed_all
 from toolkit.core.sharded_tensors import divided_like, local
-from utils import UserError
 
 STEPS_BETWEEN_NORMS = 20  # the norm of the gradients is measured at every 20th step of an epoch
 
@@ -52,16 +52,9 @@ class Updates:
         return scaler | ({"average": self.average} if self.average.current else {})
 
     def start_epoch(self, num_batches):
-        """Prepare for an epoch of `num_batches` batches.
-
-        Raises:
-            UserError: the warm-up is longer than the run.
-        """
+        """Prepare for an epoch of `num_batches` batches."""
         self.steps_per_epoch = -(-num_batches // self.params.accumulation_steps)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        total, warmup = self.params.num_epochs * self.steps_per_epoch, self.params.warmup_steps
-        if self.has_schedule and warmup >= total:
-            raise UserError(f"params.json: warmup_steps is {warmup}, but the run has {total} steps in all; take fewer")
 
     def resume(self, state, has_average):
         """Continue from a TrainState, after model, optimizer, scaler and average were restored."""
@@ -136,7 +129,11 @@ class OptimizerStep:
             num_samples = getattr(loss, "num_counted", num_samples) if num_samples else 0
             self.num_samples = self.num_samples + num_samples
             loss = loss * (num_samples / self.updates.params.batch_size)
-        self.updates.scaler.scale(loss).backward()
+        try:
+            self.updates.scaler.scale(loss).backward()
+        except RuntimeError as error:
+            explain_backward(error)
+            raise
 
     def average_gradients(self):
         """Make the gradients those of the mean loss over all samples of the step, in all processes together."""

@@ -75,14 +75,19 @@ def set_up(model_dir, data_dir=None, device=None, params_from=None, overrides=No
     return task, params, data_dir
 
 
+def meant_by(name, known):
+    """Return the one of the keys `known` that `name` is another name or a misspelling of, or None."""
+    aliases = (key for key, names in MEANT_BY.items() if name.lower() in names and key in known)
+    return next(aliases, None) or utils.similar(name, known)
+
+
 def refuse_misspelled(params, known=()):
     """Raise UserError if a key that no code has read looks like a misspelled declared key, and is not in `known`.
 
     It is called when model and data have read what they need. `known` are, for example, the keys of a checkpoint.
     """
     for name, source in params.unread.items():
-        aliases = (key for key, names in MEANT_BY.items() if name.lower() in names and key in params.defaults)
-        meant = next(aliases, None) or utils.similar(name, params.defaults)
+        meant = meant_by(name, params.defaults)
         if meant and name not in params.defaults and name not in known:
             raise UserError(
                 f"{source}: unknown key {name} (did you mean {meant}?); train.py --list_params lists the known keys, "

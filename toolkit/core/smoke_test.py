@@ -8,11 +8,13 @@ import warnings
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from toolkit.core import processes
 from toolkit.core.device_batches import device_batches
 from toolkit.core.explanations import describe_all, first_line
 from toolkit.core.forward_pass import autocast, forward_pass
+from toolkit.core.learning_rate_schedule import refuse_long_warmup
 from toolkit.core.metrics import compute_metric, is_streaming
 from toolkit.core.monitor import monitored
 from toolkit.core.resumable_batches import resumable_batches
@@ -25,6 +27,10 @@ MOST_BATCHES = 30  # that a metric is tried on, if it fails for fewer
 OF_FEW_SAMPLES = (ValueError, ArithmeticError, LookupError)  # errors of a metric that more samples may cure
 
 
+class IsNaN(ArithmeticError):
+    """The result of a metric is NaN."""
+
+
 def smoke_test(model, loss_fn, dataloaders, metrics, params, warn=logging.warning):
     """Put one batch of each split through model, loss and metrics; warn of a doubtful loss or metric.
 
@@ -35,7 +41,8 @@ def smoke_test(model, loss_fn, dataloaders, metrics, params, warn=logging.warnin
 
     Raises:
         UserError: a batch is not a pair, shapes, types or labels do not fit together, the loss cannot be minimised, a
-            metric fails or returns no number, or `params.monitor` is not the name of a result.
+            metric fails or returns no number, `params.monitor` is not the name of a result, or the warm-up is longer
+            than the run.
     """
     model.eval()
     module = getattr(loss_fn, "module", None)
@@ -57,6 +64,8 @@ def smoke_test(model, loss_fn, dataloaders, metrics, params, warn=logging.warnin
     if module is not None:
         module.load_state_dict(state)
     monitored(params, names)
+    if "train" in dataloaders:
+        refuse_long_warmup(params, len(dataloaders["train"]))
     return list(dict.fromkeys(names))
 
 
@@ -101,12 +110,14 @@ def is_sum_over_batch(loss_fn, outputs, labels, num_samples):
 
 @torch.no_grad()
 def applies_softmax_twice(loss_fn, outputs, labels):
-    """Return True if outputs (N, C) are probabilities, and the loss ignores a constant that is added to all of them."""
-    if not isinstance(outputs, torch.Tensor) or outputs.ndim < 2 or outputs.shape[1] < 2 or bool((outputs < 0).any()):
+    """Return True if outputs (N, C) are probabilities, and their loss is the cross entropy of logits."""
+    try:  # on the CPU: on a GPU, labels that are no classes would end the process
+        scores, classes = outputs.float().cpu(), labels.cpu()
+        of_logits, sums = functional.cross_entropy(scores, classes), scores.sum(1)
+    except Exception:  # another task
         return False
-    if not torch.allclose(outputs.sum(1), outputs.new_ones(()), atol=1e-2):
-        return False
-    return bool(torch.isclose(loss_fn(outputs + 1, labels), loss_fn(outputs, labels), rtol=1e-4))
+    are_probabilities = bool((scores >= 0).all()) and torch.allclose(sums, torch.ones(()), atol=1e-2)
+    return are_probabilities and bool(torch.isclose(loss_fn(outputs, labels).float().cpu(), of_logits, rtol=1e-3))
 
 
 def broadcast_shapes(fn, outputs, labels):
@@ -143,50 +154,51 @@ def try_metric(name, metric, split, tried, batches, params, warn):
         UserError: it returns no number, or it fails for another reason than too few samples.
     """
     results, error = compute_on(tried, name, metric, params)
-    is_whole = processes.world_size() > 1  # then model(inputs) waits for other processes, whose metrics may not fail
-    while not is_whole and len(tried) < MOST_BATCHES and (isinstance(error, OF_FEW_SAMPLES) or has_nan(results)):
-        batch = next(batches, None)
-        is_whole = batch is None
-        tried += [tree_map(torch.Tensor.detach, batch[:2])] if batch else []
-        results, error = compute_on(tried, name, metric, params)
-    place = (error and place_of(error)) or place_of_definition(metric)
-    data = f"outputs: {describe_all(tried[0][0])}; labels: {describe_all(tried[0][1])}"
-    if error is None and not has_nan(results):
+    most = MOST_BATCHES if processes.world_size() == 1 else 1  # model(inputs) may wait for the other processes
+    while isinstance(error, OF_FEW_SAMPLES) and len(tried) < most and (batch := next(batches, None)):
+        tried.append(tree_map(torch.Tensor.detach, batch[:2]))
+        results, error = compute_on(tried, name, metric, params, otherwise=error)
+    place = place_of_definition(metric)
+    if error is None:
         shapes = None if is_streaming(metric) else broadcast_shapes(metric, *tree_map(to_numpy, tried[0]))
         if shapes:
             raise UserError(f"{place}: metrics[{name!r}] compares each output to all labels: {shapes}")
         return list(results)
-    if error is not None:
-        message = f"{place}: metrics[{name!r}] raised {type(error).__name__}: {first_line(error)}"
-        if re.search(r"ndarray|'dim'|Tensor", str(error)) and not is_streaming(metric):
-            raise UserError(f"{message}; metrics get numpy arrays: axis instead of dim, np.mean(a == b), ... ({data})")
-        if not isinstance(error, OF_FEW_SAMPLES) or (is_whole and processes.world_size() == 1):
-            raise UserError(f"{message} ({data}, as numpy arrays)")
-    else:
-        centered = [(tree_map(lambda t: t - t.float().mean(0), outputs), labels) for outputs, labels in tried]
+    is_wrong = not isinstance(error, OF_FEW_SAMPLES) or (most > 1 and next(batches, None) is None)
+    if isinstance(error, IsNaN):  # perhaps only because one class is not predicted yet
+        centered = [(tree_map(lambda t: t.float() - t.float().mean(0), outputs), labels) for outputs, labels in tried]
+        is_wrong &= isinstance(compute_on(centered, name, metric, params)[1], IsNaN)
         message = f"{place}: metrics[{name!r}] is nan"
-        if has_nan(compute_on(centered, name, metric, params)[0]):  # not only because one class is never predicted
-            raise UserError(f"{message} for any outputs ({data})")
+    else:
+        message = f"{place_of(error) or place}: metrics[{name!r}] raised {type(error).__name__}: {first_line(error)}"
+    if re.search(r"ndarray|'dim'|Tensor", str(error)) and not is_streaming(metric):
+        message += "; metrics get numpy arrays: axis instead of dim, np.mean(a == b), ..."
+    if is_wrong:
+        raise UserError(f"{message} (outputs: {describe_all(tried[0][0])}; labels: {describe_all(tried[0][1])})")
     warn("%s for the first %d batches of %s; training goes on", message, len(tried), split)
     return [*results, name, params.monitor or name]  # the monitored result may be one of those that it returns
 
 
-def compute_on(batches, name, metric, params):
-    """Return (results, None) of a metric for a list of (outputs, labels), or ({}, error) if it raises an exception."""
+def compute_on(batches, name, metric, params, otherwise=None):
+    """Return (results, error) of a metric for a list of (outputs, labels); the error is None, what it raised, or IsNaN.
+
+    If the batches cannot be concatenated, the error is `otherwise`.
+    """
     outputs, labels = map(list, zip(*batches, strict=True))
+    arrays = [None, None]
+    try:
+        if not is_streaming(metric):
+            arrays = [tree_map(to_numpy, tree_cat(trees)) for trees in (outputs, labels)]
+    except RuntimeError:
+        return {}, otherwise
     try:
         if is_streaming(metric):
             metric.reset()
             for batch in batches:
                 metric.update(*batch)
-        arrays = [tree_map(to_numpy, tree_cat(trees)) for trees in (outputs, labels)]
-        return compute_metric(name, metric, *arrays, params), None
+        results = compute_metric(name, metric, *arrays, params)
+        return results, IsNaN() if results and all(map(math.isnan, results.values())) else None
     except UserError:
         raise
     except Exception as error:
         return {}, error
-
-
-def has_nan(results):
-    """Return True if one of the results of a metric, a dict, is NaN."""
-    return any(map(math.isnan, results.values()))

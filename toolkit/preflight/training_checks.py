@@ -37,6 +37,8 @@ def check_reproducibility(experiment):
         if params.cuda and not params.deterministic:
             raise NotApplicable('two runs differ, as they may on a GPU without "deterministic": true')
         raise Failed(f"two runs of one seed have the losses {first} and {second}: {NO_SEED}")
+    if not all(map(math.isfinite, first)):
+        raise NotApplicable("the loss becomes infinite or NaN; correct that first")
     with tempfile.TemporaryDirectory() as folder:
         state = {"epoch": 0, "state_dict": trainer.model.state_dict(), "optim_dict": trainer.optimizer.state_dict()}
         utils.save_checkpoint(state, False, folder)

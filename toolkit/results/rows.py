@@ -70,7 +70,10 @@ def read_results(parent_dir):
         UserError: the folder does not exist.
     """
     if not os.path.isdir(parent_dir):
-        raise UserError(f"{parent_dir}: no such folder; set --parent_dir to the folder that contains the experiments")
+        path = Path(parent_dir)
+        near = utils.similar(path.name, [folder.name for folder in path.parent.glob("*/")])
+        advice = f"did you mean {path.parent / near}?" if near else "give the folder that contains the experiments"
+        raise UserError(f"--parent_dir {parent_dir}: no such folder; {advice}")
     results, found, parents = Results(), [], set()
     for folder, files, is_leaf in sorted(walk(parent_dir, results.left_out)):
         if files & {BEST_METRICS, "run.json", "params.json"}:

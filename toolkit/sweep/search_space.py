@@ -9,6 +9,7 @@ from copy import deepcopy
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from toolkit.core.setup import meant_by
 from toolkit.core.text import identity
 from utils import UserError, read_json, similar, without_notes
 
@@ -106,7 +107,7 @@ class SearchSpace:
                 raise UserError(f"{self.source}: {name} cannot be searched: {NOT_SEARCHED[name]}")
             if name in params.dataset_facts:
                 raise UserError(f"{self.source}: {name} is a fact of the dataset, not a hyperparameter; remove it")
-            if name not in self.reference and (meant := similar(name, types)):
+            if name not in self.reference and (meant := meant_by(name, types)):
                 advice = f"did you mean {meant}? Add a key of your own to params.json, too"
                 raise UserError(f"{self.source}: unknown key {name}; {advice}")
             self.dimensions[name] = self._read(name, description, params, types.get(name))
@@ -130,8 +131,6 @@ class SearchSpace:
         if isinstance(dimension, Range) and declared_type is float:
             dimension.low = float(dimension.low)
         for value in dimension.values:
-            if isinstance(value, float) and not math.isfinite(value):
-                raise UserError(f"{self.source}: {name} is {value}; give finite numbers")
             deepcopy(params).take({name: value}, self.source)
         for other, allowed in dimension.when.items():
             allowed = dimension.when[other] = allowed if isinstance(allowed, list) else [allowed]
