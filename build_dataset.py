@@ -16,12 +16,11 @@ import json
 import logging
 from pathlib import Path
 
-from tabulate import tabulate
-
 import utils
 from toolkit.core.image_dataset import SPLITS
 from toolkit.core.script import run_script
 from toolkit.core.task import find_model
+from toolkit.core.text import pipe_table
 from toolkit.datasets.audit_images import audit_build, audit_images
 from toolkit.datasets.builder import build
 from toolkit.datasets.dataset_folder import add_build_arguments, target_folder
@@ -74,9 +73,9 @@ def main(argv=None):
 
 def print_counts(facts, target):
     """Print the number of images for each class and split, and how to train on them."""
-    rows = [[label, *(facts["counts"][split][label] for split in SPLITS)] for label in facts["class_names"]]
-    rows.append(["all", *(sum(facts["counts"][split].values()) for split in SPLITS)])
-    print(tabulate(rows, headers=["class", *SPLITS], tablefmt="pipe"))
+    counts = facts["counts"]
+    rows = [{"class": label} | {split: counts[split][label] for split in SPLITS} for label in facts["class_names"]]
+    print(pipe_table([*rows, {"class": "all"} | {split: sum(counts[split].values()) for split in SPLITS}]))
     kind = {1: "grey", 3: "RGB"}[facts["image_channels"]]
     logging.info("\n%s: %s images of %d×%d pixels", target, kind, facts["image_height"], facts["image_width"])
     print(f'To train on it, set "dataset": {json.dumps(target.name)} in params.json')

@@ -398,6 +398,17 @@ def test_what_can_be_done_without_does_not_stop_the_training(call, experiment, n
     assert len((experiment.folder / "history.csv").read_text().splitlines()) == 3
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has such names")
+def test_an_experiment_in_a_folder_whose_name_is_not_utf_8_is_trained_and_evaluated(call, experiment):
+    experiment.folder = experiment.folder.rename(experiment.folder.with_name(os.fsdecode(b"\xff experiment")))
+    code, out, err = call(train.main, *experiment.arguments)
+    assert (code, err) == (0, "")
+    assert out.count("cannot be written") == 1 and "tensorboard: cannot be written" in out
+    assert "INFO Done in" in (experiment.folder / "train.log").read_text()
+    assert call(evaluate.main, *experiment.arguments)[0] == 0
+    assert (experiment.folder / "metrics_test_best.json").exists()
+
+
 def test_tensorboard_events_that_vanish_give_one_warning(experiment):
     """TensorBoard writes them in a thread of its own, whose error would be printed as a traceback."""
     experiment.write(num_epochs=4)

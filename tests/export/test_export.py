@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import ROOT, optional, run_process, snapshot
 from project_kinds import append, wine_project
+from sklearn.datasets import load_wine
 
 import export
 import train
@@ -23,6 +24,11 @@ RANDOM = "\n\nclass Random(Net):\n    def forward(self, x):\n        return F.dr
 RANDOM += "\n\nNet = Random\n"
 ASKING = "\n\nclass Asking(Net):\n    def forward(self, x):\n        y = super().forward(x)\n"
 ASKING += "        return y * 2 if y.sum() > 0 else y\n\n\nNet = Asking\n"
+LAZY = "\n\nclass Lazy(Net):\n    def __init__(self, params):\n        super().__init__(params)\n"
+LAZY += (
+    "        self.last = nn.LazyLinear(3)\n\n    def forward(self, x):\n        return self.last(super().forward(x))\n"
+)
+LAZY += "\n\nNet = Lazy\n"
 
 
 @pytest.fixture
@@ -110,8 +116,8 @@ def test_infinite_and_boolean_outputs_are_compared():
     [
         (RANDOM, "torch", "model.pt2: not kept, because it does not compute what the model does: "),
         (RANDOM, "onnx", "model.onnx: not kept, because it does not compute what the model does: "),
-        (ASKING, "torch", "this model cannot be exported: "),
-        (ASKING, "onnx", "this model cannot be exported: "),
+        (ASKING, "torch", "this model cannot be exported at my_task/model/net.py:{last}: GuardOn"),
+        (ASKING, "onnx", "this model cannot be exported at my_task/model/net.py:{last}: GuardOn"),
     ],
 )
 def test_a_model_that_cannot_be_exported_exactly_leaves_no_file(call, tmp_path, network, kind, message):
@@ -121,9 +127,22 @@ def test_a_model_that_cannot_be_exported_exactly_leaves_no_file(call, tmp_path, 
     before = snapshot(folder)
     code, _, err = call(export.main, "--model_dir", folder, "--format", kind)
     assert code == 2
-    assert err.startswith(f"error: {message}")
+    lines = (tmp_path / "my_task" / "model" / "net.py").read_text().split("\n")
+    last = next((number for number, line in enumerate(lines, start=1) if "y.sum() > 0" in line), None)
+    assert err.startswith(f"error: {message.format(last=last)}")
     assert err.count("\n") == 1
     assert snapshot(folder) == before
+
+
+def test_a_network_with_lazy_layers_is_exported_and_predicts(call, tmp_path):
+    folder = wine_project(tmp_path / "my_task", "new_files")
+    append(tmp_path / "my_task" / "model" / "net.py", LAZY)
+    assert call(train.main, "--model_dir", folder)[0] == 0
+    code, out, err = call(export.main, "--model_dir", folder)
+    assert (code, err) == (0, "") and out.count("| 100.00% ") == 2
+    np.savetxt("new_wines.csv", load_wine(return_X_y=True)[0], delimiter=",")
+    code, _, err = call(optional("predict").main, "--model_dir", folder, "new_wines.csv")
+    assert (code, err) == (0, "")
 
 
 @pytest.mark.slow

@@ -44,7 +44,7 @@ def set_logger(log_path=None, terminal=True, *, quiet=None):
         screen.setLevel(logging.WARNING if quiet else logging.INFO)
         logger.addHandler(screen)
     if log_path is not None:
-        file = LogFile(log_path, encoding="utf-8", delay=True)
+        file = LogFile(log_path, encoding="utf-8", errors="backslashreplace", delay=True)
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logger.addHandler(file)
 

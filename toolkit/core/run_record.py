@@ -234,7 +234,7 @@ class RunRecord:
                 tag = f"{result}/{split}" if split in ("train", "val") else name
                 self.events.add_scalar(tag, value, epoch)
             self.events.flush()
-        except OSError as error:
-            reason = error.strerror or error
+        except (OSError, UnicodeError) as error:  # TensorBoard writes to no folder whose name is not UTF-8
+            reason = getattr(error, "strerror", None) or error
             logging.warning("%s/tensorboard: cannot be written: %s; continuing without it", self.folder, reason)
             self.writes_events = False

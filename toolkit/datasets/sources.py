@@ -129,7 +129,8 @@ def folder(path):
     """
     path = Path(path)
     if not path.is_dir():
-        raise UserError(f"{path}: no such folder")
+        problem = "is a file; give a folder of images" if path.exists() else "no such folder"
+        raise UserError(f"{path}: {problem}")
     items, ignored, splits = [], [], split_folders(path)
     for split, place in splits.items():
         files = files_below(place)

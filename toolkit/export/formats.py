@@ -13,6 +13,7 @@ import torch
 
 from toolkit.core.text import one_line
 from toolkit.core.trees import batch_size, tensors, tree_cat, tree_map
+from toolkit.core.user_code import place_of
 from utils import UserError
 
 no_grad = torch.no_grad  # so that export.py imports the core, which sets how threads wait, before torch
@@ -101,6 +102,9 @@ def one_line_errors(name, advice):
             cause = cause.__cause__
         if isinstance(cause, ModuleNotFoundError):
             raise UserError(f"{name} needs {cause.name}: pip install {cause.name}") from None
-        raise UserError(f"{name} cannot be exported: {type(cause).__name__}: {one_line(cause)}; {advice}") from None
+        place = f" at {place_of(error)}" if place_of(error) else ""
+        raise UserError(
+            f"{name} cannot be exported{place}: {type(cause).__name__}: {one_line(cause)}; {advice}"
+        ) from None
     finally:
         logging.disable(logging.NOTSET)
