@@ -126,7 +126,7 @@ def broadcast_shapes(fn, outputs, labels):
 
     It also tries outputs (N,) and labels (N, 1).
     """
-    shapes = [getattr(each, "shape", ()) for each in (outputs, labels)]
+    shapes = [each.shape if isinstance(each, torch.Tensor | np.ndarray) else () for each in (outputs, labels)]
     if sorted(map(tuple, shapes), key=len) != [shapes[0][:1], (*shapes[0][:1], 1)] or not shapes[0] or shapes[0][0] < 2:
         return None
     flat = [each.reshape(-1) for each in (outputs, labels)]
