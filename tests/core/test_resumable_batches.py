@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler, Subset
 
 import train
-from toolkit.core.resumable_batches import ResumableBatches, log_once, resumable_batches
+from toolkit.core.resumable_batches import ResumableBatches, check_length, resumable_batches
 from toolkit.core.seeds import generators_of, mix, seed_all
 from utils import Params
 
@@ -212,7 +212,7 @@ class Forever(Sampler):
 )
 @pytest.mark.parametrize("join_last", [False, True])
 def test_an_epoch_ends_with_the_length_of_the_loader_and_another_number_is_told_once(caplog, count, word, join_last):
-    log_once.cache_clear()
+    check_length.cache_clear()
     batches = ResumableBatches(OwnLength(count, 6), seed=1)
     for epoch in (1, 2):
         found = [inputs[0].item() for inputs, _ in batches.batches(epoch, start=1, join_last=join_last)]

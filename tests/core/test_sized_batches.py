@@ -16,6 +16,7 @@ import train
 from toolkit.core import processes
 from toolkit.core.device_batches import device_batches, to_device
 from toolkit.core.sized_batches import join_last_sample, mark_samples, number_of_samples, shard_of_batch
+from toolkit.core.smoke_test import smoke_test
 from toolkit.core.totals import Totals
 from toolkit.core.trees import PerSample, from_plain, tensors, to_plain, tree_cat, tree_map
 from utils import Params, UserError
@@ -244,3 +245,23 @@ def test_lists_of_parts_are_not_taken_for_lists_of_samples():
     assert type(mark_samples(heads, 2)) is tuple
     assert type(mark_samples([torch.zeros(3, 4), torch.zeros(2, 4)], 2)) is PerSample  # one image has two boxes
     assert [t.shape for t in tree_cat([mark_samples(heads, 2)] * 2)] == [(4, 5), (4, 7)]
+
+
+def test_a_metric_of_lists_that_needs_several_batches_gets_all_their_samples(tmp_path):
+    """The smoke test tries it on more batches, each of which is a list of images."""
+
+    def metric(outputs, targets):
+        if len(outputs) < 5:
+            raise ValueError("needs five images")
+        return mean_loss(outputs, targets)
+
+    (tmp_path / "params.json").write_text("{}")
+    items = [(torch.randn(5), {"boxes": torch.ones(2, 4)}) for _ in range(8)]
+    loader = DataLoader(items, 2, collate_fn=as_lists)
+    warnings, metrics = [], {"mean": metric}
+    params = Params(tmp_path / "params.json")
+    assert smoke_test(Detector(True), detection_loss, {"val": loader}, metrics, params, warnings.append) == [
+        "loss",
+        "mean",
+    ]
+    assert not warnings

@@ -2,13 +2,12 @@
 
 import functools
 import itertools
-from collections.abc import Mapping
 
 import torch
 
 from toolkit.core.forward_pass import device_of
 from toolkit.core.sized_batches import SizedBatch, number_of_samples
-from toolkit.core.trees import describe, is_pair, like, tensors
+from toolkit.core.trees import describe, is_pair, map_parts, tensors
 from utils import UserError
 
 
@@ -90,11 +89,7 @@ def to_device(tree, device, **options):
     """Return a part of a batch on a device; other objects than tensors are moved by their method `to`, if any."""
     if hasattr(tree, "to") and not isinstance(tree, type):
         return tree.to(device, **options)
-    if isinstance(tree, Mapping):
-        return like(tree, {key: to_device(value, device, **options) for key, value in tree.items()})
-    if isinstance(tree, tuple | list):
-        return like(tree, [to_device(value, device, **options) for value in tree])
-    return tree
+    return map_parts(lambda part: to_device(part, device, **options), tree)
 
 
 @functools.cache  # one for all epochs: a stream keeps the memory that was used in it

@@ -51,13 +51,13 @@ class ResumableBatches:
         self.seed, self.unpack, loader = seed, iter, dataloader
         if isinstance(dataloader, UnpackedBatches):
             self.unpack, loader = dataloader.unpack, dataloader.dataloader
+        self.batch_size = getattr(loader, "batch_size", None)  # None: not known
         self.can_skip = type(loader) is DataLoader and not isinstance(loader.dataset, IterableDataset)
         if self.can_skip:
             self.order = EpochOrder(loader.sampler if loader.batch_sampler is None else loader.batch_sampler, seed)
             self.loader = rebuilt(loader, SeededDataset(loader.dataset, seed), self.order)
         else:
             self.loader, self.generators = loader, generators_of(loader)
-            self.batch_size = getattr(loader, "batch_size", None)  # None: not known
 
     def batches(self, epoch, start=0, join_last=False):
         """Return an iterator over the batches of an epoch from number `start` on; of each, this rank's shard.
@@ -78,11 +78,8 @@ class ResumableBatches:
         return Batches(batches, lambda number: self._expected_size(start + number))
 
     def _expected_size(self, number):
-        """Return the number of samples that the loader puts into a batch of the latest epoch (this rank's shard)."""
-        if not self.can_skip:
-            return self.batch_size
-        key = self.order.keys[number]
-        return len(shard_of_key(key)[1]) if has_sample_indices(key) else None
+        key = self.order.keys[number] if self.can_skip else None
+        return len(shard_of_key(key)[1]) if has_sample_indices(key) else self.batch_size
 
     @property
     def keys(self):
@@ -167,20 +164,13 @@ class Batches:
         return next(self.batches)
 
 
+@functools.cache  # said once
 def check_length(found, length):
     """Log it if a data loader gives another number of batches than its length; those beyond it are left out."""
     if found < length:
-        log_once(
-            f"The data loader gave {found} batches, but its length is {length}: correct its __len__, which "
-            f"learning-rate schedules use"
-        )
+        logging.warning("The data loader gave %d batches, but its length is %d; correct its __len__", found, length)
     elif found > length:
-        log_once(f"The data loader gave more batches than its length, which is {length}; an epoch ends there")
-
-
-@functools.cache
-def log_once(message):
-    logging.warning(message)
+        logging.warning("The data loader gave more batches than its length, which is %d; an epoch ends there", length)
 
 
 def has_sample_indices(key):

@@ -8,7 +8,7 @@ import torch
 from torch.nn.utils.rnn import PackedSequence
 
 from toolkit.core import processes
-from toolkit.core.trees import PerSample, describe, is_pair, like, tree_cat
+from toolkit.core.trees import PerSample, describe, is_pair, map_parts, parts_of, tree_cat
 from utils import UserError
 
 
@@ -100,13 +100,11 @@ def possible_sizes(tree):
         return {int(tree.batch_sizes[0])}
     if isinstance(getattr(tree, "num_graphs", None), int):  # a batch of torch_geometric
         return {tree.num_graphs}
-    if not isinstance(tree, Mapping | tuple | list):
-        return set()
-    found = [sizes for sizes in map(possible_sizes, tree.values() if isinstance(tree, Mapping) else tree) if sizes]
+    found = [sizes for sizes in map(possible_sizes, parts_of(tree)) if sizes]
     common = set.intersection(*found) if found else set()
-    if isinstance(tree, Mapping) or hasattr(tree, "_fields"):
-        return common or set().union(*found)  # some entries may be of the whole batch, such as a weight per class
-    return common | {len(tree)}
+    if isinstance(tree, tuple | list) and not hasattr(tree, "_fields"):
+        return common | {len(tree)}
+    return common or set().union(*found)  # some entries may be of the whole batch, such as a weight per class
 
 
 def mark_batch(parts, size):
@@ -122,23 +120,16 @@ def mark_batch(parts, size):
 
 def mark_samples(tree, size):
     """Return `tree`, of a batch of `size` samples, with each list or tuple of one item per sample as a PerSample."""
-    if isinstance(tree, Mapping):
-        return like(tree, {key: mark_samples(value, size) for key, value in tree.items()})
-    if not isinstance(tree, tuple | list) or isinstance(tree, PackedSequence):
-        return tree
-    hold_all = [size in sizes for sizes in map(possible_sizes, tree) if sizes]  # the items that may hold all samples
-    is_mixed = any(hold_all) and not all(hold_all)  # an item of one sample can have that length by chance
-    if len(tree) == size and not hasattr(tree, "_fields") and (not any(hold_all) or (is_mixed and type(tree) is list)):
-        return PerSample(tree)
-    return like(tree, [mark_samples(value, size) for value in tree])
+    if isinstance(tree, tuple | list) and len(tree) == size and not hasattr(tree, "_fields"):
+        hold_all = [size in sizes for sizes in map(possible_sizes, tree) if sizes]  # items that may hold all samples
+        is_mixed = any(hold_all) and not all(hold_all)  # an item of one sample can have that length by chance
+        if not any(hold_all) or (is_mixed and type(tree) is list):
+            return PerSample(tree)
+    return map_parts(lambda part: mark_samples(part, size), tree)
 
 
 def take(tree, chosen, size):
     """Return the samples in the slice `chosen` of a part of a batch of `size` samples."""
     if isinstance(tree, torch.Tensor | np.ndarray):
         return tree[chosen] if tree.ndim and len(tree) == size else tree
-    if isinstance(tree, PerSample):
-        return PerSample(tree[chosen])
-    if isinstance(tree, Mapping):
-        return like(tree, {key: take(value, chosen, size) for key, value in tree.items()})
-    return like(tree, [take(value, chosen, size) for value in tree]) if isinstance(tree, tuple | list) else tree
+    return PerSample(tree[chosen]) if isinstance(tree, PerSample) else map_parts(lambda p: take(p, chosen, size), tree)

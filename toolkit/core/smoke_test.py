@@ -18,6 +18,7 @@ from toolkit.core.learning_rate_schedule import refuse_long_warmup
 from toolkit.core.metrics import compute_metric, is_streaming
 from toolkit.core.monitor import monitored
 from toolkit.core.resumable_batches import resumable_batches
+from toolkit.core.sized_batches import mark_batch
 from toolkit.core.totals import Totals, to_numpy
 from toolkit.core.trees import tensors, tree_cat, tree_map
 from toolkit.core.user_code import place_of, place_of_definition
@@ -55,7 +56,7 @@ def smoke_test(model, loss_fn, dataloaders, metrics, params, warn=logging.warnin
         totals = Totals(split, {}, 1, params)
         totals.update(outputs, labels, loss, num_samples)
         names = list(totals.compute())
-        tried = [tree_map(torch.Tensor.detach, (outputs, labels))]
+        tried = [mark_batch(tree_map(torch.Tensor.detach, (outputs, labels)), num_samples)]
         if split == next(iter(dataloaders)):
             check_loss(loss_fn, *tried[0], num_samples, warn)
         for name, metric in metrics.items():
@@ -156,7 +157,7 @@ def try_metric(name, metric, split, tried, batches, params, warn):
     results, error = compute_on(tried, name, metric, params)
     most = MOST_BATCHES if processes.world_size() == 1 else 1  # model(inputs) may wait for the other processes
     while isinstance(error, OF_FEW_SAMPLES) and len(tried) < most and (batch := next(batches, None)):
-        tried.append(tree_map(torch.Tensor.detach, batch[:2]))
+        tried.append(mark_batch(tree_map(torch.Tensor.detach, batch[:2]), batch[3]))
         results, error = compute_on(tried, name, metric, params, otherwise=error)
     place = place_of_definition(metric)
     if error is None:

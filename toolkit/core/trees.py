@@ -16,11 +16,14 @@ class PerSample(list):
 
 def tree_map(fn, tree):
     """Return `tree` with `fn` applied to each tensor; everything else stays as it is."""
-    if isinstance(tree, torch.Tensor):
-        return fn(tree)
+    return fn(tree) if isinstance(tree, torch.Tensor) else map_parts(lambda part: tree_map(fn, part), tree)
+
+
+def map_parts(fn, tree):
+    """Return a mapping, tuple or list with `fn` applied to each of its values; anything else stays as it is."""
     if isinstance(tree, Mapping):
-        return like(tree, {key: tree_map(fn, value) for key, value in tree.items()})
-    return like(tree, [tree_map(fn, value) for value in tree]) if isinstance(tree, tuple | list) else tree
+        return like(tree, {key: fn(value) for key, value in tree.items()})
+    return like(tree, [fn(value) for value in tree]) if isinstance(tree, tuple | list) else tree
 
 
 def like(tree, values):
@@ -41,8 +44,12 @@ def tensors(tree):
     """Return the tensors of `tree`, in order, as a list."""
     if isinstance(tree, torch.Tensor):
         return [tree]
-    parts = tree.values() if isinstance(tree, Mapping) else tree if isinstance(tree, tuple | list) else ()
-    return [tensor for part in parts for tensor in tensors(part)]
+    return [tensor for part in parts_of(tree) for tensor in tensors(part)]
+
+
+def parts_of(tree):
+    """Return the values of a mapping, tuple or list; nothing for anything else."""
+    return tree.values() if isinstance(tree, Mapping) else tree if isinstance(tree, tuple | list) else ()
 
 
 def tree_cat(trees):
