@@ -38,11 +38,7 @@ def __getattr__(name):  # aggregate_metrics and metrics_to_table, for scripts wr
 
 
 def make_table(parent_dir, metric=None, mode=None, baseline=None, no_fold=False):
-    """Return the ResultsTable of the experiments below a folder.
-
-    Raises:
-        UserError: the folder, metric or baseline does not exist.
-    """
+    """Return the ResultsTable of the experiments below a folder; UserError if it, the metric or baseline is missing."""
     results = read_results(parent_dir)
     metric, mode, notes = choose_metric(results.rows, metric, mode)
     rows = results.rows

@@ -273,7 +273,7 @@ def open_whole(path, mode="wb", *, keep=None, outdates=()):
     If it cannot be written (no space, no permission, no such folder), that is a UserError, and nothing changes.
     """
     path = Path(path)
-    aside = path.with_name(f".{path.name}{ending_of_unfinished()}")
+    aside = path.with_name(f".{path.name[:40]}{ending_of_unfinished()}")  # no longer than file systems allow
     try:
         with open(aside, mode, encoding=None if "b" in mode else "utf-8", newline=None if "b" in mode else "") as file:
             yield file

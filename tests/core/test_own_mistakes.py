@@ -92,11 +92,11 @@ SHAPES = {
     "another length of the labels": ({"(outputs, labels)\n\ndef": "(outputs, labels[1:])\n\ndef"}, ["net.py:16", "batch_size"]),
     "a column against a row": (
         {"nn.Linear(8, 3)": "nn.Linear(8, 1)", LABELS: "x[:, 0]", LOSS: "F.mse_loss(outputs, labels)"},
-        ["net.py:15", "(16, 1) and labels (16,)", "squeeze"],
+        ["net.py:15", "labels are (16,) and outputs (16, 1)", "squeeze"],
     ),
     "a column against a row, by hand": (
         {"nn.Linear(8, 3)": "nn.Linear(8, 1)", LABELS: "x[:, 0]", LOSS: "(outputs - labels).square().mean()"},
-        ["net.py:15", "(16, 1) and labels (16,)", "squeeze"],
+        ["net.py:15", "labels are (16,) and outputs (16, 1)", "squeeze"],
     ),
     "a column against a row, in a metric": (
         {
@@ -105,7 +105,7 @@ SHAPES = {
             LOSS: "F.mse_loss(outputs[:, 0], labels)",
             ACCURACY: "np.mean(abs(outputs - labels))",
         },
-        ["net.py:18: metrics['accuracy']", "(16, 1) and labels (16,)"],
+        ["net.py:18: metrics['accuracy']", "labels are (16,) and outputs (16, 1)"],
     ),
 }  # fmt: skip
 METRICS = {

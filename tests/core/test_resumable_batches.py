@@ -129,6 +129,11 @@ def test_generators_are_found_in_modules_and_nested_attributes():
     assert generators_of([model, model]) and len(generators_of([model, model])) == 2
     assert generators_of(DataLoader(Noise(), 2)) != []
 
+    class Shared(Dataset):
+        generator = np.random.default_rng(0)  # of the class
+
+    assert generators_of(Shared()) == [Shared.generator]
+
 
 def test_two_generators_of_one_dataset_draw_different_numbers():
     dataset = Noise()

@@ -24,6 +24,13 @@ from utils import Params, UserError
 Pair = namedtuple("Pair", "first second")
 
 
+class Plain(dict):
+    """A dict whose entries are attributes, in the simplest way: a missing one is a KeyError."""
+
+    def __getattr__(self, name):
+        return self[name]
+
+
 class Graphs:
     """As a batch of torch_geometric: nodes of all graphs in one tensor."""
 
@@ -70,6 +77,7 @@ B16, A16 = torch.zeros(16, 3), np.zeros((16, 3))
         (B16, torch.tensor(0), 16, 16),
         ({"words": torch.zeros(4, 9), "lengths": torch.zeros(4)}, (torch.zeros(30), torch.zeros(4)), 4, 4),
         (object(), {"y": torch.zeros(5)}, None, 5),
+        pytest.param(Plain(x=torch.zeros(5)), Plain(y=torch.zeros(5), z=[0] * 5), None, 5, id="plain"),
         (object(), object(), 5, 5),
     ],
 )
@@ -205,6 +213,7 @@ class ModelOutput(OrderedDict):
     [
         ModelOutput(logits=torch.zeros(2, 3)),
         UserDict(logits=torch.zeros(2, 3)),
+        pytest.param(Plain(logits=torch.zeros(2, 3)), id="plain"),
         OrderedDict(logits=torch.zeros(2, 3)),
         Pair(torch.zeros(2, 3), {"names": ["a", "b"]}),
         PerSample([torch.zeros(1, 3), torch.zeros(4, 3)]),

@@ -484,6 +484,29 @@ def test_outputs_of_another_form_get_intervals_only(tmp_path, outputs, labels):
     assert "classes" not in content
 
 
+class Boxes(nn.Module):
+    """A detector: for each image a dict of boxes; here as many for every image as there are dimensions of a box."""
+
+    def forward(self, images):
+        return [{"boxes": image.flatten()[:20].view(5, 4)} for image in images]
+
+
+def test_outputs_of_a_detector_get_no_intervals_of_boxes_taken_for_images(digits, tmp_path):
+    _, dataset = digits
+
+    def collate(items):
+        return torch.stack([image for image, _ in items]), [{"boxes": torch.zeros(5, 4)} for _ in items]
+
+    metrics = {"boxes": lambda outputs, labels: float(len(outputs))}
+    loader = DataLoader(Subset(dataset, range(12)), 3, collate_fn=collate)
+    results, report = report_of(
+        Boxes(), loader, metrics, tmp_path, lambda o, _: torch.stack([x["boxes"] for x in o]).mean()
+    )
+    assert results["boxes"] == 12
+    assert report.paths == []
+    assert "No report of this split: it is not clear which rows" in report.lines[1]
+
+
 def test_a_metric_that_is_not_a_number_is_null(digits, tmp_path):
     model, dataset = digits
     loader = DataLoader(dataset, 100)

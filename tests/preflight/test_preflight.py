@@ -152,7 +152,7 @@ FAULTS = {  # name: (check that fails, others that have to, words of the message
     "a class too many": (
         "inputs and labels",
         [],
-        "a class without output: Target 10 is out of bounds",
+        r"batch 1 of train: the labels of the batch are \d to 10 .*model has outputs for 10 classes",
         "",
         loaded("y = y + 1"),
         {},
@@ -203,10 +203,26 @@ FAULTS = {  # name: (check that fails, others that have to, words of the message
         {},
     ),
     "two softmaxes": (
-        "overfit 16 samples",
+        "inputs and labels",
         [],
-        "is softmax applied once",
+        r"net.py:\d+: loss_fn applies a softmax, but Net did so already",
         forward("return super().forward(x).softmax(1)"),
+        "",
+        {},
+    ),
+    "a loss that grows with the batch": (
+        "inputs and labels",
+        [],
+        r"net.py:\d+: the loss is a sum over the batch, which grows with batch_size; return its mean",
+        loss("F.cross_entropy(outputs, labels, reduction='sum')"),
+        "",
+        {},
+    ),
+    "a metric that always raises": (
+        "inputs and labels",
+        [],
+        r"net.py:\d+: metrics\['accuracy'\] raised ValueError: not today",
+        "def broken(outputs, labels):\n    raise ValueError('not today')\n\n\nmetrics = {'accuracy': broken}\n",
         "",
         {},
     ),
@@ -630,6 +646,27 @@ HEALTHY = {  # name: net, data
     "inputs that are nearly all 0": (
         made("self.body[0] = nn.Linear(20000, 32)"),
         loaded("x = torch.nn.functional.one_hot(y * 1900 + torch.arange(len(y)) % 7, 20000).float()"),
+    ),
+    "a list of boxes for each image": (
+        "class Net(Plain):\n    def forward(self, images):\n        return super().forward(torch.stack(images))\n\n\n"
+        "def loss_fn(outputs, targets):\n"
+        "    return torch.stack([(o - t['boxes'].mean(0)).square().mean() for o, t in zip(outputs, targets)]).mean()\n\n\n"
+        "metrics = {}\n",
+        "def collate(items):\n"
+        "    boxes = [torch.nn.functional.one_hot(y, 10).float().expand(1 + y % 3, 10) for _, y in items]\n"
+        "    return [x for x, _ in items], [{'boxes': b} for b in boxes]\n\n\n"
+        + DATA[DATA.index("def fetch") :].replace("shuffle=", "collate_fn=collate, shuffle=").split("\n\n\n")[0],
+    ),
+    "layers that get their shapes from the first batch": (
+        made("self.body[0], self.head = nn.LazyLinear(32), nn.LazyLinear(10)"),
+        "",
+    ),
+    "a mapping of transformers' kind with a None in it": (
+        "class Output(dict):\n    def __getattr__(self, name):\n        return self[name]\n\n\n"
+        + forward("return Output(loss=None, logits=super().forward(x))")
+        + loss("F.cross_entropy(outputs.logits, labels)")
+        + 'metrics = {"accuracy": lambda outputs, labels: np.mean(outputs["logits"].argmax(1) == labels)}',
+        "",
     ),
     "predictions beside the scores": (
         forward("scores = super().forward(x)\nreturn scores.argmax(1), scores")

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+from collections.abc import Mapping
 
 import torch
 
@@ -87,9 +88,9 @@ class DeviceMover:
 
 def to_device(tree, device, **options):
     """Return a part of a batch on a device; other objects than tensors are moved by their method `to`, if any."""
-    if hasattr(tree, "to") and not isinstance(tree, type):
-        return tree.to(device, **options)
-    return map_parts(lambda part: to_device(part, device, **options), tree)
+    if isinstance(tree, Mapping | tuple | list):
+        return map_parts(lambda part: to_device(part, device, **options), tree)
+    return tree.to(device, **options) if hasattr(tree, "to") and not isinstance(tree, type) else tree
 
 
 @functools.cache  # one for all epochs: a stream keeps the memory that was used in it

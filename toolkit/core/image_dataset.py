@@ -59,13 +59,10 @@ def read_image_facts(data_dir):
 
 
 def load_images(data_dir, split, cache_above):
-    """Return all images of a split, which are decoded once.
+    """Return all images of a split of the dataset in the folder `data_dir`, which are decoded once.
 
-    Args:
-        data_dir: a folder that build_dataset.py made.
-        split: "train", "val" or "test".
-        cache_above: megabytes; if the pixels take more, they are written once to a file in the dataset folder that is
-            then memory-mapped: read as needed, and shared by all processes that train on it.
+    Pixels of more than `cache_above` megabytes are written once to a file in the dataset folder that is then
+    memory-mapped: read as needed, and shared by all processes that train on it.
 
     Returns:
         images: uint8 tensor of shape (N, channels, height, width).
@@ -97,8 +94,7 @@ def fits_on(device, nbytes):
 class BatchIndices(Sampler):
     """A batch sampler that yields the indices of each batch as one tensor; with `shuffle`, in a new order every epoch.
 
-    The order comes from torch's CPU generator, which train.py seeds with (seed, epoch) at the start of an epoch, so it
-    is the same on any `device`; the indices are moved there once per epoch.
+    The order comes from torch's CPU generator, which train.py seeds with (seed, epoch); it is the same on any `device`.
     """
 
     def __init__(self, length, batch_size, shuffle, device="cpu"):
@@ -137,10 +133,7 @@ def list_files(data_dir, split, facts):
 
 
 class ImageNames(Sequence):
-    """The names of the image files of some splits, relative to the folder that contains all of them; listed when used.
-
-    `chosen` are the indices of the files to keep; None keeps all.
-    """
+    """The names of the image files of some splits, or of those at the indices `chosen`, relative to their folder."""
 
     def __init__(self, data_dir, splits, chosen=None):
         self.data_dir, self.splits, self.chosen = data_dir, splits, chosen
@@ -167,10 +160,9 @@ def decoded(files, shape, expected):
 
 
 def decode_into(pixels, files, expected):
-    """Decode image files into `pixels`, uint8 (N, height, width, channels), in parallel threads, and return it.
+    """Decode image files into `pixels`, uint8 (N, height, width, channels), and return it.
 
-    Raises:
-        UserError: a file is damaged, or the fingerprint of all pixels is not `expected`.
+    Raises UserError if a file is damaged, or if the fingerprint of all pixels is not `expected`.
     """
     _, height, width, channels = pixels.shape
 

@@ -29,7 +29,7 @@ class CorruptImage(UserError):
 
 
 def files_below(folder, above=()):
-    """Return the files in a folder and its subfolders, a sorted list of Paths; hidden ones are left out.
+    """Return the files in a folder and its subfolders, a sorted list of Paths, without hidden ones.
 
     A link to a folder is a folder, unless it leads back to one of `above`, the (device, inode) of those it is in.
     """
@@ -142,7 +142,7 @@ def orientation(image):
 
 
 def in_turn(image):
-    """Return the context in which to decode an image: a large one alone, because of the memory that it takes."""
+    """Return the context in which to decode an image; large ones are decoded one at a time, to save memory."""
     pixels = image.width * image.height
     if pixels <= LARGE:
         return contextlib.nullcontext()

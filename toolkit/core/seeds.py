@@ -96,4 +96,5 @@ def parts_of(value):
     for kind in type(value).__mro__:  # slots are descriptors of the class; so are the parts of a partial function
         members = [member for member in vars(kind).values() if isinstance(member, MemberDescriptorType)]
         parts += [part for member in members if (part := getattr(value, member.__name__, None)) is not None]
+        parts += [part for part in vars(kind).values() if isinstance(part, GENERATORS)]  # attributes of the class
     return parts

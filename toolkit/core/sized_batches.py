@@ -98,7 +98,8 @@ def possible_sizes(tree):
         return {len(tree)} if tree.ndim else set()
     if isinstance(tree, PackedSequence):
         return {int(tree.batch_sizes[0])}
-    if isinstance(getattr(tree, "num_graphs", None), int):  # a batch of torch_geometric
+    is_object = not isinstance(tree, Mapping | tuple | list)  # a batch of torch_geometric, perhaps
+    if is_object and isinstance(getattr(tree, "num_graphs", None), int):
         return {tree.num_graphs}
     found = [sizes for sizes in map(possible_sizes, parts_of(tree)) if sizes]
     common = set.intersection(*found) if found else set()

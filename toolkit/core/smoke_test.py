@@ -128,7 +128,7 @@ def broadcast_shapes(fn, outputs, labels):
 
     It also tries outputs (N,) and labels (N, 1).
     """
-    shapes = [getattr(each, "shape", ()) for each in (outputs, labels)]
+    shapes = [each.shape if isinstance(each, torch.Tensor | np.ndarray) else () for each in (outputs, labels)]
     if sorted(map(tuple, shapes), key=len) != [shapes[0][:1], (*shapes[0][:1], 1)] or not shapes[0] or shapes[0][0] < 2:
         return None
     flat = [each.reshape(-1) for each in (outputs, labels)]
@@ -138,7 +138,7 @@ def broadcast_shapes(fn, outputs, labels):
             alike = np.isclose(float(fn(outputs, labels)), float(fn(*flat)), rtol=1e-4, equal_nan=True)
     except Exception:  # a function for one of the two shapes alone
         return None
-    found = f"outputs are {tuple(shapes[0])} and labels {tuple(shapes[1])}"
+    found = f"labels are {tuple(shapes[1])} and outputs {tuple(shapes[0])}"
     return None if alike else f"{found}; remove the dimension of 1, as outputs.squeeze(-1) does"
 
 

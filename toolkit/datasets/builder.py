@@ -127,7 +127,8 @@ def check_duplicates(items, folder, drop):
         copies.setdefault(item.digest, {}).setdefault(item.split, item)
     repeated = [splits for splits in copies.values() if len(splits) > 1]
     if repeated and not drop:
-        examples = list_some([" = ".join(item.origin for item in found.values()) for found in repeated])
+        files = [[str(i.image) if isinstance(i.image, Path) else i.file for i in found.values()] for found in repeated]
+        examples = list_some([" = ".join(names) for names in files])
         cure = "results would look better than they are; --drop_duplicates removes them from train"
         raise UserError(f"{len(repeated)} images are in two splits: {examples}; {cure}")
     kept = [item for item in items if item.split == list(copies[item.digest])[-1]]

@@ -52,11 +52,6 @@ class Item:
     digest: bytes = b""  # of the pixels
     sums: np.ndarray | None = None  # (2, channels): sums of the pixel values 0..255, and of their squares
 
-    @property
-    def origin(self):
-        """The path of the image's file, as text; if the source holds pixels, the file in the dataset."""
-        return str(self.image) if isinstance(self.image, Path) else self.file
-
 
 @dataclass
 class Source:

@@ -3,8 +3,10 @@
 import torch
 
 from toolkit.core.memory import available_memory
+from toolkit.core.sized_batches import number_of_samples
 from toolkit.core.totals import is_flat, to_numpy
 from toolkit.core.trees import tensors, tree_cat, tree_map
+from utils import UserError
 
 SHARE_OF_MEMORY = 0.25  # of the free memory, for the collected outputs
 
@@ -41,9 +43,8 @@ class CollectedOutputs:
         if self.free <= 0:
             self.problem = f"its outputs take more than {SHARE_OF_MEMORY:.0%} of the free memory"
             return {}
-        if len({tuple(t.shape[1:] for t in tensors(label)) for label in labels}) > 1 and all(
-            map(is_flat, outputs, labels)
-        ):
+        shapes = {tuple(t.shape[1:] for t in tensors(label)) for label in labels}
+        if len(shapes) > 1 and all(map(is_flat, outputs, labels)):
             labels = [label.reshape(-1) for label in labels]
         try:
             self.outputs, self.labels, self.lengths = tree_cat(outputs), tree_cat(labels), torch.cat(lengths)
@@ -61,9 +62,13 @@ class CollectedOutputs:
 
 def rows_per_sample(outputs, labels):
     """Return the number of output rows of each sample in a batch, int64 (B,), or None if that is not clear."""
+    try:
+        size = number_of_samples(outputs, labels)
+    except UserError:  # lists with an item for each sample, of a detector
+        return None
     sizes = {len(t) if t.ndim else 0 for t in tensors((outputs, labels))}
-    if len(sizes) == 1:
-        return torch.ones(sizes.pop(), dtype=torch.int64)
+    if sizes == {size}:
+        return torch.ones(size, dtype=torch.int64)
     if is_flat(outputs, labels):  # one row for each entry of a table of labels, as in CS230's NER
         return torch.full((len(labels),), labels.numel() // len(labels))
     # one of the label tensors may hold lengths, which add up to the length of the others

@@ -3,13 +3,12 @@
 Any other exception becomes one line that names the place in the user's code.
 """
 
-import re
 import time
 import traceback
-from pathlib import Path
 
 import utils
 from toolkit.core.memory import memory_errors_in_a_line
+from toolkit.core.user_code import place_of
 from toolkit.preflight import data_checks, model_checks, training_checks
 from toolkit.preflight.experiment import Failed, NotApplicable
 from utils import UserError
@@ -53,17 +52,15 @@ def run_checks(experiment):
                 raise
             ok, message = False, str(error)
         except Exception as error:
-            ok, message = False, describe_error(error, experiment.task.project / "model")
+            ok, message = False, describe_error(error)
         if ok is False and name in NEEDED:
             failed = name
         yield {"check": name, "ok": ok, "message": message, "seconds": round(time.monotonic() - started, 2)}
 
 
-def describe_error(error, model_folder):
+def describe_error(error):
     """Return an exception as one line that ends with the place in the user's code where it was raised."""
-    places = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
     lines = str(error).strip().splitlines() or [""]
-    if in_worker := re.findall(r'File "(.+?)", line (\d+)', str(error)):  # the traceback of a data loader's worker
-        places, lines = in_worker, lines[-1:]
-    file, line = ([place for place in places if Path(place[0]).is_relative_to(model_folder)] or places)[-1]
-    return f"{type(error).__name__}: {lines[0]} ({utils.relative(file)}:{line})"
+    line = lines[-1] if "Traceback" in str(error) else f"{type(error).__name__}: {lines[0]}"  # of a loader's worker
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{line} ({place_of(error) or f'{utils.relative(frame.filename)}:{frame.lineno}'})"

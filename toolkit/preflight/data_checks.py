@@ -7,6 +7,7 @@ import warnings
 
 import torch
 
+from toolkit.core.explanations import labels_out_of_range
 from toolkit.core.setup import refuse_misspelled
 from toolkit.core.smoke_test import smoke_test
 from toolkit.core.trees import batch_size, tensors, tree_map
@@ -24,13 +25,15 @@ def check_parts(experiment):
 
 
 def check_batches(experiment):
-    """Find NaN, labels that are no class, constant inputs or labels, and shapes that broadcast in the loss."""
-    trainer = Trainer(experiment)
+    """Find NaN, labels that are no class, constant inputs or labels, and what the smoke test of train.py finds."""
+    trainer, doubts = Trainer(experiment), []
     with warnings.catch_warnings(action="ignore"):  # about shapes that broadcast, which the smoke test refuses
         counts = [f"{examine(experiment, split, trainer)} {split}" for split in experiment.dataloaders]
     parts = trainer.model, trainer.loss_fn, experiment.dataloaders, experiment.task.metrics, experiment.params
-    smoke_test(*parts, warn=lambda *_: None)  # what it would warn of, the checks of the loss find
+    smoke_test(*parts, warn=lambda message, *values: doubts.append(message % values))
     refuse_misspelled(experiment.params)  # as train.py does, now that the code has read its keys
+    if doubts:
+        raise Failed("; ".join(doubts).removesuffix("; training goes on"))
     return f"examined {' and '.join(counts)} batches"
 
 
@@ -50,7 +53,7 @@ def examine(experiment, split, trainer):
             try:
                 trainer.loss_fn(outputs, batch[1])  # on the CPU: on a GPU, an invalid class would end the process
             except IndexError as error:
-                raise Failed(f"batch {number} of {split} has a class without output: {error}") from None
+                raise Failed(f"batch {number} of {split}: {labels_out_of_range(outputs, batch[1]) or error}") from None
     for name, values in extremes.items():
         if len(values) == 1 and split == "train" and number * batch_size(batch[1]) > 1:
             raise Failed(f"all {name} of train are {min(values) + 0.0:g}; a model cannot learn from constants")

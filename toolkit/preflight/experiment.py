@@ -6,13 +6,16 @@ import time
 
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parameter import is_lazy
 
 import utils
 from toolkit.core.device_batches import batches_on_device
 from toolkit.core.forward_pass import autocast, forward_pass
 from toolkit.core.resumable_batches import has_sample_indices, resumable_batches
 from toolkit.core.seeds import MODEL, generators_of, seed_all
-from toolkit.core.trees import batch_size, tensors, tree_map
+from toolkit.core.sized_batches import mark_samples, number_of_samples
+from toolkit.core.trees import PerSample, batch_size, tensors, tree_map
+from utils import UserError
 
 SECONDS = 8  # time limit of a check whose number of steps or batches does not matter
 FIRST = 8  # number of batches of the first epoch that most checks use
@@ -78,6 +81,8 @@ class Trainer:
         self.optimizer = task.make_optimizer(self.model, self.params)
         self.loss_fn, self.generators = task.loss_fn(self.params), generators_of(self.model)
         self.precision = autocast(self.params, self.model)
+        if any(map(is_lazy, self.model.parameters())):  # a first batch gives them their shapes
+            self.outputs(experiment.first_batches[0])
 
     def scale_learning_rate(self, factor):
         """Multiply the learning rates of all parameter groups."""
@@ -125,10 +130,16 @@ def within(seconds, things, least=2):
             return
 
 
-def shuffled(labels):
-    """Return the labels of a batch, each assigned to another sample."""
-    size = batch_size(labels)
-    return tree_map(lambda t: t.roll(size // 2, 0) if t.ndim and len(t) == size else t, labels)
+def shuffled(labels, outputs):
+    """Return the labels of a batch, each assigned to another sample. Outputs or inputs help to count the samples."""
+    try:
+        size = number_of_samples(outputs, labels)
+    except UserError:
+        size = batch_size(labels)
+    marked, half = mark_samples(labels, size), size // 2
+    if isinstance(marked, PerSample):
+        return [*marked[half:], *marked[:half]]
+    return tree_map(lambda t: t.roll(half, 0) if t.ndim and len(t) == size else t, labels)
 
 
 def identical(one, other):

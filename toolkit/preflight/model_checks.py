@@ -43,7 +43,7 @@ def check_initial_loss(experiment):
     trainer, losses = Trainer(experiment), []
     with torch.no_grad():
         for outputs, labels, loss in trainer.forward(experiment.first_batches):
-            uniform, swapped = tree_map(without_knowledge, outputs), shuffled(labels)
+            uniform, swapped = tree_map(without_knowledge, outputs), shuffled(labels, outputs)
             flipped = tree_map(lambda t: t.flip(1) if t.ndim > 1 and t.shape[1] > 1 else without_knowledge(t), outputs)
             variants = (uniform, labels), (outputs, swapped), (flipped, labels)
             losses.append([loss, *(trainer.loss_fn(*variant) for variant in variants)])

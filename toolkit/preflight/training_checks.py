@@ -33,12 +33,12 @@ def check_reproducibility(experiment):
     batches = experiment.first_batches[:STEPS]
     trainer, again, other = (Trainer(experiment, seed) for seed in (params.seed, params.seed, params.seed + 1))
     first, second = ([loss.item() for *_, loss in each.train(batches)] for each in (trainer, again))
-    if str(first) != str(second):  # as text, in which NaN equals NaN
+    if not all(map(math.isfinite, first)):
+        raise NotApplicable("the loss becomes infinite or NaN; correct that first")
+    if first != second:
         if params.cuda and not params.deterministic:
             raise NotApplicable('two runs differ, as they may on a GPU without "deterministic": true')
         raise Failed(f"two runs of one seed have the losses {first} and {second}: {NO_SEED}")
-    if not all(map(math.isfinite, first)):
-        raise NotApplicable("the loss becomes infinite or NaN; correct that first")
     with tempfile.TemporaryDirectory() as folder:
         state = {"epoch": 0, "state_dict": trainer.model.state_dict(), "optim_dict": trainer.optimizer.state_dict()}
         utils.save_checkpoint(state, False, folder)
@@ -82,7 +82,7 @@ def check_overfitting(experiment):
     """Find models that cannot fit a few samples, with the experiment's learning rate or the suggested one."""
     indices, load = experiment.sample_loader("train")
     batch = load(indices[:SAMPLES]) if indices else experiment.first_batches[0]
-    if identical(batch[1], shuffled(batch[1])):
+    if identical(batch[1], shuffled(batch[1], batch[0])):
         raise NotApplicable("their labels are all the same, which a constant output fits")
     own_rate = experiment.params.learning_rate
     for rate in filter(None, dict.fromkeys([own_rate, experiment.range_test.get("suggested")])):
@@ -90,8 +90,8 @@ def check_overfitting(experiment):
         trainer.scale_learning_rate(rate / own_rate)
         for outputs, labels, loss in within(SECONDS, trainer.train(itertools.repeat(batch, MOST_STEPS))):
             losses.append(loss.item())
-            with torch.no_grad():
-                shuffled_loss = trainer.loss_fn(outputs, shuffled(labels)).item()  # equal if inputs have no influence
+            with torch.no_grad():  # equal if inputs have no influence
+                shuffled_loss = trainer.loss_fn(outputs, shuffled(labels, outputs)).item()
             if all(start - losses[-1] > abs(start) / 2 for start in (losses[0], shuffled_loss)):
                 return f"learned in {len(losses)} steps with learning rate {rate:.2g}"
             if not math.isfinite(losses[-1]):

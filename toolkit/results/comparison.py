@@ -32,10 +32,7 @@ def choose_metric(rows, name=None, mode=None):
     """Return (name, mode, notes): the metric by which the rows are sorted, "max" or "min", and lines to print.
 
     By default, it is the metric that selected the best checkpoint of most rows, and its mode is that of the experiments
-    or of the metric's name. The name is None if no row has a metric.
-
-    Raises:
-        UserError: no row has the metric, or it is unknown whether higher is better.
+    or of the metric's name. The name is None if no row has a metric. A name or a mode that is unknown is a UserError.
     """
     known = list(dict.fromkeys(metric for row in rows for metric in row.metrics))
     if name is not None and name not in known:
@@ -102,15 +99,10 @@ def replicate_key(row):
 
 
 def merge(replicates, taken, notes):
-    """Return one Row with the means over the finished rows among `replicates`.
-
-    Its name is added to the set `taken`; lines about missing values are added to the list `notes`.
-    """
+    """Return one Row with the means over the finished `replicates`; add its name to `taken`, and lines to `notes`."""
     first = replicates[0]
     names = {IN_NAMES.sub("", row.name).strip(",_-/ ") for row in replicates}
     name = names.pop() if len(names) == 1 else ""
-    if name in taken and first.params.get("num_folds"):
-        name += f",num_folds={first.params['num_folds']}"
     if not name or name in taken:
         name = f"{first.name} and {len(replicates) - 1} more"
     taken.add(name)
@@ -157,13 +149,8 @@ def means_per_fold(rows, values):
 def compare(rows, baseline, metric):
     """Compare a metric of each row with that of a baseline, the name of a row or of a replicate merged into it.
 
-    Set `difference` and `p_value` of each row, from finished replicates that are paired by seed and fold.
-
-    Returns:
-        Lines to print below the table.
-
-    Raises:
-        UserError: there is no such row.
+    Set `difference` and `p_value` of each row, from finished replicates that are paired by seed and fold. Return lines
+    to print below the table. An unknown baseline is a UserError.
     """
     owner = {replicate.name: row for row in rows for replicate in row.replicates} | {row.name: row for row in rows}
     if baseline not in owner:

@@ -29,14 +29,7 @@ PICTURE_SIZE = 900  # pixels, the longer side of such a picture
 
 
 def make_page(table, parent_dir):
-    """Make the page that shows a ResultsTable of the experiments in `parent_dir`.
-
-    Returns:
-        (page, left_out): the bytes of an HTML file, and lines that say what is not in it because of its size.
-
-    Raises:
-        UserError: plotly is not installed.
-    """
+    """Return (page, left_out) for a ResultsTable: the bytes of an HTML file, and what its size made it leave out."""
     try:
         from plotly.offline import get_plotlyjs
     except ImportError as error:
@@ -52,10 +45,7 @@ def make_page(table, parent_dir):
 
 
 def page_content(table, parent_dir, size):
-    """Return what the page shows, a dict that has about `size` bytes at most as JSON.
-
-    Its entry "left_out" is a list of lines that say what is missing because of the size.
-    """
+    """Return what the page shows: a dict that has at most about `size` bytes as JSON; "left_out" says what it lacks."""
     names = dict.fromkeys([table.metric.removeprefix("test_"), "loss"] if table.metric else ["loss"])
     shown = [column for column in table.columns if column.kind != "detail"]
     shown.sort(key=lambda column: 0 if column.kind == "name" else 1 if column.name == table.metric else 2)

@@ -64,11 +64,7 @@ class Results:
 
 
 def read_results(parent_dir):
-    """Return the Results of all experiments in a folder and below it, sorted by name.
-
-    Raises:
-        UserError: the folder does not exist.
-    """
+    """Return the Results of all experiments in a folder and below it, by name; a folder that is missing: UserError."""
     if not os.path.isdir(parent_dir):
         path = Path(parent_dir)
         near = utils.similar(path.name, [folder.name for folder in path.parent.glob("*/")])
@@ -123,10 +119,7 @@ def walk(parent_dir, left_out):
 def read_row(folder, parent_dir, problems):
     """Return (row, defaults) of the experiment in a folder; the defaults are a dict of hyperparameters.
 
-    Lines about damaged files are added to the list `problems`.
-
-    Raises:
-        UserError: its params.json or its metrics cannot be read.
+    Lines about damaged files are added to the list `problems`, but without params.json and metrics it is a UserError.
     """
     params = utils.without_notes(read_if_there(folder, "params.json"))
     run = read_run(folder, problems)
@@ -195,11 +188,7 @@ def monitor_of(run, params, metrics):
 
 
 def read_metrics(folder, name, problems):
-    """Return the metrics in a file, a dict from name to float, without values that are not numbers.
-
-    Raises:
-        UserError: the file is not a JSON object.
-    """
+    """Return the metrics in a file, a dict from name to float, without values that are not numbers."""
     metrics = {}
     for metric, value in read_if_there(folder, name).items():
         place = f"{os.path.join(folder, name)}: {one_line(metric)} is"

@@ -40,20 +40,10 @@ class Column:
 
 
 class ResultsTable:
-    """A table of experiments.
+    """A table of the experiments in `rows`, which are from `results` and sorted by a metric (or None), best first.
 
-    Args:
-        rows: list of Row, sorted, best first.
-        results: the Results that they come from.
-        metric, mode: the metric by which they are sorted (or None), and "max" or "min".
-        notes: lines to print below the table.
-        merged: True if replicates were merged, so that seed and fold are not shown.
-        compared: True if the rows were compared with a baseline.
-
-    Attributes:
-        best: the best finished Row, or None.
-        columns: list of Column.
-        hyperparameters: names of those that differ between the rows.
+    `notes` are lines to print below it; if replicates were `merged`, seed and fold are not shown; `compared` is True if
+    there is a baseline. `best` is the best finished Row or None, `hyperparameters` are those that differ.
     """
 
     def __init__(self, rows, results, metric, mode, notes, merged, compared):

@@ -83,19 +83,10 @@ class Range(Dimension):
 
 
 class SearchSpace:
-    """The hyperparameters that a sweep searches, in the order of the file.
+    """The hyperparameters that the sweep in a folder searches: `dimensions`, a dict from name to Values or Range.
 
-    Args:
-        folder: the sweep's folder; without a search_space.json in it, the learning rates of CS230 are searched.
-        params: Params of that folder, with the facts of the dataset.
-        declared: pydantic model of the declared hyperparameters.
-
-    Attributes:
-        source: path of the file.
-        dimensions: dict from name to Values or Range.
-
-    Raises:
-        UserError: nothing is searched, or a name, a type, a bound or a condition is wrong.
+    Without a search_space.json there, they are the learning rates of CS230. `params` are those of the folder, with the
+    facts of the dataset; `declared` is the pydantic model of declared hyperparameters. What is wrong is a UserError.
     """
 
     def __init__(self, folder, params, declared):
@@ -150,11 +141,7 @@ class SearchSpace:
         return all(isinstance(dimension, Values) for dimension in self.dimensions.values())
 
     def grid(self):
-        """Return all configurations of a space of lists, each once, as dicts.
-
-        Raises:
-            UserError: the space has a range, or the grid is too large.
-        """
+        """Return all configurations, each once, as dicts; ranges, or too many configurations, are a UserError."""
         for name, dimension in self.dimensions.items():
             if isinstance(dimension, Range):
                 raise UserError(f"{self.source}: {name} is a range; for a grid list its values, or use --method tpe")

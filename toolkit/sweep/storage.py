@@ -26,10 +26,8 @@ ATTEMPTS_TO_OPEN = 10
 class JournalLock(JournalFileOpenLock):
     """The lock that Optuna holds while it appends to a journal; the operating system frees it if its holder dies.
 
-    Optuna's own lock is freed when its holder has been dead for half a minute.
-
-    Args:
-        path: path of the journal. An incomplete last line, left by a full disk or a crash, is removed.
+    Optuna's own lock is freed when its holder has been dead for half a minute. An incomplete last line in the journal,
+    left by a full disk or a crash, is removed.
     """
 
     def __init__(self, path):
@@ -51,12 +49,7 @@ class JournalLock(JournalFileOpenLock):
 
 
 class Owner:
-    """This process as the owner of trials: while it lives, it locks a file in the sweep's folder.
-
-    Attributes:
-        name: name of this owner, unique among all machines.
-        path, lock: its file, and the FileLock of it.
-    """
+    """This process as the owner of trials: while it lives, it locks a file, called like it, in the sweep's folder."""
 
     def __init__(self, folder):
         self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
@@ -78,11 +71,7 @@ class Owner:
 
 
 def open_storage(url, folder):
-    """Return the Optuna storage at a database URL, or the journal in `folder` if the URL is None.
-
-    Raises:
-        UserError: the storage cannot be reached, or its driver is not installed.
-    """
+    """Return the Optuna storage at a database URL, or the journal in `folder` if the URL is None."""
     with storage_errors(url):
         if url is None:
             path = folder / JOURNAL

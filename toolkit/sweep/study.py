@@ -50,10 +50,8 @@ class Study:
     """The study of the sweep in a folder. Any number of processes, on any number of machines, may work on it at a time.
 
     It optimizes a metric, with the `mode` "max" or "min". `options` has `method`, `trials` (None for the whole grid),
-    `seeds`, `folds`, `pruner` and `storage` (None for a journal file in the folder), as on the command line.
-
-    Raises:
-        UserError: the storage cannot be used, or the grid has fewer configurations than `trials`.
+    `seeds`, `folds`, `pruner` and `storage` (None for a journal file in the folder), as on the command line. If the
+    storage cannot be used, or the grid has fewer configurations than `trials`, a UserError is raised.
     """
 
     def __init__(self, folder, space, params, metric, mode, options):
