@@ -158,6 +158,15 @@ def test_a_wrong_label_in_a_later_batch_is_one_line_too(project):
     assert (code, err.count("\n")) == (2, 1) and "labels of the batch are 0 to 3 (label 8 of it is 3)" in err
 
 
+def test_a_loader_that_gives_nothing_is_one_line(project):
+    loader = "class Nothing(list):\n    def __len__(self):\n        return 3\n\ndef fetch_dataloader"
+    changes = {
+        "def fetch_dataloader": loader,
+        'DataLoader(data(split), params.batch_size, shuffle=split == "train")': "Nothing()",
+    }
+    check_one_line(project, project(changes), "the data loader of train gave no batch")
+
+
 def test_a_detail_of_a_metric_may_be_nan(project):
     recalls = "{'accuracy': 1.0, 'recall/7': float('nan')}"  # of a class that the split does not have
     code, out, err = project({ACCURACY: recalls})

@@ -50,7 +50,9 @@ def smoke_test(model, loss_fn, dataloaders, metrics, params, warn=logging.warnin
     state = copy.deepcopy(module.state_dict()) if module is not None else None
     for split, dataloader in dataloaders.items():
         batches = tried_batches(model, loss_fn, dataloader, params)
-        outputs, labels, loss, num_samples = next(batches)
+        if (first := next(batches, None)) is None:
+            raise UserError(f"the data loader of {split} gave no batch")
+        outputs, labels, loss, num_samples = first
         if processes.world_size() > 1 and split == "train" and params.parallel == "ddp":
             params.add_facts({"has_unused_parameters": processes.has_unused_parameters(model, loss)})
         totals = Totals(split, {}, 1, params)

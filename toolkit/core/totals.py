@@ -135,8 +135,10 @@ class Totals:
         if len(self.streaming) < len(self.metrics):
             if not self.outputs:
                 self._check_memory(outputs, labels)
-            for kept, part in zip((self.outputs, self.labels), mark_batch((outputs, labels), num_samples), strict=True):
-                kept.append(part)
+            if not (isinstance(outputs, torch.Tensor) and isinstance(labels, torch.Tensor)):
+                outputs, labels = mark_batch((outputs, labels), num_samples)
+            self.outputs.append(outputs)
+            self.labels.append(labels)
 
     def _read_losses(self):
         """Read the losses since the last reading from the device, and move outputs and labels to main memory."""
