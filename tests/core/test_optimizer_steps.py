@@ -83,6 +83,16 @@ def test_batches_in_which_nothing_counts_are_left_out(trained, steps):
     assert np.isnan(results["loss"])
 
 
+def test_samples_without_a_label_do_not_count(trained):
+    labels = torch.randint(0, 2, (22,))
+    labels[:7] = -100
+    options = nn.functional.cross_entropy, labels, lambda: nn.Linear(5, 2)
+    whole, whole_results = trained(22, *options)
+    parts, results = trained(4, *options, accumulation_steps=6)  # nothing counts in the first batch
+    assert parts == pytest.approx(whole, rel=1e-4)
+    assert results == pytest.approx(whole_results, rel=1e-5)
+
+
 @pytest.mark.parametrize("dtype", [torch.int64, torch.float32])
 def test_targets_of_minus_one_and_minus_hundred_count(trained, dtype):
     """They are no padding where the outputs are numbers instead of scores of classes."""

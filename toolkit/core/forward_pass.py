@@ -41,9 +41,17 @@ def forward_pass(model, loss_fn, inputs, labels, precision):
         except Exception as error:
             explain_loss(error, model, outputs, labels)
             raise
-    if loss is not None and (not isinstance(labels, torch.Tensor) or labels.ndim > 1):
+    if loss is not None and may_hold_padding(labels):
         loss = with_count(loss, outputs, labels)
     return outputs, loss
+
+
+def may_hold_padding(labels):
+    """Return False for one label per sample without a negative one, which most tasks have: nothing is to be counted."""
+    if not isinstance(labels, torch.Tensor) or labels.ndim > 1:
+        return True
+    is_integer = labels.ndim == 1 and labels.dtype == torch.int64 and len(labels) > 0
+    return is_integer and (labels.is_cuda or labels.min().item() < 0)  # on a GPU, reading it would stop the computation
 
 
 def with_count(loss, outputs, labels):
