@@ -3,6 +3,7 @@
 import functools
 import importlib
 import json
+import logging
 import os
 import pickle
 import re
@@ -396,6 +397,15 @@ def test_what_can_be_done_without_does_not_stop_the_training(call, experiment, n
     assert out.count("cannot be written") == 1
     assert re.search("(going on|continuing) without", out)
     assert len((experiment.folder / "history.csv").read_text().splitlines()) == 3
+
+
+def test_what_a_closed_terminal_cannot_show_is_in_the_log_file(tmp_path, monkeypatch):
+    with open(os.devnull, "w") as terminal, monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", terminal)
+        utils.set_logger(tmp_path / "train.log")
+    logging.warning("a result")  # the terminal is closed now
+    utils.set_logger()
+    assert "WARNING a result\n" in (tmp_path / "train.log").read_text()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has such names")

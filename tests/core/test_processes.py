@@ -227,7 +227,7 @@ def test_a_mistake_is_said_once(twin, tmp_path):
     wrong = twin("wrong", optimizer="Sgd")
     codes, _, err = group_finished("train", 2, *wrong.arguments)
     assert codes == [2, 2]
-    assert err.startswith("error: params.json: optimizer is 'Sgd'; torch.optim has ") and err.count("error: ") == 1
+    assert err.startswith("error: params.json: optimizer is 'Sgd'; did you mean SGD?") and err.count("error: ") == 1
     diverging = twin("diverging", learning_rate=1e6, optimizer="SGD", save_summary_steps=3)
     codes, _, err = group_finished("train", 2, *diverging.arguments)
     assert codes == [2, 2]

@@ -292,15 +292,15 @@ def test_a_script_that_runs_out_of_memory_ends_in_a_line(call, experiment, tmp_p
     line = "        x = self.pixels(images)  # (B, C, H, W)\n"
     assert line in net.read_text()
 
-    def run(main, greedy):
+    def run(main, greedy, *more):
         net.write_text((IMAGES / "model" / "net.py").read_text().replace(line, f"        {greedy}\n{line}"))
         import_model_package(IMAGES / "model")  # so that the changed one is imported anew
-        return call(main, *experiment.arguments, "--model_dir", folder, "--device", device)
+        return call(main, *experiment.arguments, "--model_dir", folder, "--device", device, *more)
 
     code, _, err = run(train.main, "images.new_empty(2**52) if self.training else None")
     assert code == 2
     assert re.fullmatch(rf"error: {device}: out of memory while training with batch_size 64: .*; try .*\n", err)
     assert run(train.main, "")[0] == 0
-    code, _, err = run(evaluate.main, "images.new_empty(2**52)")
+    code, _, err = run(evaluate.main, "images.new_empty(2**52)", "--accept_code_changes")
     assert code == 2
     assert re.fullmatch(rf"error: {device}: out of memory while evaluating with batch_size 64: .*; try .*\n", err)

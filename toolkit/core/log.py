@@ -15,7 +15,8 @@ class Log(logging.StreamHandler):
             self.handleError(record)
 
     def handleError(self, record):
-        logging.getLogger().removeHandler(self)
+        logger = logging.getLogger()
+        logger.handlers = [handler for handler in logger.handlers if handler is not self]  # the old list is in use
         if not isinstance(sys.exc_info()[1], BrokenPipeError):  # `| head` has seen enough
             what = getattr(self, "baseFilename", "the terminal")
             logging.warning("%s: cannot be written: %s; continuing without it", what, sys.exc_info()[1])
