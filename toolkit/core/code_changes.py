@@ -41,18 +41,20 @@ def refuse_changed_code(theirs, params, file, accept):
 
 
 def change_of(old, new):
-    """Return the first difference between two sources, as text, and the number of the others; None without any."""
-    lines = list(difflib.unified_diff(plain_code(old), plain_code(new), n=0, lineterm=""))[2:]
+    """Return the first difference between two sources and how many more there are, as text; None if there is none."""
+    lines = list(difflib.unified_diff(plain_code(old), plain_code(new), n=0, lineterm=""))[2:]  # without its header
+    if not lines:
+        return None
     removed, added = ([repr(line[1:].strip()) for line in lines if line.startswith(sign)] for sign in "-+")
     others = len(removed) + len(added) - 1 - bool(removed and added)
     more = f" (and {others} more line{'s' * (others > 1)})" if others > 0 else ""
     if removed and added:
         return f"{removed[0]} is now {added[0]}{more}"
-    return f"{removed[0]} was removed{more}" if removed else f"{added[0]} was added{more}" if added else None
+    return f"{removed[0]} was removed{more}" if removed else f"{added[0]} was added{more}"
 
 
 def plain_code(source):
-    """Return the lines of a source as Python writes them itself, without comments and docstrings."""
+    """Return the lines of a source in the format of `ast.unparse`, without comments and docstrings."""
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError):  # of another version of Python

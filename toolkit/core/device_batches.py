@@ -41,7 +41,7 @@ def device_batches(batches, model, expected_size=None):
             raise error
         if batch is None:
             return
-        if not isinstance(batch, tuple | list) or len(batch) != 2:
+        if not is_pair(batch):
             raise UserError(
                 f"a batch of the data loader is {describe(batch)}; it should be a pair (inputs, labels), or net.py "
                 f"should have a function unpack_batch(batch) that returns such a pair"
@@ -58,7 +58,7 @@ def device_batches(batches, model, expected_size=None):
 
 def batches_on_device(batches, model):
     """Yield the pairs (inputs, labels) of `batches` on the device of `model`."""
-    sized = (SizedBatch(batch, None) if is_pair(batch) else batch for batch in batches)  # the sizes are not needed
+    sized = (SizedBatch(batch) if is_pair(batch) else batch for batch in batches)  # without looking for their sizes
     for inputs, labels, *_ in device_batches(sized, model):
         yield inputs, labels
 
