@@ -12,13 +12,14 @@ from utils import UserError
 
 def code_of(params):
     """Return the source of the imported files in `model/` and beside it, a dict from name to text; {} if unknown."""
-    project = getattr(params, "model_folder", None)  # a notebook may not set it
-    sources, script = {}, os.path.realpath(getattr(sys.modules["__main__"], "__file__", None) or os.devnull)
-    for name in files_of_code(os.path.abspath(project)) if project else ():
-        file = file_of_code(name, project)
-        if name.startswith("model/") and os.path.realpath(file) != script:
-            sources[name] = file.read_text(encoding="utf-8", errors="replace")
-    return sources
+    project = getattr(params, "model_folder", None)
+    if not project:  # a notebook may not set it
+        return {}
+    script = os.path.realpath(getattr(sys.modules["__main__"], "__file__", None) or os.devnull)
+    names = [name for name in files_of_code(os.path.abspath(project)) if name.startswith("model/")]
+    files = {name: file_of_code(name, project) for name in names}
+    sources = {name: file.read_text(encoding="utf-8", errors="replace") for name, file in files.items()}
+    return {name: source for name, source in sources.items() if os.path.realpath(files[name]) != script}
 
 
 def refuse_changed_code(theirs, params, file, accept):
