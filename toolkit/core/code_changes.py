@@ -23,10 +23,10 @@ def code_of(params):
 
 
 def refuse_changed_code(theirs, params, file, accept):
-    """Raise UserError if the code that the checkpoint `file` was trained with, `code_of` then, differs from today's.
+    """Raise UserError if the code has changed since the checkpoint `file` was written; with `accept`, only log it.
 
-    Comments, docstrings and formatting do not count, and neither do files that are not imported today. With `accept`,
-    the changes are logged instead.
+    `theirs` is what `code_of` returned then. Comments, docstrings, formatting and files that are not imported today do
+    not count.
     """
     ours = code_of(params)
     differ = [name for name in theirs if name in ours and theirs[name] != ours[name]]
