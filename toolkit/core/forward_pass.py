@@ -57,14 +57,16 @@ def may_hold_padding(labels):
 def with_count(loss, outputs, labels):
     """Return the loss with its attribute `num_counted`, if the labels say what it is the mean over.
 
-    If no label counts, the loss is 0 and has no gradient, where a mean over nothing would be NaN.
+    If no label counts, loss and gradients are 0, where a mean over nothing would be NaN.
     """
     count, parts = count_labels(outputs, labels), getattr(loss, "parts", {})
     if count is None:
         return loss
     if count.is_cuda or not count:  # on a GPU, reading the count would stop the computation
-        nothing = sum(tensor.sum() for tensor in tensors(outputs) if tensor.is_floating_point()) * 0
-        loss = torch.where(count > 0, loss, nothing) if count.is_cuda else nothing
+        for output in tensors(outputs):
+            if output.requires_grad:
+                output.register_hook(lambda gradient: torch.where(count > 0, gradient, 0))
+        loss = torch.where(count > 0, loss, 0)
     loss.num_counted, loss.parts = count, parts
     return loss
 
