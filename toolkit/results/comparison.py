@@ -157,6 +157,8 @@ def compare(rows, baseline, metric):
         near = difflib.get_close_matches(baseline, owner, n=3, cutoff=0.3)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
         raise UserError(f"--baseline {baseline}: no such row{hint}")
+    if metric is None:
+        raise UserError(f"--baseline {baseline}: no experiment has a metric to compare yet")
     base, tested, untested = owner[baseline], [], []
     theirs = values_of(base, metric)
     for row in (row for row in rows if row is not base):

@@ -115,13 +115,12 @@ class ResultsTable:
         lines += [ABOUT_INTERVALS] if "n" in columns else []
         lines += [ABOUT_LOOKS] if "test_looks" in columns else []
         lines += capped(self.notes, longest)
-        reasons = {"failed": [], "pruned": []}
-        for row in (row for row in rows if row.status in reasons):
-            reasons[row.status].append(f"{row.name}: {row.why or 'no reason was recorded'}")
-        lists = {"Failed": reasons["failed"], "Pruned": reasons["pruned"]}
-        lists |= {"Left out": self.results.left_out, "Problems": self.results.problems}
+        lists = {"failed": [], "pruned": [], "left out": self.results.left_out, "problems": self.results.problems}
+        for row in rows:
+            if row.status in ("failed", "pruned"):
+                lists[row.status].append(f"{row.name}: {row.why or 'no reason was recorded'}")
         for title, items in lists.items():
-            lines += [f"{title}:", *(f"- {line}" for line in capped(items, longest))] if items else []
+            lines += [f"{title.capitalize()}:", *(f"- {line}" for line in capped(items, longest))] if items else []
         return lines
 
 
