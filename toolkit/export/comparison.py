@@ -44,10 +44,9 @@ def compare(model, run, batches, name):
         try:
             torch.testing.assert_close(theirs, ours, rtol=0, atol=TOLERANCE * largest + 1e-6)
         except AssertionError as error:
-            raise UserError(
-                f"{name}: not kept, because it does not compute what the model does: {' '.join(str(error).split())} "
-                f"(randomness, or state that changes in evaluation mode, cannot be exported)"
-            ) from None
+            problem = f"it does not compute what the model does: {' '.join(str(error).split())}"
+            cause = "randomness, or state that changes in evaluation mode, cannot be exported"
+            raise UserError(f"{name}: not kept, because {problem} ({cause})") from None
         for a, b in zip(ours, theirs, strict=True):
             apart = torch.where(a == b, 0, (a.double() - b.double()).abs())  # 0 if both are infinite
             difference = max(difference, apart.max().item())

@@ -46,7 +46,10 @@ def capture(model, batches):
 
 
 def to_torch(program, names, metadata):
-    """Return a program as the bytes of a .pt2 file that contains the dict `metadata`, and a function that runs them."""
+    """Return a program as the bytes of a .pt2 file, and a function that runs them.
+
+    `names` are the dynamic dimensions that `capture` returned; the file contains the dict `metadata`.
+    """
     file = io.BytesIO()
     torch.export.save(program, file, extra_files={"metadata.json": json.dumps(metadata, indent=2)})
     file.seek(0)
@@ -54,7 +57,7 @@ def to_torch(program, names, metadata):
 
 
 def to_onnx(program, names, metadata):
-    """Return the same for an ONNX file, which onnxruntime runs; `names` are those of the dynamic dimensions."""
+    """Return a program as the bytes of an ONNX file, and a function that runs them; arguments as for `to_torch`."""
     import onnx
     import onnxruntime
 

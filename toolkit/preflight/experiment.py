@@ -130,7 +130,7 @@ def within(seconds, things):
 
 
 def shuffled(labels, outputs):
-    """Return the labels of a batch, each assigned to another sample. Outputs or inputs help to count the samples."""
+    """Return the labels of a batch, each assigned to another sample; `outputs` (or inputs) help to count them."""
     size = number_of_samples(outputs, labels, expected=max(possible_sizes(labels), default=1))
     marked, half = mark_samples(labels, size), size // 2
     if isinstance(marked, PerSample):

@@ -60,9 +60,7 @@ def choose_metric(rows, name=None, mode=None):
 def rank(rows, metric, mode):
     """Return the rows sorted by a metric, best first; rows in which it is missing or not finite come last."""
     sign = -1 if mode == "max" else 1
-    return sorted(
-        rows, key=lambda row: (0, sign * row.metrics[metric], row.name) if row.has(metric) else (1, 0, row.name)
-    )
+    return sorted(rows, key=lambda row: (sign * row.metrics[metric] if row.has(metric) else math.inf, row.name))
 
 
 def merge_replicates(rows):
