@@ -16,7 +16,6 @@ from toolkit.core.experiment_folder import check_same_data, dataset_of, find_che
 from toolkit.core.script import add_quiet_argument, run_script
 from toolkit.core.setup import set_up
 from toolkit.core.text import pipe_table
-from toolkit.core.trees import batch_size
 from toolkit.export.comparison import compare, real_inputs
 from toolkit.export.formats import FORMATS, capture, no_grad, one_line_errors
 
@@ -41,11 +40,10 @@ def main(argv=None):
     state = utils.read_checkpoint(checkpoint)
     check_same_data(state.get("dataset"), params, checkpoint, "give that dataset with --data_dir")
     utils.set_seed(params.seed)
-    batches = real_inputs(task, args.split, data_dir, params)
+    batches, sizes = real_inputs(task, args.split, data_dir, params)
     params.compile = False  # the network itself is exported
     model = task.make_model(params).eval()
     utils.load_weights(state, checkpoint, model)
-    sizes = [batch_size(inputs) for inputs in batches]
     metadata = {"checkpoint": str(checkpoint), "epoch": state.get("epoch"), "dataset": dataset_of(params)}
 
     program, names = capture(model, batches)

@@ -51,10 +51,10 @@ def parse_arguments(argv):
     add("--accept_code_changes", action="store_true", help="resume trials although model/ has changed since")
     add_quiet_argument(parser)
     args = parser.parse_args(argv)
-    for option, smallest in {"trials": 1, "seeds": 1, "jobs": 1, "retries": 0, "folds": 0}.items():
+    for option, smallest in {"trials": 1, "seeds": 1, "jobs": 1, "retries": 0, "folds": 2}.items():
         value = getattr(args, option)
-        if (value is not None and value < smallest) or (option == "folds" and value == 1):
-            raise UserError(f"--{option} is {value}; give {2 if option == 'folds' else smallest} or more")
+        if value is not None and value < smallest and (option, value) != ("folds", 0):  # 0: no cross-validation
+            raise UserError(f"--{option} is {value}; give {smallest} or more")
     return args
 
 

@@ -41,10 +41,8 @@ def make_table(parent_dir, metric=None, mode=None, baseline=None, no_fold=False)
     """Return the ResultsTable of the experiments below a folder; UserError if it, the metric or baseline is missing."""
     results = read_results(parent_dir)
     metric, mode, notes = choose_metric(results.rows, metric, mode)
-    rows = results.rows
-    if not no_fold:
-        rows, more_notes = merge_replicates(rows)
-        notes += more_notes
+    rows, more_notes = (results.rows, []) if no_fold else merge_replicates(results.rows)
+    notes += more_notes
     if baseline is not None:
         notes += compare(rows, baseline, metric)
     ranked = rank(rows, metric, mode)

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 KINDS = ("report", "predictions", "confusion", "reliability", "mistakes", "residuals")  # files of an evaluation
 REPORTS = [f"{kind}_{split}{data}.*" for kind in KINDS for split in ("train", "val", "test") for data in ("", "_on_*")]
-JSON_MISTAKES = [  # what is to the left and to the right of the place where JSON cannot be read, here <>; what to do
+JSON_MISTAKES = [  # pattern of the text around <>, the place where JSON cannot be read; what is wrong, and what to do
     (r", ?<>[}\]]", "there is a comma after the last entry; remove it"),
     (r"^ ?<>$", "the file is empty; write at least {}"),
     (r"<>$", "a { or [ is not closed; add } or ]"),
@@ -101,7 +101,7 @@ class Params:
     `declared` is a pydantic model of the keys that have a type, bounds and a default, or a tuple of several models;
     `overrides` is a dict of values from the command line. A value that is not allowed is a UserError.
 
-    Attributes, dicts by name: `given`, in the file and on the command line; `defaults`; `values`, all, with the facts.
+    Attributes, dicts: `given`, from the file and the command line; `defaults`; `values`, all of these and the facts.
     """
 
     def __init__(self, json_path, *, declared=Hyperparameters, overrides=None):
@@ -212,7 +212,7 @@ class Params:
 
 
 def without_notes(values):
-    """Return the entries of the dict `values`, as in params.json, without notes, whose names begin with "$" or "_"."""
+    """Return the dict `values`, as in params.json, without notes: the keys that begin with "$" or "_"."""
     return {name: value for name, value in values.items() if not name.startswith(("$", "_"))}
 
 
@@ -254,14 +254,14 @@ def read_json(path, what="file"):
 
 
 def json_mistake(error):
-    """Return the line and column of a JSONDecodeError, and which mistake of who writes Python or JavaScript it is."""
+    """Return the line and column of a JSONDecodeError, and what is wrong there, as text."""
     before, rest = error.doc[: error.pos].rstrip(), error.doc[error.pos :].lstrip()
     gap = " " if error.doc[: error.pos] != before else ""
     around, place, what = f"{before[-1:]}{gap}<>{rest[:8]}", error.pos, error.msg
     if error.msg.startswith(("Unterminated", "Invalid control")):
         what = 'a text is not closed; put a " at its end'
     elif found := next(((m, advice) for said, advice in JSON_MISTAKES if (m := re.search(said, around))), None):
-        place, what = place if found[0][0].startswith("<>") else len(before) - 1, found[1]
+        place, what = place if found[0][0].startswith("<>") else max(len(before) - 1, 0), found[1]
     return f"line {error.doc.count(chr(10), 0, place) + 1}, column {place - error.doc.rfind(chr(10), 0, place)}: {what}"
 
 
@@ -300,7 +300,7 @@ def open_whole(path, mode="wb", *, keep=None, outdates=()):
 
 
 def ending_of_unfinished():
-    """Return the ending of what this process has not finished to write; see toolkit/core/lock.py, remove_leftovers."""
+    """Return the ending of the files that this process is still writing; toolkit/core/lock.py removes leftovers."""
     return f".{os.getpid()}@{socket.gethostname()}.tmp"
 
 
@@ -363,8 +363,8 @@ def read_checkpoint(path):
     except pickle.UnpicklingError:
         raise UserError(f"{path}: refused: it is damaged or contains code, which loading could run") from None
     except Exception as error:  # torch raises many kinds for a damaged file: RuntimeError, EOFError, KeyError, ...
-        is_said = isinstance(error, RuntimeError | ValueError)
-        reason = str(error).split("\n")[0].split(". ")[0] if is_said else type(error).__name__
+        is_readable = isinstance(error, RuntimeError | ValueError)
+        reason = str(error).split("\n")[0].split(". ")[0] if is_readable else type(error).__name__
         raise UserError(f"{path}: cannot be read; it is damaged or truncated ({reason})") from None
     if not isinstance(state, dict) or not isinstance(state.get("state_dict"), dict):
         raise UserError(f'{path}: not a checkpoint: it has no "state_dict"')

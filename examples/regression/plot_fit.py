@@ -1,4 +1,4 @@
-"""Draw what a checkpoint predicts beside the data, to fit.png in the experiment's folder.
+"""Draw the predictions of a checkpoint and the data, as fit.png in the experiment's folder.
 
 python examples/regression/plot_fit.py --model_dir examples/regression/experiments/base_model
 
@@ -6,7 +6,6 @@ With one input: the fitted curve and the points. With several: the predictions o
 """
 
 import argparse
-import io
 import logging
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 
 sys.path.append(str(Path(__file__).resolve().parent / "../.."))  # the repository, for utils and toolkit
 import utils
+from toolkit.core.curves import png
 from toolkit.core.experiment_folder import check_same_data, find_checkpoint
 from toolkit.core.script import run_script
 from toolkit.core.setup import set_up
@@ -23,16 +23,13 @@ COLORS = {"train": "tab:gray", "test": "tab:orange"}
 
 
 def draw(model, splits, params, metrics):
-    """The picture of a fit.
+    """Return the picture of a fit as the bytes of a PNG file.
 
     Args:
         model: the network.
         splits: dict from "train" and "test" to (inputs, labels), float (N, num_inputs) and (N,).
         params: the facts `input_names`, `target_name` and `num_inputs`.
-        metrics: dict from name to function, for the figures in the legend.
-
-    Returns:
-        The picture as the bytes of a PNG file.
+        metrics: dict from name to function; the legend shows "rmse" and "r2".
     """
     from matplotlib.figure import Figure
 
@@ -50,27 +47,25 @@ def draw(model, splits, params, metrics):
         axes.set(xlabel=params.input_names[0], ylabel=params.target_name)
     else:
         ends = [every_label.min(), every_label.max()]
-        axes.plot(ends, ends, color="tab:blue", label="as it should be")
+        axes.plot(ends, ends, color="tab:blue", label="perfect prediction")
         axes.set(xlabel=f"{params.target_name}, true", ylabel=f"{params.target_name}, predicted")
     axes.grid(alpha=0.3)
     axes.legend()
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=120)
-    return picture.getvalue()
+    return png(figure)
 
 
 @torch.inference_mode()
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model_dir", required=True, help="the experiment")
-    parser.add_argument("--data_dir", help="the dataset's folder; by default data/ and the params' `dataset`")
+    parser.add_argument("--model_dir", required=True, help="experiment folder, with a params.json")
+    parser.add_argument("--data_dir", help="dataset folder (default: data/<dataset>, as in params.json)")
     parser.add_argument("--restore_file", default="best", help="the checkpoint: best (default), last, or a path")
     args = parser.parse_args(argv)
     utils.set_logger()
     task, params, data_dir = set_up(args.model_dir, args.data_dir, "cpu")
     checkpoint = find_checkpoint(args.model_dir, args.restore_file)
     state = utils.read_checkpoint(checkpoint)
-    check_same_data(state.get("dataset"), params, checkpoint, "name that with --data_dir")
+    check_same_data(state.get("dataset"), params, checkpoint, "give that dataset with --data_dir")
     model = task.make_model(params).eval()
     utils.load_weights(state, checkpoint, model)
     loaders = task.fetch_dataloader(["train", "test"], data_dir, params)

@@ -143,6 +143,29 @@ def test_labels_that_are_padding_do_not_count_in_the_loss(params):
         assert totals.compute()["loss"] == pytest.approx(whole, rel=1e-6)
 
 
+def test_a_batch_of_padding_alone_has_no_gradient_whatever_the_loss_divides_by():
+    def mean_over_words(outputs, labels):
+        counts = labels >= 0
+        return (outputs.logsumexp(-1) * counts).sum() / counts.sum()  # 0 / 0, and so is its gradient
+
+    model = torch.nn.Linear(4, 3)
+    labels = torch.full((2, 5), -1)
+    loss = forward_pass(model, mean_over_words, torch.randn(2, 5, 4), labels, contextlib.nullcontext())[1]
+    loss.backward()
+    assert loss == 0
+    assert all(not parameter.grad.any() for parameter in model.parameters())
+
+
+def test_a_rank_without_samples_counts_no_labels_and_keeps_the_zero_on_the_device(params):
+    totals = Totals("train", {}, 2, params)
+    for num_samples in (2, 0):
+        loss = torch.tensor(1.0)
+        loss.num_counted = torch.tensor(5)
+        totals.update(torch.zeros(2, 3), torch.zeros(2), loss, num_samples)
+    assert all(isinstance(size, torch.Tensor) for size in totals.sizes), "a GPU cannot stack these with numbers"
+    assert [int(size) for size in totals.sizes] == [5, 0]
+
+
 def test_flat_outputs_of_sentences_of_different_lengths_reach_the_metrics(params):
     seen = []
     totals = Totals("test", {"seen": lambda outputs, labels: seen.append((outputs, labels)) or 0}, 1, params)

@@ -73,6 +73,7 @@ def test_a_missing_key_names_file_key_and_reader(tmp_path):
     [
         ('{"learning_rate": 0.1,\n "batch_size": }', "not valid JSON at line 2, column 16"),
         ("", "not valid JSON at line 1, column 1: the file is empty"),
+        ("\n", "not valid JSON at line 1, column 1: the file is empty"),
         ('{\n "a": 1,\n}', "line 2, column 8: there is a comma after the last entry"),
         ('{"a": [1,\n]}', "line 1, column 9: there is a comma after the last entry"),
         ('{"a": 1, // one\n "b": 2}', "line 1, column 10: JSON has no comments"),

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -15,7 +16,7 @@ from sklearn.datasets import load_wine
 import export
 import train
 from toolkit.core.image_dataset import load_images
-from toolkit.export.comparison import compare
+from toolkit.export.comparison import compare, real_inputs
 from utils import UserError
 
 FILES = {"model.onnx", "model.pt2"}
@@ -80,6 +81,22 @@ def test_nested_inputs_and_outputs(call, tmp_path):
     assert (code, err) == (0, "")
     session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
     assert [given.shape for given in session.get_inputs()] == [["batch", 4], ["batch", 9]]
+
+
+def test_samples_are_counted_by_labels_if_another_dimension_of_the_inputs_comes_first():
+    def time_first(samples):
+        inputs, labels = zip(*samples, strict=True)
+        return torch.stack(inputs, dim=1), torch.stack(labels)
+
+    def fetch_dataloader(types, data_dir, params):
+        samples = [(torch.zeros(5), torch.tensor(0))] * 16
+        loader = torch.utils.data.DataLoader(samples, params.batch_size, collate_fn=time_first)
+        return dict.fromkeys(types, loader)
+
+    task, params = SimpleNamespace(fetch_dataloader=fetch_dataloader), SimpleNamespace(batch_size=4)
+    batches, sizes = real_inputs(task, "test", None, params)
+    assert sizes == [4] * 4 + [1] * 8 + [7, 7, 2]
+    assert [inputs.shape for inputs in batches] == [(5, size) for size in sizes]
 
 
 def test_a_difference_in_a_small_output_is_found_beside_a_large_one():

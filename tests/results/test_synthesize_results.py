@@ -248,6 +248,13 @@ def test_a_mistake_is_one_line_with_code_2(call, parent, arguments, message):
     assert message in err
 
 
+def test_without_a_metric_nothing_can_be_compared_with_a_baseline(call, parent):
+    leave(parent / "base", {"x": 1}, None)
+    code, _, err = call(main, "--parent_dir", parent, "--baseline", "base")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "--baseline base: no experiment has a metric to compare yet" in err
+
+
 def test_a_misspelled_folder_is_suggested(call, parent):
     leave(parent / "base", {"x": 1}, 0.8)
     code, _, err = call(main, "--parent_dir", parent.with_name("sweeep"))

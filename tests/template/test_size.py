@@ -21,8 +21,8 @@ def below(folder):
     [
         (["train.py"], 170),
         (["utils.py"], 400),
-        (["toolkit/core"], 5710),  # the budget is 3,500: lower this limit with each line that goes
-        (["*.py", "model", "toolkit"], 12_840),  # without tests, examples, benchmarks, docs; the budget is 10,000
+        (["toolkit/core"], 5680),  # the budget is 3,500: lower this limit with each line that goes
+        (["*.py", "model", "toolkit"], 12_799),  # without tests, examples, benchmarks, docs; the budget is 10,000
     ],
     ids=["train", "utils", "core", "all"],
 )

@@ -77,11 +77,11 @@ class TrainState:
             raise ValueError("history: a row without epoch or val_loss")
         if self.history and [row["epoch"] for row in self.history] != list(range(1, self.epoch + 1)):
             raise ValueError("history: does not have a row for each epoch")
-        batches = 0 if self.tally is None else len(self.tally.sizes)
+        tally = self.tally
+        batches = 0 if tally is None else len(tally.sizes)
         if not batches <= self.batches_done <= 2 * batches:  # a last batch of one sample joins the one before it
             raise ValueError("tally: has another number of batches than batches_done")
-        losses = {} if self.tally is None else self.tally.losses
-        if self.tally is not None and ("loss" not in losses or any(len(means) != batches for means in losses.values())):
+        if tally and ("loss" not in tally.losses or any(len(means) != batches for means in tally.losses.values())):
             raise ValueError("tally: has not as many losses as batches")
         return self
 
@@ -171,8 +171,7 @@ def plain(tree, path):
     if isinstance(tree, dict):
         return {plain(key, path): plain(value, f"{path}/{key}") for key, value in tree.items()}
     if isinstance(tree, list | tuple):
-        values = (plain(value, path) for value in tree)
-        return tuple(values) if isinstance(tree, tuple) else list(values)
+        return (tuple if isinstance(tree, tuple) else list)(plain(value, path) for value in tree)
     if isinstance(tree, np.generic):
         return tree.item()
     if isinstance(tree, torch.Tensor):
@@ -222,12 +221,8 @@ def restore_loss(checkpoint, file, loss_fn):
 
 def check_optimizer(optimizer, file):
     """Raise UserError if an optimizer cannot continue with the state that it was given from the checkpoint `file`."""
-    options = [
-        (group.get(name), default, name)
-        for group in optimizer.param_groups
-        for name, default in optimizer.defaults.items()
-    ]
-    wrong = [name for value, default, name in options if not can_replace(value, default)]
+    groups, defaults = optimizer.param_groups, optimizer.defaults.items()
+    wrong = [name for group in groups for name, default in defaults if not can_replace(group.get(name), default)]
     if is_from_torch(optimizer) and type(optimizer).__name__ in PLAIN_OPTIMIZERS.split():
         names = set().union(*optimizer.state.values())
         entries = [(p, name, values.get(name, "missing")) for p, values in optimizer.state.items() for name in names]

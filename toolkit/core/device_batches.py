@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from toolkit.core.forward_pass import device_of
-from toolkit.core.sized_batches import SizedBatch, number_of_samples
+from toolkit.core.sized_batches import SizedBatch, size_of
 from toolkit.core.trees import describe, is_pair, map_parts, tensors
 from utils import UserError
 
@@ -28,37 +28,30 @@ def device_batches(batches, model, expected_size=None):
     expected_size = expected_size or getattr(batches, "expected_size", lambda number: None)
     device = device_of(model)
     mover = None if device.type == "cpu" else DeviceMover(device)
-    batches, held, error = iter(batches), None, None
+    batches, held, error = iter(batches), None, None  # `held`: the latest batch, while the next one is loaded
     for number in itertools.count():
         try:
             batch = next(batches, None)
-        except Exception as caught:  # raised below, when the batch before has been used
+        except Exception as caught:  # raised below, after the batch before has been used
             batch, error = None, caught
         moved = mover(batch) if mover else batch
-        if held is not None:  # the batch before, now that this one is being copied
+        if held is not None:  # now this batch is being copied
             yield *held, batch is None and error is None
         if error is not None:
             raise error
         if batch is None:
             return
-        if not isinstance(batch, tuple | list) or len(batch) != 2:
+        if not is_pair(batch):
             raise UserError(
                 f"a batch of the data loader is {describe(batch)}; it should be a pair (inputs, labels), or net.py "
                 f"should have a function unpack_batch(batch) that returns such a pair"
             )
-        inputs, labels = moved
-        if isinstance(batch, SizedBatch):
-            num_samples = batch.num_samples
-        elif isinstance(labels, torch.Tensor) and labels.ndim:
-            num_samples = len(labels)
-        else:
-            num_samples = number_of_samples(inputs, labels, expected_size(number))
-        held = inputs, labels, num_samples
+        held = *moved, size_of(batch, expected_size(number))
 
 
 def batches_on_device(batches, model):
     """Yield the pairs (inputs, labels) of `batches` on the device of `model`."""
-    sized = (SizedBatch(batch, None) if is_pair(batch) else batch for batch in batches)  # the sizes are not needed
+    sized = (SizedBatch(batch) if is_pair(batch) else batch for batch in batches)  # without looking for their sizes
     for inputs, labels, *_ in device_batches(sized, model):
         yield inputs, labels
 

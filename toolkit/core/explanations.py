@@ -37,9 +37,8 @@ def explain_forward(error, model, inputs):
         is_double = any(tensor.dtype == torch.float64 for tensor in tensors(inputs))
         way = "with .float() in data_loader.py (or .astype(np.float32))" if is_double else "in forward: x.float()"
         cure = f"; the weights are float32: convert the inputs {way}"
-    raise UserError(
-        f"{place_of(error) or place_of_definition(forward)}: {first_line(error)}{cure} (inputs: {describe_all(inputs)})"
-    )
+    place = place_of(error) or place_of_definition(forward)
+    raise UserError(f"{place}: {first_line(error)}{cure} (inputs: {describe_all(inputs)})")
 
 
 def explain_loss(error, model, outputs, labels):
@@ -47,10 +46,8 @@ def explain_loss(error, model, outputs, labels):
     if isinstance(error, UserError):
         return
     if outputs is None:
-        forward = getattr(model, "module", model).forward
-        raise UserError(
-            f"{place_of_definition(forward)}: forward returned None; end it with: return <outputs>"
-        ) from None
+        place = place_of_definition(getattr(model, "module", model).forward)
+        raise UserError(f"{place}: forward returned None; end it with: return <outputs>") from None
     place, cure = place_of(error) or "loss_fn", cure_for(error)
     if problem := labels_out_of_range(outputs, labels):
         raise UserError(f"{place}: {problem}") from None
@@ -68,15 +65,14 @@ def explain_loss(error, model, outputs, labels):
 
 def explain_backward(error):
     """Raise UserError with one line if `error`, raised by `loss.backward()`, is a known mistake; otherwise return."""
-    said, cure = str(error), None
-    if "inplace operation" in said:
-        cure = (
-            "forward changes a tensor in place that gradients need: write x = x + y for x += y, and for x[i] = y a copy"
-        )
-    elif "backward through the graph a second time" in said:
-        cure = "Net keeps a tensor of the batch before: keep hidden.detach()"
-    if cure:
-        raise UserError(f"model/net.py: no gradients can be computed: {cure} ({first_line(error)})") from None
+    if "inplace operation" in str(error):
+        cause = "forward changes a tensor in place that gradients need"
+        cause += ": write x = x + y for x += y, and for x[i] = y a copy"
+    elif "backward through the graph a second time" in str(error):
+        cause = "Net keeps a tensor of the batch before: keep hidden.detach()"
+    else:
+        return
+    raise UserError(f"model/net.py: no gradients can be computed: {cause} ({first_line(error)})") from None
 
 
 def labels_out_of_range(outputs, labels):
@@ -93,10 +89,8 @@ def labels_out_of_range(outputs, labels):
     else:
         cure = f"give Net {high + 1} outputs, or correct the labels" if low >= 0 else "labels begin with 0"
     sample = int(((labels < 0) & (labels != -100) | (labels >= classes)).flatten().nonzero()[0])
-    return (
-        f"the labels of the batch are {low} to {high} (label {sample} of it is {labels.flatten()[sample].item()}), but "
-        f"the model has outputs for {classes} classes, 0 to {classes - 1}; {cure}"
-    )
+    found = f"the labels of the batch are {low} to {high} (label {sample} of it is {labels.flatten()[sample].item()})"
+    return f"{found}, but the model has outputs for {classes} classes, 0 to {classes - 1}; {cure}"
 
 
 def cure_for(error):

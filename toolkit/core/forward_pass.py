@@ -10,7 +10,7 @@ from toolkit.core.explanations import explain_forward, explain_loss
 from toolkit.core.trees import tensors
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
-inference_mode = torch.inference_mode  # for evaluate.py, which so need not import torch itself
+inference_mode = torch.inference_mode  # so that evaluate.py need not import torch itself
 
 
 def forward_pass(model, loss_fn, inputs, labels, precision):
@@ -47,7 +47,7 @@ def forward_pass(model, loss_fn, inputs, labels, precision):
 
 
 def may_hold_padding(labels):
-    """Return False for one label per sample without a negative one, which most tasks have: nothing is to be counted."""
+    """Return False if every label counts, as in most tasks: there is one label per sample, and none is negative."""
     if not isinstance(labels, torch.Tensor) or labels.ndim > 1:
         return True
     is_integer = labels.ndim == 1 and labels.dtype == torch.int64 and len(labels) > 0
@@ -57,20 +57,22 @@ def may_hold_padding(labels):
 def with_count(loss, outputs, labels):
     """Return the loss with its attribute `num_counted`, if the labels say what it is the mean over.
 
-    If no label counts, the loss is 0 and has no gradient, where a mean over nothing would be NaN.
+    If no label counts, loss and gradients are 0, where a mean over nothing would be NaN.
     """
     count, parts = count_labels(outputs, labels), getattr(loss, "parts", {})
     if count is None:
         return loss
     if count.is_cuda or not count:  # on a GPU, reading the count would stop the computation
-        nothing = sum(tensor.sum() for tensor in tensors(outputs) if tensor.is_floating_point()) * 0
-        loss = torch.where(count > 0, loss, nothing) if count.is_cuda else nothing
+        for output in tensors(outputs):
+            if output.requires_grad:
+                output.register_hook(lambda gradient: torch.where(count > 0, gradient, 0))
+        loss = torch.where(count > 0, loss, 0)
     loss.num_counted, loss.parts = count, parts
     return loss
 
 
 def count_labels(outputs, labels):
-    """Return the number of labels that the loss is the mean over, a scalar tensor; None if it is that of the samples.
+    """Return the number of labels that the loss is the mean over, a scalar tensor; None if it is a mean over samples.
 
     Labels are classes if the outputs have C > 1 scores for each: (N, T, C), (N, C, T) or one row per label for labels
     (N, T), with any further dimensions. Those that are not one of 0 to C - 1 are padding: -100 (`ignore_index` of
@@ -80,10 +82,8 @@ def count_labels(outputs, labels):
     if table is None or table.ndim == 0:
         return None
     if table.dtype not in (torch.int64, torch.int32, torch.uint8):  # of a dict: one row per word, next to the lengths
-        is_row = (
-            isinstance(labels, Mapping) and isinstance(outputs, torch.Tensor) and outputs.shape[:1] == table.shape[:1]
-        )
-        return torch.tensor(len(table)) if is_row else None
+        may_be_rows = isinstance(labels, Mapping) and isinstance(outputs, torch.Tensor)
+        return torch.tensor(len(table)) if may_be_rows and outputs.shape[:1] == table.shape[:1] else None
     for scores in tensors(outputs):
         if scores.shape == table.shape:
             return None

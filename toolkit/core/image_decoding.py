@@ -21,7 +21,7 @@ CLUTTER = ("__MACOSX", "Thumbs.db", "desktop.ini", "@eaDir")  # that systems lea
 UNSUPPORTED = re.compile(r"\.(hei[cf]|hif|avif|jxl|svg|dng|cr[23]|nef|arw|orf|raf|rw2|dcm)", re.IGNORECASE)
 UPRIGHT = dict(zip(range(2, 9), (0, 3, 1, 5, 4, 6, 2), strict=True))  # from EXIF's orientation to Pillow's Transpose
 LARGE = 5e7  # pixels of an image that is decoded alone
-alone = threading.Lock()
+one_large_image = threading.Lock()
 
 
 class CorruptImage(UserError):
@@ -150,7 +150,7 @@ def in_turn(image):
     if needed > available_memory():
         size = f"{image.width}x{image.height} pixels"
         raise ValueError(f"{size} would need {needed / 1e9:.0f} GB of memory, which are not free; reduce it")
-    return alone
+    return one_large_image
 
 
 def convert(image, channels, value_range=None):

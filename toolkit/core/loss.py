@@ -31,11 +31,9 @@ class Loss:
 
     def __call__(self, outputs, labels):
         found = self.fn(outputs, labels)
-        loss = found
-        if isinstance(found, dict):
-            if "loss" not in found:
-                raise UserError(f'{self.file}: loss_fn returned a dict without "loss": {list(found)}')
-            loss = found["loss"]
+        if isinstance(found, dict) and "loss" not in found:
+            raise UserError(f'{self.file}: loss_fn returned a dict without "loss": {list(found)}')
+        loss = found["loss"] if isinstance(found, dict) else found
         if not isinstance(loss, torch.Tensor) or loss.ndim:
             raise UserError(
                 f"{self.file}: loss_fn must return a scalar tensor (a mean over the batch), not {describe(loss)}"

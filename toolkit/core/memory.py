@@ -16,8 +16,6 @@ if sys.platform != "win32":
 
 # what torch's other RuntimeErrors say: of MPS and CUDA, of cuBLAS and cuDNN, of the CPU
 MESSAGES = ("out of memory", "ALLOC_FAILED", "can't allocate memory", "not enough memory")
-
-
 SHARED_MEMORY = ("unable to allocate shared memory", "unable to open shared memory", "unable to write to file </torch_")
 
 
@@ -69,8 +67,8 @@ def memory_errors_in_a_line(params):
                 f"(docker run --shm-size=8g), or the dataset's code crashed; take fewer num_workers, or 0, which shows "
                 f"an error of the dataset"
             ) from error
-        known = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if not known and not any(message in str(error) for message in MESSAGES):
+        is_known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not is_known and not any(message in str(error) for message in MESSAGES):
             raise
         functions = {frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)}
         raise OutOfMemory(advice(params, error, bool({"evaluate", "predict"} & functions))) from error
@@ -84,17 +82,10 @@ def advice(params, error, in_evaluation):
     if asked := re.search(r"allocate ([\d.]+) (\w+)", str(error)):
         size = asked[0].removeprefix("allocate ") if asked[2] != "bytes" else f"{int(asked[1]) / 2**30:.2f} GiB"
         parts.insert(1, f"{size} more was asked for")
-    if in_evaluation:
-        doing, ways = "evaluating", ["a smaller batch_size"]
-    else:
-        doing, accumulation_steps = "training", 2 * params.accumulation_steps
-        ways = [f'"batch_size": {params.batch_size // 2} with "accumulation_steps": {accumulation_steps}']
-    if params.batch_size == 1:
-        ways = []
-    if params.precision == "fp32":
-        ways.append('"precision": "bf16"')
-    if in_evaluation:
-        ways.append("metrics that accumulate batch by batch (objects with update, compute and reset)")
-    ways.append("a smaller network")
-    ways = ", or ".join(ways)
-    return f"{device}: out of memory while {doing} with batch_size {params.batch_size}: {', '.join(parts)}; try {ways}"
+    smaller = f'"batch_size": {params.batch_size // 2} with "accumulation_steps": {2 * params.accumulation_steps}'
+    ways = [("a smaller batch_size" if in_evaluation else smaller, params.batch_size > 1)]
+    ways.append(('"precision": "bf16"', params.precision == "fp32"))
+    ways.append(("metrics that accumulate batch by batch (objects with update, compute and reset)", in_evaluation))
+    cures = ", or ".join([*(way for way, applies in ways if applies), "a smaller network"])
+    doing = f"{'evaluating' if in_evaluation else 'training'} with batch_size {params.batch_size}"
+    return f"{device}: out of memory while {doing}: {', '.join(parts)}; try {cures}"

@@ -66,7 +66,7 @@ def check_results(results, best, epoch, optimizer, params):
 
 
 def warn_if_no_better_than_most_frequent_class(best, dataloader, params):
-    """Log a warning if the best validation accuracy of a run is not above that of predicting one class for everything.
+    """Log a warning if the best validation accuracy of a run is not above that of always predicting the same class.
 
     Nothing is logged if another metric is monitored, or if the classes of the validation data are unknown. `best` is
     the Best of the run, or None; `dataloader` has the validation data.

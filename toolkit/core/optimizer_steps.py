@@ -27,7 +27,7 @@ class Updates:
         average: the MovingAverage of the weights.
         progress: the Progress of the monitored metric.
         gradient_norms: list of float or scalar tensors, measured in the current epoch before clipping.
-        has_weights: bool, True if losses are weighted by numbers of samples: a step has several batches or shards.
+        is_weighted: bool, True if losses are weighted by numbers of samples: a step has several batches or shards.
         steps_per_epoch: int.
         parameters: list of the optimizer's parameters.
     """
@@ -42,7 +42,7 @@ class Updates:
         self.has_schedule = is_scheduled and (params.lr_schedule != "constant" or params.warmup_steps > 0)
         self.seed, self.rank, self.max_grad_norm = params.seed, processes.rank(), params.max_grad_norm
         self.accumulation_steps = params.accumulation_steps  # copies, because reading params takes longer
-        self.has_weights = params.accumulation_steps > 1 or processes.world_size() > 1
+        self.is_weighted = params.accumulation_steps > 1 or processes.world_size() > 1
         self.steps_per_epoch, self.parameters = 0, []  # set by start_epoch
 
     @property
@@ -111,7 +111,7 @@ class OptimizerStep:
         updates, accumulation_steps = self.updates, self.updates.accumulation_steps
         while self.num_batches < accumulation_steps and not self.is_last_batch:
             inputs, labels, num_samples, self.is_last_batch = next(self.remaining)
-            if updates.has_weights:  # gradients are all-reduced once per step
+            if updates.is_weighted:  # gradients are all-reduced once per step
                 is_last = self.is_last_batch or self.num_batches + 1 == accumulation_steps
                 processes.set_gradient_sync(updates.ddp_model, is_last)
             yield inputs, labels, num_samples
@@ -125,7 +125,7 @@ class OptimizerStep:
 
     def backward(self, loss, num_samples):
         """Add the gradients of a batch's loss, weighted by its number of samples, and scaled for fp16."""
-        if self.updates.has_weights:
+        if self.updates.is_weighted:
             num_samples = getattr(loss, "num_counted", num_samples) if num_samples else 0
             self.num_samples = self.num_samples + num_samples
             loss = loss * (num_samples / self.updates.params.batch_size)
@@ -142,7 +142,7 @@ class OptimizerStep:
             for group in updates.optimizer.param_groups:
                 group["fused"] = False  # fused optimizers do not take sparse gradients
         updates.scaler.unscale_(updates.optimizer)
-        if updates.has_weights:
+        if updates.is_weighted:
             gradients = [local(p.grad) for p in updates.parameters if p.grad is not None]
             total = processes.mean(self.num_samples, gradients[0].device)  # DDP and FSDP average the gradients, too
             total = total + (total == 0)  # if there is nothing but padding, all gradients are 0

@@ -41,12 +41,8 @@ def optimizer_of(model, params):
             f"nn.Embedding(sparse=True); choose one of {', '.join(TAKE_SPARSE)}, or leave out sparse=True"
         )
     can_fuse = all(p.is_floating_point() and p.device.type in ("cpu", "cuda", "mps") for p in trained)
-    if (
-        "fused" in takes
-        and can_fuse
-        and not is_sparse
-        and not {"fused", "foreach", "differentiable"} & arguments.keys()
-    ):
+    is_chosen = {"fused", "foreach", "differentiable"} & arguments.keys()
+    if "fused" in takes and can_fuse and not is_sparse and not is_chosen:
         arguments["fused"] = True
     try:
         optimizer = kind(groups, **arguments)

@@ -1,6 +1,6 @@
 """Data-parallel training in several processes, as started by `torchrun`: their ranks, and what they exchange.
 
-Without torchrun there is one process, rank 0, and the functions here do nothing else than in a script of one process.
+Without torchrun there is one process, rank 0, and these functions exchange nothing.
 """
 
 import logging
@@ -53,8 +53,10 @@ def local_device_name(name):
 def initialize(device):
     """Connect to the other processes, if torchrun has started several; `device` is the torch.device of this one."""
     global control
-    if not launched_by_torchrun() or distributed.is_initialized():
-        if os.environ.get("WORLD_SIZE", "") not in ("", "1") and not distributed.is_initialized():
+    if distributed.is_initialized():
+        return
+    if not launched_by_torchrun():
+        if os.environ.get("WORLD_SIZE", "") not in ("", "1"):
             logging.warning(
                 "The environment variable WORLD_SIZE is %s, but RANK, MASTER_ADDR or MASTER_PORT do not fit: training "
                 "in one process; torchrun starts several",

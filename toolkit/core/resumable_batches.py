@@ -39,7 +39,7 @@ def resumable_batches(dataloader, seed):
 
 
 class ResumableBatches:
-    """The batches of a data loader, in an order and with random numbers that are a function of (seed, epoch).
+    """The batches of a data loader, whose order and random numbers are a function of (seed, epoch).
 
     A plain `DataLoader` of a map-style dataset (`can_skip`) starts at any batch at no cost: its sampler draws the order
     of the whole epoch when the epoch starts, and all random generators (torch, numpy, random, and those that the
@@ -164,9 +164,9 @@ class Batches:
         return next(self.batches)
 
 
-@functools.cache  # said once
+@functools.cache  # log it only once
 def check_length(found, length):
-    """Log it if a data loader gives another number of batches than its length; those beyond it are left out."""
+    """Log a warning if a data loader gives another number of batches than its length; any beyond it are left out."""
     if found < length:
         logging.warning("The data loader gave %d batches, but its length is %d; correct its __len__", found, length)
     elif found > length:

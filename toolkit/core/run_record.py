@@ -152,8 +152,7 @@ class RunRecord:
         stated = self.params.defaults | self.params.given
         best = None
         if state.best:
-            mode = self.params.monitor_mode or MODES.get(state.best.monitor)
-            best = {"epoch": state.best.epoch, "monitor": state.best.monitor, "value": state.best.value, "mode": mode}
+            best = vars(state.best) | {"mode": self.params.monitor_mode or MODES.get(state.best.monitor)}
         content = {
             "model_dir": str(self.folder),
             "seed": self.params.seed,

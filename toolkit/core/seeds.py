@@ -73,14 +73,14 @@ def generators_of(thing):
             seen[id(value)] = value
             module = type(value).__module__
             shared = vars(sys.modules[module]).values() if module.startswith("model.") else ()
-            for part in [*parts_of(value), *(part for part in shared if isinstance(part, GENERATORS))]:
+            for part in [*contents_of(value), *(part for part in shared if isinstance(part, GENERATORS))]:
                 search(part, depth - 1)
 
     search(thing, MAX_DEPTH)
     return [generator for generator in found.values() if id(generator) not in SEEDED]
 
 
-def parts_of(value):
+def contents_of(value):
     """Return what an object keeps: its attributes, items or slots, or what a function has in its closure and defaults.
 
     Of a long list or dict, these are the first items; of an nn.Module, the attributes of all its modules.

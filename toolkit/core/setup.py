@@ -21,7 +21,7 @@ from toolkit.core.task import ROOT, find_model, find_task
 from toolkit.core.tools import find_tool
 from utils import UserError
 
-MEANT_BY = {  # key of params.json -> its names elsewhere, which mean it if no code of model/ reads them
+OTHER_NAMES = {  # key of params.json -> names that other projects give it, refused unless code in model/ reads them
     "learning_rate": ("lr", "step_size"), "batch_size": ("bs", "batch"), "num_epochs": ("epochs", "max_epochs"),
     "weight_decay": ("wd", "l2"), "dropout_rate": ("dropout", "drop"), "optimizer": ("optim",),
     "optimizer_arguments": ("momentum", "betas"), "lr_schedule": ("scheduler", "lr_scheduler"),
@@ -77,7 +77,7 @@ def set_up(model_dir, data_dir=None, device=None, params_from=None, overrides=No
 
 def meant_by(name, known):
     """Return the one of the keys `known` that `name` is another name or a misspelling of, or None."""
-    aliases = (key for key, names in MEANT_BY.items() if name.lower() in names and key in known)
+    aliases = (key for key, names in OTHER_NAMES.items() if name.lower() in names and key in known)
     return next(aliases, None) or utils.similar(name, known)
 
 
@@ -153,8 +153,8 @@ def facts_of(task, data_dir):
 def parse_overrides(words):
     """Return the `key=value` words of a command line as a dict; values are JSON, or else plain strings.
 
-    Python's False, True and None count as false, true and null. What else looks like a value of Python or JSON, but is
-    none of JSON ("5_6", ".5", "(1, 2)", "nan"), is a UserError.
+    Python's False, True and None count as false, true and null. Any other value that Python would read but JSON would
+    not ("5_6", ".5", "(1, 2)", "nan") is a UserError.
     """
     overrides = {}
     for word in words:
@@ -174,7 +174,7 @@ def parse_overrides(words):
 def is_python(text):
     """Return True if Python would read a text as a number, tuple, list, dict or string in quotes."""
     for read in (float, ast.literal_eval):
-        with contextlib.suppress(Exception):  # of many kinds
+        with contextlib.suppress(Exception):  # literal_eval raises errors of many types
             read(text)
             return True
     return False
@@ -198,9 +198,8 @@ def derive(params, model_dir, params_from, may_change=()):
 
 def check_writable(folder):
     """Raise UserError if no files can be created in `folder`, or in the nearest existing folder above it."""
+    existing = next(place for place in [Path(folder), *Path(folder).absolute().parents] if place.exists())
     try:
-        tempfile.TemporaryFile(
-            dir=next(p for p in [Path(folder), *Path(folder).absolute().parents] if p.exists())
-        ).close()
+        tempfile.TemporaryFile(dir=existing).close()
     except OSError as error:
         raise UserError(f"{folder}: cannot be written to: {error.strerror}") from None

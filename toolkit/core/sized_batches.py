@@ -13,7 +13,7 @@ from utils import UserError
 
 
 class SizedBatch(tuple):
-    """A batch (inputs, labels) whose number of samples is not to be looked for in its tensors.
+    """A batch (inputs, labels) whose number of samples is known, so that it is not derived from its tensors.
 
     It is 0 for a batch that has fewer samples than there are processes, so that this one has none of them: the batch
     then holds one sample of another process, because all processes must take part in a step.

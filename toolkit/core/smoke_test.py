@@ -128,8 +128,9 @@ def broadcast_shapes(fn, outputs, labels):
 
     It also tries outputs (N,) and labels (N, 1).
     """
-    shapes = [each.shape if isinstance(each, torch.Tensor | np.ndarray) else () for each in (outputs, labels)]
-    if sorted(map(tuple, shapes), key=len) != [shapes[0][:1], (*shapes[0][:1], 1)] or not shapes[0] or shapes[0][0] < 2:
+    shapes = [tuple(each.shape) if isinstance(each, torch.Tensor | np.ndarray) else () for each in (outputs, labels)]
+    row, column = sorted(shapes, key=len)
+    if len(row) != 1 or column != (*row, 1) or row[0] < 2:
         return None
     flat = [each.reshape(-1) for each in (outputs, labels)]
     try:
@@ -138,7 +139,7 @@ def broadcast_shapes(fn, outputs, labels):
             alike = np.isclose(float(fn(outputs, labels)), float(fn(*flat)), rtol=1e-4, equal_nan=True)
     except Exception:  # a function for one of the two shapes alone
         return None
-    found = f"labels are {tuple(shapes[1])} and outputs {tuple(shapes[0])}"
+    found = f"labels are {shapes[1]} and outputs {shapes[0]}"
     return None if alike else f"{found}; remove the dimension of 1, as outputs.squeeze(-1) does"
 
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import re
 
 from tabulate import tabulate
@@ -89,10 +90,10 @@ def as_csv(rows):
 
 def csv_cell(value):
     """Return a value as it is written to a CSV file. To get a text back, remove one apostrophe from its beginning."""
-    if isinstance(value, str) and value.startswith(FORMULAS) and not re.fullmatch(NUMBER, value):
-        return f"'{in_utf8(value)}"
-    is_nan = isinstance(value, float) and value != value
-    return None if is_nan else in_utf8(value) if isinstance(value, str) else value
+    if isinstance(value, str):
+        is_formula = value.startswith(FORMULAS) and not re.fullmatch(NUMBER, value)
+        return "'" * is_formula + in_utf8(value)
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def as_rows(columns):

@@ -75,9 +75,9 @@ class Totals:
             NonFiniteLoss: the training loss is NaN or infinite in one of the batches since the last reading.
             UserError: the outputs of the split would not fit into memory.
         """
-        is_tensor = isinstance(outputs, torch.Tensor)
-        outputs = outputs.detach() if is_tensor else tree_map(torch.Tensor.detach, outputs)
-        self.sizes.append(getattr(loss, "num_counted", num_samples) if num_samples else 0)
+        outputs = tree_map(torch.Tensor.detach, outputs)
+        count = getattr(loss, "num_counted", num_samples)
+        self.sizes.append(count if num_samples else 0 * count)  # a 0 on the device, if the counts are there
         self.unread.append({"loss": loss.detach(), **getattr(loss, "parts", {})})
         if self.is_single_process:
             self._keep(outputs, labels, num_samples)

@@ -78,12 +78,6 @@ def tree_cat(trees):
     raise RuntimeError(f"{describe(first)} cannot be concatenated with those of other batches")
 
 
-def batch_size(tree):
-    """Return the first dimension of the first tensor, or 1 if that is a scalar."""
-    found = tensors(tree)
-    return len(found[0]) if found and found[0].ndim else 1
-
-
 def to_plain(tree):
     """Return `tree` as checkpoints store it: only tensors, numbers, strings, tuples, lists and dicts; see `from_plain`.
 

@@ -41,7 +41,7 @@ def own_traceback(error):
 
 
 def check_call(fn, *calls):
-    """Raise UserError if a function or class cannot be called in one of the ways `calls`, such as "Net(params)"."""
+    """Raise UserError if a function or class cannot be called in any of the ways `calls`, such as "Net(params)"."""
     try:
         signature = inspect.signature(fn)
     except (TypeError, ValueError):  # a builtin

@@ -57,11 +57,12 @@ def bare_name(name, known):
 
 
 def difference(theirs, ours):
-    """Return how a value of a checkpoint differs from the model's, as text; None if it fits, and loses no digit."""
+    """Return how a value of a checkpoint differs from the model's, as text; None if it can be loaded without loss."""
     if isinstance(theirs, torch.Tensor) and is_lazy(ours):  # it takes any shape
         return None
-    pairs = [[tuple(v.shape) if isinstance(v, torch.Tensor) else type(v).__name__ for v in (theirs, ours)]]
-    if pairs[0][0] == pairs[0][1] and isinstance(ours, torch.Tensor):
+    shapes = [tuple(v.shape) if isinstance(v, torch.Tensor) else type(v).__name__ for v in (theirs, ours)]
+    pairs = [shapes]
+    if shapes[0] == shapes[1] and isinstance(ours, torch.Tensor):
         is_exact = torch.promote_types(theirs.dtype, ours.dtype) == ours.dtype
         is_exact &= theirs.is_floating_point() == ours.is_floating_point()
         pairs += [[theirs.layout, ours.layout], [ours.dtype if is_exact else theirs.dtype, ours.dtype]]

@@ -119,9 +119,8 @@ def check_copies(images):
     shares = " and ".join(f"{counts[s]:,} of {s} ({counts[s] / sizes[s]:.1%})" for s in SPLITS if counts[s])
     problem = f"{shares} have a near copy in an earlier split" if later else "all within a split"
     text = f"pairs: {len(near):,}, {problem} (see duplicates.png)" if near else "no two images are nearly identical"
-    mark = DOUBTFUL if near else GOOD
-    if any(counts[split] >= MANY_NEAR * sizes[split] for split in counts):
-        mark = BAD
+    many = any(counts[split] >= MANY_NEAR * sizes[split] for split in counts)
+    mark = BAD if many else DOUBTFUL if near else GOOD
     rows = [[a.file, b.file, round(float(s), 3)] for (a, b), s in zip(near, similarity, strict=True)]
     similar = Finding(mark, "near copies", text, {"pairs": rows})
 

@@ -38,9 +38,8 @@ def bootstrap_intervals(collected, results, metrics, loss_fn, params):
     for name, metric in {"loss": loss_fn, **metrics}.items():
         at_once = values_of(name, metric, (collected.outputs, collected.labels), params)
         same = [k for k, v in at_once.items() if math.isclose(v, results.get(k, math.nan), rel_tol=CLOSE, abs_tol=1e-9)]
-        if same:
-            names += same
-            functions[name] = metric
+        names += same
+        functions |= {name: metric} if same else {}
     started, random = time.monotonic(), np.random.default_rng(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -5,6 +5,7 @@ import math
 
 import torch
 
+from toolkit.core.sized_batches import size_of
 from toolkit.core.trees import tensors
 from utils import UserError
 
@@ -14,15 +15,17 @@ TOLERANCE = 1e-3  # relative to the largest value of an output; another order of
 
 
 def real_inputs(task, split, data_dir, params):
-    """Return inputs of the model from a split, a list of batches of several sizes, spread over the split."""
-    batches, usual = [], params.batch_size
+    """Return (batches, sizes): inputs from a split, batches of several sizes spread over it; and these sizes."""
+    batches, sizes, usual = [], [], params.batch_size
     for size, samples in ((usual, SAMPLES), *OTHER_BATCHES):
         params.batch_size = size
         loader = task.fetch_dataloader([split], data_dir, params)[split]
         step = math.ceil(len(loader) / max(1, samples // (size or samples)))
-        batches += [inputs for inputs, _ in itertools.islice(loader, 0, None, step)]
+        for batch in itertools.islice(loader, 0, None, step):
+            batches.append(batch[0])
+            sizes.append(size_of(batch, expected=size))
     params.batch_size = usual
-    return batches
+    return batches, sizes
 
 
 def compare(model, run, batches, name):
@@ -41,10 +44,9 @@ def compare(model, run, batches, name):
         try:
             torch.testing.assert_close(theirs, ours, rtol=0, atol=TOLERANCE * largest + 1e-6)
         except AssertionError as error:
-            raise UserError(
-                f"{name}: not kept, because it does not compute what the model does: {' '.join(str(error).split())} "
-                f"(randomness, or state that changes in evaluation mode, cannot be exported)"
-            ) from None
+            problem = f"it does not compute what the model does: {' '.join(str(error).split())}"
+            cause = "randomness, or state that changes in evaluation mode, cannot be exported"
+            raise UserError(f"{name}: not kept, because {problem} ({cause})") from None
         for a, b in zip(ours, theirs, strict=True):
             apart = torch.where(a == b, 0, (a.double() - b.double()).abs())  # 0 if both are infinite
             difference = max(difference, apart.max().item())

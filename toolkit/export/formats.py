@@ -12,7 +12,7 @@ import warnings
 import torch
 
 from toolkit.core.text import one_line
-from toolkit.core.trees import batch_size, tensors, tree_cat, tree_map
+from toolkit.core.trees import tensors, tree_cat, tree_map
 from toolkit.core.user_code import place_of
 from utils import UserError
 
@@ -31,7 +31,7 @@ def capture(model, batches):
         dynamic = {dim: seen for dim, seen in enumerate(sizes) if dim == 0 or len(set(seen)) > 1}
         names.append({d: known.setdefault(s, f"size_{len(known)}" if known else "batch") for d, s in dynamic.items()})
     example = max(batches, key=lambda batch: sum(tensor.numel() for tensor in tensors(batch)))
-    if batch_size(example) == 1:  # torch.export takes a size of 1 for a constant
+    if tensors(example)[0].shape[:1] == (1,):  # torch.export takes a size of 1 for a constant
         example = tree_cat([example, example])
     automatic = iter([dict.fromkeys(dims, torch.export.Dim.AUTO) for dims in names])
     shapes = (tree_map(lambda _: next(automatic), example),)
@@ -46,7 +46,10 @@ def capture(model, batches):
 
 
 def to_torch(program, names, metadata):
-    """Return a program as the bytes of a .pt2 file that contains the dict `metadata`, and a function that runs them."""
+    """Return a program as the bytes of a .pt2 file, and a function that runs them.
+
+    `names` are the dynamic dimensions that `capture` returned; the file contains the dict `metadata`.
+    """
     file = io.BytesIO()
     torch.export.save(program, file, extra_files={"metadata.json": json.dumps(metadata, indent=2)})
     file.seek(0)
@@ -54,7 +57,7 @@ def to_torch(program, names, metadata):
 
 
 def to_onnx(program, names, metadata):
-    """Return the same for an ONNX file, which onnxruntime runs; `names` are those of the dynamic dimensions."""
+    """Return a program as the bytes of an ONNX file, and a function that runs them; arguments as for `to_torch`."""
     import onnx
     import onnxruntime
 
@@ -68,10 +71,8 @@ def to_onnx(program, names, metadata):
 
     def run(inputs):
         arrays = [tensor.numpy() for tensor in tensors(inputs)]
-        found = session.run(
-            None, {given.name: array for given, array in zip(session.get_inputs(), arrays, strict=True)}
-        )
-        return [torch.from_numpy(array) for array in found]
+        feed = {given.name: array for given, array in zip(session.get_inputs(), arrays, strict=True)}
+        return [torch.from_numpy(array) for array in session.run(None, feed)]
 
     return content, run
 
@@ -88,11 +89,10 @@ def one_line_errors(name, advice):
     logging.disable(logging.ERROR)
     try:
         with (
-            warnings.catch_warnings(),
+            warnings.catch_warnings(action="ignore"),
             contextlib.redirect_stdout(io.StringIO()) as out,
             contextlib.redirect_stderr(out),
         ):
-            warnings.simplefilter("ignore")
             yield
     except UserError:
         raise
@@ -103,8 +103,7 @@ def one_line_errors(name, advice):
         if isinstance(cause, ModuleNotFoundError):
             raise UserError(f"{name} needs {cause.name}: pip install {cause.name}") from None
         place = f" at {place_of(error)}" if place_of(error) else ""
-        raise UserError(
-            f"{name} cannot be exported{place}: {type(cause).__name__}: {one_line(cause)}; {advice}"
-        ) from None
+        reason = f"{type(cause).__name__}: {one_line(cause)}"
+        raise UserError(f"{name} cannot be exported{place}: {reason}; {advice}") from None
     finally:
         logging.disable(logging.NOTSET)

@@ -61,6 +61,7 @@ def run_checks(experiment):
 def describe_error(error):
     """Return an exception as one line that ends with the place in the user's code where it was raised."""
     lines = str(error).strip().splitlines() or [""]
-    line = lines[-1] if "Traceback" in str(error) else f"{type(error).__name__}: {lines[0]}"  # of a loader's worker
+    # the message of an error in a data-loader worker contains its traceback
+    line = lines[-1] if "Traceback" in str(error) else f"{type(error).__name__}: {lines[0]}"
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return f"{line} ({place_of(error) or f'{utils.relative(frame.filename)}:{frame.lineno}'})"

@@ -9,8 +9,9 @@ import torch
 
 from toolkit.core.explanations import labels_out_of_range
 from toolkit.core.setup import refuse_misspelled
+from toolkit.core.sized_batches import size_of
 from toolkit.core.smoke_test import smoke_test
-from toolkit.core.trees import batch_size, tensors, tree_map
+from toolkit.core.trees import tensors, tree_map
 from toolkit.preflight.experiment import FIRST, SECONDS, Failed, NotApplicable, Trainer, identical, within
 
 TIMED_STEPS = 20
@@ -32,9 +33,9 @@ def check_batches(experiment):
     parts = trainer.model, trainer.loss_fn, experiment.dataloaders, experiment.task.metrics, experiment.params
     smoke_test(*parts, warn=lambda message, *values: doubts.append(message % values))
     refuse_misspelled(experiment.params)  # as train.py does, now that the code has read its keys
-    if doubts:
-        raise Failed("; ".join(doubts).removesuffix("; training goes on"))
-    return f"examined {' and '.join(counts)} batches"
+    if serious := [doubt for doubt in doubts if not doubt.endswith("training goes on")]:
+        raise Failed("; ".join(serious))
+    return "; ".join([f"examined {' and '.join(counts)} batches", *doubts])
 
 
 @torch.no_grad()
@@ -55,7 +56,7 @@ def examine(experiment, split, trainer):
             except IndexError as error:
                 raise Failed(f"batch {number} of {split}: {labels_out_of_range(outputs, batch[1]) or error}") from None
     for name, values in extremes.items():
-        if len(values) == 1 and split == "train" and number * batch_size(batch[1]) > 1:
+        if len(values) == 1 and split == "train" and number * size_of(batch, expected=2) > 1:
             raise Failed(f"all {name} of train are {min(values) + 0.0:g}; a model cannot learn from constants")
     return number
 

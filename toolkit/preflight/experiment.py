@@ -13,9 +13,8 @@ from toolkit.core.device_batches import batches_on_device
 from toolkit.core.forward_pass import autocast, forward_pass
 from toolkit.core.resumable_batches import has_sample_indices, resumable_batches
 from toolkit.core.seeds import MODEL, generators_of, seed_all
-from toolkit.core.sized_batches import mark_samples, number_of_samples
-from toolkit.core.trees import PerSample, batch_size, tensors, tree_map
-from utils import UserError
+from toolkit.core.sized_batches import mark_samples, number_of_samples, possible_sizes
+from toolkit.core.trees import PerSample, tensors, tree_map
 
 SECONDS = 8  # time limit of a check whose number of steps or batches does not matter
 FIRST = 8  # number of batches of the first epoch that most checks use
@@ -121,21 +120,18 @@ class Trainer:
         return tree_map(torch.Tensor.detach, outputs)
 
 
-def within(seconds, things, least=2):
-    """Yield `things` until `seconds` have passed, but at least `least` of them."""
+def within(seconds, things):
+    """Yield `things` until `seconds` have passed, but at least two of them."""
     end = time.monotonic() + seconds
     for number, thing in enumerate(things, 1):
         yield thing
-        if number >= least and time.monotonic() > end:
+        if number > 1 and time.monotonic() > end:
             return
 
 
 def shuffled(labels, outputs):
-    """Return the labels of a batch, each assigned to another sample. Outputs or inputs help to count the samples."""
-    try:
-        size = number_of_samples(outputs, labels)
-    except UserError:
-        size = batch_size(labels)
+    """Return the labels of a batch, each assigned to another sample; `outputs` (or inputs) help to count them."""
+    size = number_of_samples(outputs, labels, expected=max(possible_sizes(labels), default=1))
     marked, half = mark_samples(labels, size), size // 2
     if isinstance(marked, PerSample):
         return [*marked[half:], *marked[:half]]

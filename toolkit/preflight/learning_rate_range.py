@@ -24,8 +24,7 @@ def run_range_test(experiment, seconds):
         dict with "rates" and "losses" (smoothed), lists of floats; "suggested", a rate, or None if the loss did not
         fall and rise; "diverges", the rate from which on the loss is not below the first one, or None.
     """
-    trainer, rates, losses, smoothed = Trainer(experiment), [LOWEST], [], 0.0
-    started = math.inf
+    trainer, rates, losses, smoothed, started = Trainer(experiment), [LOWEST], [], 0.0, None
     trainer.scale_learning_rate(LOWEST / experiment.params.learning_rate)
     batches = itertools.chain.from_iterable(experiment.batches(epoch=epoch) for epoch in itertools.count(1))
     for step, (_, _, loss) in enumerate(trainer.train(batches)):
@@ -33,7 +32,7 @@ def run_range_test(experiment, seconds):
         losses.append(smoothed / (1 - SMOOTHING ** (step + 1)))  # corrects the bias to the initial 0
         if rates[-1] > HIGHEST or not losses[-1] <= losses[0] + (DIVERGED - 1) * abs(losses[0]):  # true for NaN, too
             break
-        started = min(started, time.monotonic())  # after the first step, which takes longer and does not count
+        started = started or time.monotonic()  # after the first step, which takes longer and does not count
         step_time = (time.monotonic() - started) / max(step, 1)
         factor = (HIGHEST / LOWEST) ** max(1 / STEPS, min(step_time / seconds, 1 / FEWEST_STEPS))
         trainer.scale_learning_rate(factor)

@@ -179,17 +179,17 @@ def check_modes(experiment):
 
 
 def check_dead_units(experiment):
-    """Find layers most of whose units are 0 behind a ReLU for all samples after some training steps.
+    """Find layers most of whose units are dead after some training steps: 0 behind a ReLU for all samples.
 
-    The weights of such a unit get no gradient, here of the sum of all squared outputs: that of a loss may be 0 itself.
+    The weights of a dead unit get no gradient. It is computed for the sum of the squared outputs, because the gradient
+    of the loss is 0 for samples that the model has learned.
     """
     trainer, batches = Trainer(experiment), experiment.first_batches
     repeated = itertools.islice(itertools.cycle(batches), DEAD_STEPS)
     steps = sum(1 for _ in within(SECONDS, trainer.train(repeated)))
     trainer.optimizer.zero_grad()
     for outputs, _, _ in trainer.forward(batches):
-        trained = [t.float().square().sum() for t in tensors(outputs) if t.requires_grad]
-        torch.autograd.backward(trained)
+        torch.autograd.backward([t.float().square().sum() for t in tensors(outputs) if t.requires_grad])
     layers = [(name, layer.weight.grad) for name, layer in trainer.model.named_modules() if isinstance(layer, LAYERS)]
     alive = {name: (gradient.flatten(1) != 0).any(1) for name, gradient in layers if gradient is not None}
     if not alive:

@@ -24,7 +24,7 @@ NOT_SAVED = "model, loss or optimizer keep a value that is in no state_dict"
 def check_reproducibility(experiment):
     """Find training that differs between two runs of one seed, or after a checkpoint is loaded."""
     task, params = experiment.task, experiment.params
-    whole, resumed = (
+    whole, resumed = (  # of new data loaders
         list(itertools.islice(type(experiment)(task, params, experiment.data_dir).batches(start=start), STEPS - start))
         for start in (0, 1)
     )
@@ -47,7 +47,7 @@ def check_reproducibility(experiment):
         other.loss_fn.module.load_state_dict(trainer.loss_fn.module.state_dict())
     unsaved = unsaved_attribute(trainer.model, other.model)
     first, second = ([loss.item() for *_, loss in each.train(batches)] for each in (trainer, other))
-    if str(first) != str(second):
+    if str(first) != str(second):  # as text, because NaN does not equal NaN
         cause = f"{unsaved} is in no state_dict; make it a buffer (register_buffer)" if unsaved else NOT_SAVED
         raise Failed(f"the losses are {second} instead of {first} after a checkpoint is loaded: {cause}")
     return f"{STEPS} steps are identical in two runs, and after a checkpoint is loaded"

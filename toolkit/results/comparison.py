@@ -60,9 +60,7 @@ def choose_metric(rows, name=None, mode=None):
 def rank(rows, metric, mode):
     """Return the rows sorted by a metric, best first; rows in which it is missing or not finite come last."""
     sign = -1 if mode == "max" else 1
-    return sorted(
-        rows, key=lambda row: (0, sign * row.metrics[metric], row.name) if row.has(metric) else (1, 0, row.name)
-    )
+    return sorted(rows, key=lambda row: (sign * row.metrics[metric] if row.has(metric) else math.inf, row.name))
 
 
 def merge_replicates(rows):
@@ -157,6 +155,8 @@ def compare(rows, baseline, metric):
         near = difflib.get_close_matches(baseline, owner, n=3, cutoff=0.3)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
         raise UserError(f"--baseline {baseline}: no such row{hint}")
+    if metric is None:
+        raise UserError(f"--baseline {baseline}: no experiment has a metric to compare yet")
     base, tested, untested = owner[baseline], [], []
     theirs = values_of(base, metric)
     for row in (row for row in rows if row is not base):

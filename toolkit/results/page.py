@@ -48,7 +48,7 @@ def page_content(table, parent_dir, size):
     """Return what the page shows: a dict that has at most about `size` bytes as JSON; "left_out" says what it lacks."""
     names = dict.fromkeys([table.metric.removeprefix("test_"), "loss"] if table.metric else ["loss"])
     shown = [column for column in table.columns if column.kind != "detail"]
-    shown.sort(key=lambda column: 0 if column.kind == "name" else 1 if column.name == table.metric else 2)
+    shown.sort(key=lambda column: (column.kind != "name", column.name != table.metric))  # name, then the metric, first
     params, own_params = split_common([{k: short(v) for k, v in row.params.items()} for row in table.rows])
     facts, own_facts = split_common([facts_of(row) for row in table.rows])
     content = {

@@ -35,7 +35,7 @@ def paired_test(differences, num_folds=None):
     return float(2 * stdtr(len(differences) - 1, -abs(t)))
 
 
-def standard_error(values, num_folds=None):
+def standard_error(values, num_folds):
     """Return the standard error of the mean of two or more replicates, corrected for folds as above."""
     overlap = 1 / (num_folds - 1) if num_folds else 0
     return float(np.sqrt(values.var(ddof=1) * (1 / len(values) + overlap)))

@@ -113,16 +113,14 @@ class ResultsTable:
         lines = [f"{len(rows):,} experiment{'' if len(rows) == 1 else 's'}: {statuses or 'none is trained'}{best}"]
         columns = {column.name for column in self.columns}
         lines += [ABOUT_INTERVALS] if "n" in columns else []
-        lines += ["test_looks: number of times that evaluate.py has evaluated the test split"] * (
-            "test_looks" in columns
-        )
+        lines += [ABOUT_LOOKS] if "test_looks" in columns else []
         lines += capped(self.notes, longest)
-        lists = {"Left out": self.results.left_out, "Problems": self.results.problems}
-        for status in ("pruned", "failed"):
-            reasons = [f"{row.name}: {row.why or 'no reason was recorded'}" for row in rows if row.status == status]
-            lists = {status.capitalize(): reasons} | lists
+        lists = {"failed": [], "pruned": [], "left out": self.results.left_out, "problems": self.results.problems}
+        for row in rows:
+            if row.status in ("failed", "pruned"):
+                lists[row.status].append(f"{row.name}: {row.why or 'no reason was recorded'}")
         for title, items in lists.items():
-            lines += [f"{title}:", *(f"- {line}" for line in capped(items, longest))] if items else []
+            lines += [f"{title.capitalize()}:", *(f"- {line}" for line in capped(items, longest))] if items else []
         return lines
 
 

@@ -79,24 +79,23 @@ class Scheduler:
     def handle(self, slot):
         """Handle the next message of a trial, or its death."""
         trial = self.running[slot]
-        name, message = trial.experiment.name, trial.message()
+        experiment, message = trial.experiment, trial.message()
         if message is not None and message[0] == "epoch":
-            trial.answer(self.study.report(trial.experiment, *message[1:]))
+            trial.answer(self.study.report(experiment, *message[1:]))
             return
         del self.running[slot]
         if message is not None:
             trial.process.join(SECONDS_TO_EXIT)  # so that the next trial has all memory of the device
             trial.process.kill()
-            self.end(trial.experiment, *message)
-            return
-        self.crashes[name] += 1
-        if self.crashes[name] <= self.retries:
-            self.say(f"{name}: {trial.death}; resuming it")
-            self.start(slot, trial.experiment)
+            self.end(experiment, *message)
+        elif self.crashes[experiment.name] < self.retries:
+            self.crashes[experiment.name] += 1
+            self.say(f"{experiment.name}: {trial.death}; resuming it")
+            self.start(slot, experiment)
         else:
             with contextlib.suppress(UserError):  # the disk is full, perhaps
-                note_failure(self.study.folder / name, trial.death)
-            self.end(trial.experiment, "failed", trial.death)
+                note_failure(self.study.folder / experiment.name, trial.death)
+            self.end(experiment, "failed", trial.death)
 
     def end(self, experiment, outcome, result=None):
         """Record and print how an experiment has ended; arguments as for `Study.end`."""

@@ -49,7 +49,7 @@ class JournalLock(JournalFileOpenLock):
 
 
 class Owner:
-    """This process as the owner of trials: while it lives, it locks a file, called like it, in the sweep's folder."""
+    """This process as the owner of trials. While it lives, it locks the file of its name in the folder OWNERS."""
 
     def __init__(self, folder):
         self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
@@ -63,11 +63,9 @@ class Owner:
             return False
         if not path.is_file():
             return if_unknown
-        try:
-            with FileLock(path, timeout=0):
-                return True
-        except Timeout:
-            return False
+        with contextlib.suppress(Timeout), FileLock(path, timeout=0):
+            return True
+        return False
 
 
 def open_storage(url, folder):

@@ -22,7 +22,7 @@ STAND_IN = "_"  # for blanks in tokens, and for tokens of nothing else: in a lin
 
 
 def read_text(file, encoding="utf-8"):
-    """The text of a file.
+    """Return the text of a file.
 
     Raises:
         UserError: it cannot be read, or is not UTF-8.
@@ -43,30 +43,29 @@ def read_text(file, encoding="utf-8"):
 
 
 def lines_of(text):
-    """The lines of a text, a list of str: ended by LF, CR LF or CR, and by no other character that may be a token."""
+    """Return the lines of a text, a list. They end with LF, CR LF or CR; other separators may be tokens."""
     return re.split(r"\r*\n|\r", text)
 
 
 def visible(token):
-    """A token without blanks in it, of whatever kind."""
+    """Return a token with `STAND_IN` for each run of blanks, of whatever kind."""
     return re.sub(r"\s+", STAND_IN, token) or STAND_IN
 
 
 def read_conll(file):
-    """The sentences of a file in columns: a list of pairs (tokens, tags), two lists of str. Comments are left out.
+    """Return the sentences of a file in columns without comments: a list of pairs (tokens, tags), two lists of str.
 
     Raises:
-        UserError: a line has one column only, or not as many as the lines before.
+        UserError: a line has only one column, or another number of columns than the lines before.
     """
-    # where there are tabs they alone separate, and the token may be a blank
+    # in a line with tabs, only these separate columns, and the token may be a blank
     rows = [
         line.rstrip().split("\t") if "\t" in line else [column for column in line.split(" ") if column]
         for line in lines_of(read_text(file))
     ]
     tagged = [row for row in rows if len(row) > 1 and not row[0].startswith("#")]
-    forms = {
-        (len(tagged[0]), row[-1]) for row in tagged
-    }  # numbers of columns and tags, to tell a token # from a comment
+    # pairs (number of columns, tag) of the tokens: a line of such a form is the token #, not a comment
+    forms = {(len(tagged[0]), row[-1]) for row in tagged}
     sentences, tokens, tags, width, comments = [], [], [], None, 0
     for number, columns in enumerate([*rows, []], 1):
         text = " ".join(columns).strip()
@@ -90,10 +89,10 @@ def read_conll(file):
 
 
 def read_csv(file):
-    """The sentences of Kaggle's `ner_dataset.csv`, as `read_conll` gives them.
+    """Return the sentences of Kaggle's `ner_dataset.csv`, as `read_conll` does.
 
-    The number of a sentence stands in its first row alone, in copies of the file perhaps in each. The original is in
-    windows-1252, copies are in UTF-8.
+    Only the first row of a sentence has its number; in copies of the file perhaps each row. The original is encoded in
+    windows-1252, copies in UTF-8.
 
     Raises:
         UserError: a column is missing, or a row has no tag.
@@ -114,9 +113,8 @@ def read_csv(file):
                 current = row["Sentence #"]
             word, tag = row["Word"] or "", (row["Tag"] or "").strip()
             if not tag or "\n" in word:
-                raise UserError(
-                    f"{file}, line {rows.line_num}: has no tag, or a quotation mark opens and does not close"
-                )
+                problem = "has no tag, or a quotation mark opens and does not close"
+                raise UserError(f"{file}, line {rows.line_num}: {problem}")
             sentences[-1][0].append(visible(word))
             sentences[-1][1].append(visible(tag))
     except csv.Error as error:
@@ -125,10 +123,10 @@ def read_csv(file):
 
 
 def read_pair(folder):
-    """The sentences of sentences.txt and labels.txt in a folder, as `read_conll` gives them.
+    """Return the sentences of sentences.txt and labels.txt in a folder, as `read_conll` does.
 
     Raises:
-        UserError: a line of one has other tokens than the line of the other has tags.
+        UserError: a line of sentences.txt has not as many tokens as the line of labels.txt has tags.
     """
     lines = (lines_of(read_text(folder / name)) for name in ("sentences.txt", "labels.txt"))
     sentences = []
@@ -145,14 +143,14 @@ def read_pair(folder):
 
 
 def read_source(source, seed):
-    """The sentences of each split, a dict from split to a list of pairs (tokens, tags).
+    """Return the sentences of each split, a dict from split to a list of pairs (tokens, tags).
 
     Args:
         source: path of a folder with a CoNLL file or a folder of text files for each split, or of one file to split.
-        seed: of the random split of one file.
+        seed: seed of the random split of one file.
 
     Raises:
-        UserError: a split is missing, stands there twice, or is empty; a file is wrong.
+        UserError: a split is missing, empty, or there twice; a file has another format.
     """
     if source.is_file():
         splits = divide(read_csv(source) if source.suffix.lower() == ".csv" else read_conll(source), source, seed)
@@ -180,7 +178,7 @@ def read_source(source, seed):
 
 
 def divide(sentences, source, seed):
-    """`sentences` split 70/15/15 at random; those of the same tokens stay together, so that none is learnt by heart."""
+    """Split sentences 70/15/15 at random; equal ones stay together, so that none in val or test is known from train."""
     same = {}
     for sentence in sentences:
         same.setdefault(tuple(sentence[0]), []).append(sentence)

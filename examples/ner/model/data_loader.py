@@ -59,7 +59,7 @@ class Sentences(Dataset):
         return len(self.lengths)
 
     def __getitem__(self, indices):
-        """The batch of the sentences at `indices`, int64 (B,), a dict; `unpack_batch` in net.py takes it apart.
+        """Return the batch of the sentences at `indices`, int64 (B,), a dict; `unpack_batch` in net.py takes it apart.
 
         "words", int64 (B, T), padded, and "lengths", int64 (B,); of the real tokens, one sentence after the other,
         "tags", int64 (tokens,), and where they are looked at "characters", int64 (tokens, C), padded.
@@ -99,7 +99,7 @@ class LengthBuckets(Sampler):
 
 
 def read_split(folder, counts):
-    """The sentences and the labels of a split, two lists of lists of str; `counts`: what dataset.json says of it.
+    """Return the sentences and labels of a split, two lists of lists of str; `counts` are those in dataset.json.
 
     Raises:
         UserError: it is something else.
@@ -111,13 +111,13 @@ def read_split(folder, counts):
 
 
 def counts_of(sentences, labels):
-    """What dataset.json says of a split: numbers of sentences and tokens, and a digest of both lists, a dict."""
+    """Return the entry of a split in dataset.json, a dict: numbers of sentences and tokens, and a digest of both."""
     lines = (map(" ".join, part) for part in (sentences, labels))
     return {"sentences": len(sentences), "tokens": sum(map(len, sentences)), "sha256": digest(*lines)}
 
 
 def digest(*lists):
-    """The SHA-256 of the strings of some iterables, in hexadecimal."""
+    """Return the SHA-256 of the strings of some iterables, in hexadecimal."""
     return hashlib.sha256("\0".join("\n".join(strings) for strings in lists).encode()).hexdigest()
 
 
@@ -127,7 +127,7 @@ def read_index(file):
 
 
 def read_lines(file):
-    """The lines of a file that build_dataset.py wrote, a list; with whatever line endings it has come to have."""
+    """Return the lines of a file that build_dataset.py wrote, a list; its line endings may have changed since."""
     try:
         return file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except (OSError, UnicodeDecodeError):
@@ -135,7 +135,7 @@ def read_lines(file):
 
 
 def changed_by_hand(place):
-    """The UserError about a file or folder that is not as dataset.json beside it says."""
+    """Return the UserError about a file or folder that is not as dataset.json beside it says."""
     return UserError(f"{place}: not what dataset.json says, changed by hand; build it again with --force")
 
 
@@ -186,7 +186,7 @@ def read_items(files, params):
 
 
 def describe(outputs, names, params):
-    """The entities found in each sentence, for predict.py: a list of dicts such as {"entities": "Anna [PER]"}.
+    """Return the entities in each sentence for predict.py, a list of dicts such as {"entities": "Anna [PER]"}.
 
     Args:
         outputs: logits, array (tokens, num_tags), of all sentences.

@@ -8,11 +8,11 @@ from toolkit.core.entity_tags import split_tags
 
 
 def entity_scores(outputs, labels, params):
-    """Precision, recall and F1 of entities; one is found where its type, its first and its last token are all right.
+    """Return precision, recall and F1 of entities; one is found if its type, first token and last token are right.
 
-    The definition is that of seqeval by default, and so of CoNLL's conlleval (Tjong Kim Sang and De Meulder, 2003). It
-    takes IOB1, IOB2, IOBES, BILOU, BMEWO, types without letters, and sequences that break their rules: a type that
-    changes begins another entity. Tags of another scheme are refused.
+    This is the default definition of seqeval and of CoNLL's conlleval (Tjong Kim Sang and De Meulder, 2003). It takes
+    IOB1, IOB2, IOBES, BILOU, BMEWO, types without letters, and sequences that break their rules: a type that changes
+    begins another entity. Tags of another scheme are refused.
 
     Args:
         outputs: logits, array (tokens, num_tags), of all tokens of a split.
@@ -37,7 +37,7 @@ def entity_scores(outputs, labels, params):
 
 
 def scores(right, predicted, actual):
-    """Precision, recall and F1, a dict, from counts of entities: numbers, or arrays alike in shape."""
+    """Return precision, recall and F1, a dict, from counts of entities: numbers, or arrays of one shape."""
     return {
         "precision": right / np.maximum(predicted, 1),
         "recall": right / np.maximum(actual, 1),
@@ -46,7 +46,7 @@ def scores(right, predicted, actual):
 
 
 def spans(sequence, lengths, tags):
-    """All entities of a split, each as one number, the same for the same entity alone.
+    """Return all entities of a split, each as a number that identifies it.
 
     Args:
         sequence: int array (tokens,), indices into `tags`.
@@ -68,7 +68,7 @@ def spans(sequence, lengths, tags):
 
 @functools.cache
 def rules(tags):
-    """Where entities end and begin, for each pair of tags of neighbouring tokens: conlleval's rules as tables.
+    """Return conlleval's rules as tables: where entities end and begin between two tags of neighbouring tokens.
 
     Args:
         tags: tuple of the names of the tags. Behind them, the tables have an "O" for what is between sentences.
@@ -84,11 +84,9 @@ def rules(tags):
     for row, (left, left_type) in enumerate(parts):
         for column, (right, right_type) in enumerate(parts):
             pair, changes = left + right, left_type != right_type
-            ends[row, column] = (
-                left in "ES" or pair in ("BB", "BS", "BO", "IB", "IS", "IO") or (left != "O" and changes)
-            )
-            begins[row, column] = (
-                right in "BS" or pair in ("EE", "EI", "SE", "SI", "OE", "OI") or (right != "O" and changes)
-            )
+            is_end = left in "ES" or pair in ("BB", "BS", "BO", "IB", "IS", "IO")
+            is_begin = right in "BS" or pair in ("EE", "EI", "SE", "SI", "OE", "OI")
+            ends[row, column] = is_end or (left != "O" and changes)
+            begins[row, column] = is_begin or (right != "O" and changes)
     type_of = np.array([types.index(kind) if letter != "O" else 0 for letter, kind in parts])
     return ends, begins, types, type_of

@@ -217,7 +217,7 @@ def accuracy(outputs, labels):
 
 
 class BalancedAccuracy:
-    """The mean of the accuracies of the classes: a class with few images has the same weight as one with many.
+    """Return the mean of the accuracies of the classes: a class with few images weighs as much as one with many.
 
     It is updated batch by batch and keeps no outputs. Metrics of torchmetrics have the same form, and can be used too.
     """
