@@ -18,7 +18,7 @@ def packed(rows):
 
 def unpacked(blocks):
     """Return the rows that `packed` has packed; ValueError if they are more than what is in the tensors."""
-    if not all(block["values"].is_contiguous() for block in blocks):
-        raise ValueError("history: values that are repeated")
+    if not all(isinstance(block, dict) and block["values"].is_contiguous() for block in blocks):
+        raise ValueError("history: values that are repeated, or no blocks")
     rows = [dict(zip(b["columns"], values, strict=True)) for b in blocks for values in b["values"].tolist()]
     return [row | {"epoch": int(row["epoch"])} for row in rows]
