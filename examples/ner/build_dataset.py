@@ -66,7 +66,7 @@ def describe(splits, words, characters, first_rare, recipe):
     Tags that are missing in train are included: the network cannot predict them, but the metrics must count the errors.
 
     Raises:
-        UserError: there is only one tag, or the tags are of no scheme that is known.
+        UserError: there is only one tag, or the tags follow no known scheme.
     """
     tags = {split: {tag for _, tags in sentences for tag in tags} for split, sentences in splits.items()}
     known = sorted(set.union(*tags.values()), key=lambda tag: (tag != "O", tag.partition("-")[2], tag))

@@ -114,7 +114,7 @@ def test_what_is_wrong_is_said(tmp_path, values, message):
 
 @pytest.mark.parametrize("is_module", [True, False])
 def test_sparse_gradients_are_trained_on_where_torch_takes_them(tmp_path, is_module):
-    """Whether an embedding gives them, or a function in forward, which only the first step shows."""
+    """They come from an embedding, or from a function in forward, which is known after the first step only."""
 
     class Words(nn.Module):
         def __init__(self):

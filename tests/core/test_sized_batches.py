@@ -91,7 +91,7 @@ def test_the_number_of_samples_is_that_of_each_kind_of_batch(inputs, labels, exp
         (images(4), boxes(3, 3, 3, 3), "could be 3 or 4: the inputs are a list of 4"),
         ([B16, B16], [torch.zeros(16), torch.zeros(16)], "could be 2 or 16"),
         (B16, torch.tensor(0), "could be 1 or 16"),
-        (object(), object(), "nothing says it"),
+        (object(), object(), "no tensor shows it"),
     ],
 )
 def test_a_number_that_is_not_clear_is_asked_for(inputs, labels, message):

@@ -412,8 +412,8 @@ def test_tags_of_an_unknown_scheme_are_refused_before_anything_is_written(build,
     text = "".join(f"word{number} {tag}\n" for number, tag in enumerate(tags.split()))
     code, _, err = build(conll_folder(tmp_path, text), "--name", "x")
     assert (code, err.count("\n"), (tmp_path / "data").exists()) == (2, 1, False)
-    assert "are of no scheme that is known; rewrite them in one of IOB1, IOB2, IOBES, BILOU" in err
-    with pytest.raises(UserError, match="of no scheme that is known"):
+    assert "follow no known scheme; rewrite them in one of IOB1, IOB2, IOBES, BILOU" in err
+    with pytest.raises(UserError, match="follow no known scheme"):
         scores_of(tags.split(), [tags.split()], [tags.split()])
 
 

@@ -18,7 +18,7 @@ def split_tags(tags):
     letter (PER) gets the letter I, so that neighbours of one type are one entity, and a letter alone the type "_".
 
     Raises:
-        UserError: the tags are of no scheme that is known.
+        UserError: the tags follow no known scheme.
     """
     matches = {tag: LETTER.fullmatch(tag) for tag in tags if tag not in OUTSIDE}
     letters = {match[1].upper() for match in matches.values() if match}
@@ -27,7 +27,7 @@ def split_tags(tags):
     if odd or not any(letters <= set(scheme) for scheme in SCHEMES):
         found = ", ".join(map(repr, odd[:1] + sorted(matches.keys() - odd)[:4]))
         known = f"{', '.join(SCHEMES.values())}, or types without letters"
-        raise UserError(f"the tags {found} are of no scheme that is known; rewrite them in one of {known}")
+        raise UserError(f"the tags {found} follow no known scheme; rewrite them in one of {known}")
     pairs = {tag: (m[1].upper().translate(AS_IOBES), m[2] or "_") if m else ("I", tag) for tag, m in matches.items()}
     return [pairs.get(tag, ("O", "")) for tag in tags]
 
@@ -38,7 +38,7 @@ def entities(tags):
     Reads the schemes of `split_tags` by the rules of CoNLL's conlleval; a change of type starts a new entity.
 
     Raises:
-        UserError: the tags are of no scheme that is known.
+        UserError: the tags follow no known scheme.
     """
     found, start, before = {}, None, ("O", "")
     for place, (letter, kind) in enumerate([*split_tags(tags), ("O", "")]):

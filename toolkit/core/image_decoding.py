@@ -149,7 +149,7 @@ def in_turn(image):
     needed = pixels * (24 if is_deep(image) else 4 * len(image.getbands()))  # bytes, with the copies that are made
     if needed > available_memory():
         size = f"{image.width}x{image.height} pixels"
-        raise ValueError(f"{size} would need {needed / 1e9:.0f} GB of memory, which are not free; reduce it")
+        raise ValueError(f"{size} would need {needed / 1e9:.0f} GB of memory, more than is free; reduce it")
     return one_large_image
 
 

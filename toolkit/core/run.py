@@ -264,7 +264,7 @@ class Run:
         if is_best := is_better(val_metrics[monitor], best and best.value, mode):
             self.state.best = Best(epoch=epoch, monitor=monitor, value=val_metrics[monitor])
         elif math.isnan(val_metrics[monitor]) and not any(math.isnan(r[f"val_{monitor}"]) for r in self.state.history):
-            logging.warning("val %s, which selects the best checkpoint, is nan: epoch %d cannot be it", monitor, epoch)
+            logging.warning("val %s selects the best checkpoint, but is nan in epoch %d", monitor, epoch)
         self.state.history.append(row)
         self.updates.end_epoch(row)
         self.run_record.add_speed(epoch, self.totals.samples_per_second)

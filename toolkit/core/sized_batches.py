@@ -81,7 +81,7 @@ def number_of_samples(inputs, labels, expected=None):
     sizes = both or of_labels | of_inputs | ({1} if is_tensor else set())  # a scalar may be the label of one sample
     if len(sizes) == 1:
         return sizes.pop()
-    could_be = f"it could be {' or '.join(map(str, sorted(sizes)))}" if sizes else "nothing says it"
+    could_be = f"it could be {' or '.join(map(str, sorted(sizes)))}" if sizes else "no tensor shows it"
     raise UserError(
         f"the number of samples in a batch is not clear, {could_be}: the inputs are {describe(inputs)}, the labels "
         f"{describe(labels)}; add a function unpack_batch(batch) to net.py that returns (inputs, labels, number)"

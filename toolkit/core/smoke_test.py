@@ -35,7 +35,8 @@ class IsNaN(ArithmeticError):
 def smoke_test(model, loss_fn, dataloaders, metrics, params, warn=logging.warning):
     """Put one batch of each split through model, loss and metrics; warn of a doubtful loss or metric.
 
-    The model is in evaluation mode. Neither the model nor a loss with a state is changed. `warn` logs a warning.
+    The model is in evaluation mode. Neither the model nor a loss with a state is changed. `warn` is called if the loss
+    is doubtful.
 
     Returns:
         The names of the results that an evaluation will have, a list.
@@ -62,7 +63,7 @@ def smoke_test(model, loss_fn, dataloaders, metrics, params, warn=logging.warnin
         if split == next(iter(dataloaders)):
             check_loss(loss_fn, *tried[0], num_samples, warn)
         for name, metric in metrics.items():
-            names += try_metric(name, metric, split, tried, batches, params, warn)
+            names += try_metric(name, metric, split, tried, batches, params)
     processes.reshard(model)
     if module is not None:
         module.load_state_dict(state)
@@ -143,7 +144,7 @@ def broadcast_shapes(fn, outputs, labels):
     return None if alike else f"{found}; remove the dimension of 1, as outputs.squeeze(-1) does"
 
 
-def try_metric(name, metric, split, tried, batches, params, warn):
+def try_metric(name, metric, split, tried, batches, params):
     """Return the names of the results of a metric, a list, by computing it for one batch, or for more if that fails.
 
     Args:
@@ -152,7 +153,6 @@ def try_metric(name, metric, split, tried, batches, params, warn):
         tried: list of (outputs, labels) of the first batches; it is extended by those that are taken from `batches`.
         batches: iterator over the further batches of the split.
         params: hyperparameters.
-        warn: function that logs a warning.
 
     Raises:
         UserError: it returns no number, or it fails for another reason than too few samples.
@@ -179,7 +179,7 @@ def try_metric(name, metric, split, tried, batches, params, warn):
         message += "; metrics get numpy arrays: axis instead of dim, np.mean(a == b), ..."
     if is_wrong:
         raise UserError(f"{message} (outputs: {describe_all(tried[0][0])}; labels: {describe_all(tried[0][1])})")
-    warn("%s for the first %d batches of %s; training goes on", message, len(tried), split)
+    logging.warning("%s for the first %d batches of %s; training continues", message, len(tried), split)
     return [*results, name, params.monitor or name]  # the monitored result may be one of those that it returns
 
 

@@ -187,7 +187,7 @@ def inspect(files):
         logging.warning("Images with %s: %d, such as %s", note, len(found), min(found))
     if colours and max(colours) < 128:
         used = f"has 16 bits per colour, but no image uses values above {256 * max(colours) + 255}"
-        raise UserError(f"{colours[max(colours)]}: {used}: of these, Pillow reads the upper 8 bits; scale them to 8")
+        raise UserError(f"{colours[max(colours)]}: {used}, and Pillow reads only the upper 8 bits; scale them to 8")
     if not limits:
         return are_grey, None
     low, high = float(min(limits)), float(max(limits))

@@ -34,7 +34,7 @@ def mistakes_page(predictions, title):
     Return None if all entities are right or the words are not known. `predictions` are the Predictions of a tagger.
 
     Raises:
-        UserError: the tags are of no scheme that is known.
+        UserError: the tags follow no known scheme.
     """
     split_tags(predictions.class_names)
     found, totals, count = [], Counter(), 0
